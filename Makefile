@@ -1,0 +1,53 @@
+# Every target makes the virtual environment that it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+ARGS ?=
+PIP_FLAGS = --quiet --disable-pip-version-check
+
+.PHONY: help setup train compare tune test test-oldest test-latest lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
+
+setup: $(VENV)/.ready ## make the virtual environment with the pinned versions
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "Installing the dependencies into $(VENV) (once; about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@
+
+train: setup ## train a small LLaMA on real text with SinkGD; options in ARGS
+	@$(BIN)/python -m examples.llama.train $(ARGS)
+
+compare: setup ## SinkGD and AdamW with one and with two learning rates; options in ARGS
+	@$(BIN)/python -m examples.llama.compare $(ARGS)
+
+tune: setup ## the learning-rate study behind the example's results; options in ARGS
+	@$(BIN)/python -m examples.llama.tune $(ARGS)
+
+test: setup ## all tests, with the library's coverage
+	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+
+test-oldest: ## the same tests on the lowest supported versions
+	@$(PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python -m pip install $(PIP_FLAGS) --constraint constraints-oldest.txt --editable '.[test]'
+	@.venv-oldest/bin/python -m pytest -n 2 $(ARGS)
+
+test-latest: ## the same tests on the newest releases
+	@$(PYTHON) -m venv .venv-latest
+	@.venv-latest/bin/python -m pip install $(PIP_FLAGS) --upgrade --upgrade-strategy eager --editable '.[test]'
+	@.venv-latest/bin/python -m pytest -n 2 $(ARGS)
+
+lint: setup ## formatting, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: setup ## format the code and apply safe fixes
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove environments and caches, not results
+	rm -rf .venv .venv-oldest .venv-latest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

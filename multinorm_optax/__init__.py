@@ -1,0 +1,106 @@
+"""Stateless optimizers for optax: gradients of unit size in several norms at once.
+
+Every norm's projection is an `optax.GradientTransformation` without state; `multi_normalize` runs
+several of them as an alternating fixed-point iteration; SinkGD and SWAN are instances of it. The
+modules, in the order of the mathematics: `_axes`, `_rules`, `_precision`, `_orthogonalize`,
+`_norms`, `_projections`, `_alternation`, `_multi_normalize`, `_diagnostics`, `_sinkhorn`, `_swan`,
+`_optimizers`, `_audit`. Import from the package itself.
+"""
+
+from multinorm_optax._audit import Audit, AuditRow, audit
+from multinorm_optax._axes import MatrixAxes
+from multinorm_optax._diagnostics import (
+    MultiNormalizeTrace,
+    measure_residuals,
+    trace_multi_normalize,
+)
+from multinorm_optax._multi_normalize import multi_normalize
+from multinorm_optax._norms import (
+    CenteredRows,
+    ColumnNorm,
+    EuclideanNorm,
+    FrobeniusNorm,
+    MaxNorm,
+    Norm,
+    Oriented,
+    Projection,
+    RowNorm,
+    SpectralNorm,
+)
+from multinorm_optax._optimizers import AdamGroup, mngd, sinkgd, swan, whole_model
+from multinorm_optax._orthogonalize import (
+    exact_svd,
+    muon_quintic,
+    newton_schulz,
+    odd_polynomial,
+    polar_express,
+    polar_express_coefficients,
+    swan_whitening,
+)
+from multinorm_optax._projections import (
+    center_rows,
+    normalize,
+    normalize_columns,
+    normalize_frobenius,
+    normalize_max,
+    normalize_rows,
+    normalize_spectral,
+)
+from multinorm_optax._rules import (
+    EQUINOX_RULES,
+    FLAX_RULES,
+    LLAMA_RULES,
+    group_labels,
+    resolve_axes,
+)
+from multinorm_optax._sinkhorn import scale_by_sinkhorn
+from multinorm_optax._swan import scale_by_swan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EQUINOX_RULES",
+    "FLAX_RULES",
+    "LLAMA_RULES",
+    "AdamGroup",
+    "Audit",
+    "AuditRow",
+    "CenteredRows",
+    "ColumnNorm",
+    "EuclideanNorm",
+    "FrobeniusNorm",
+    "MatrixAxes",
+    "MaxNorm",
+    "MultiNormalizeTrace",
+    "Norm",
+    "Oriented",
+    "Projection",
+    "RowNorm",
+    "SpectralNorm",
+    "audit",
+    "center_rows",
+    "exact_svd",
+    "group_labels",
+    "measure_residuals",
+    "mngd",
+    "multi_normalize",
+    "muon_quintic",
+    "newton_schulz",
+    "normalize",
+    "normalize_columns",
+    "normalize_frobenius",
+    "normalize_max",
+    "normalize_rows",
+    "normalize_spectral",
+    "odd_polynomial",
+    "polar_express",
+    "polar_express_coefficients",
+    "resolve_axes",
+    "scale_by_sinkhorn",
+    "scale_by_swan",
+    "sinkgd",
+    "swan",
+    "swan_whitening",
+    "trace_multi_normalize",
+    "whole_model",
+]

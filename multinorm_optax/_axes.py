@@ -1,0 +1,118 @@
+"""Which axes of a weight are the rows and the columns of a matrix.
+
+The papers write a weight as W of m x n: m output features (rows) by n input features (columns).
+Storage differs: a flax kernel is (in, out), a torch or equinox weight (out, in), a `DenseGeneral`
+kernel spreads either side over several axes, and scanned layers add axes that are neither.
+`MatrixAxes` is the one description that every transformation, optimizer and diagnostic of this
+package reads. See Scetbon et al., arXiv 2502.06742, Section 2 for the notation.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import optax
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class MatrixAxes:
+    """The axes of a weight that index its output features (rows) and input features (columns).
+
+    All axes that are named in neither tuple are *batch* axes (stacked layers, experts, heads that
+    are treated one by one): every slice along them is a matrix of its own. Negative axes count from
+    the end, so `MatrixAxes(output=-1, input=-2)` serves a flax kernel with any number of leading
+    batch axes. A tuple may be empty; that side of the matrix then has size one.
+
+    Attributes:
+      output: axes of the output features, the rows (m); a single one may be given as an integer.
+      input: axes of the input features, the columns (n); a single one may be given as an integer.
+
+    Raises:
+      TypeError: if an axis is not an integer.
+
+    Example:
+      >>> from multinorm_optax import MatrixAxes
+      >>> query = MatrixAxes(output=(1, 2), input=0)   # DenseGeneral kernel (d, heads, head_dim)
+      >>> query.matrix_shape((512, 8, 64))
+      (512, 512)
+      >>> MatrixAxes(output=-1, input=-2).matrix_shape((24, 512, 1376))   # 24 scanned layers
+      (1376, 512)
+    """
+
+    output: tuple[int, ...]
+    input: tuple[int, ...]
+
+    def __init__(self, output: int | Sequence[int], input: int | Sequence[int]):
+        for side, value in (("output", output), ("input", input)):
+            axes = (value,) if isinstance(value, int) else tuple(value)
+            if not all(isinstance(axis, int) and not isinstance(axis, bool) for axis in axes):
+                raise TypeError(f"MatrixAxes.{side} must be integers, got {value!r}")
+            object.__setattr__(self, side, axes)
+
+    def resolve(self, shape: Shape, path: str = "") -> "MatrixAxes":
+        """These axes for one weight: non-negative, and checked against its shape.
+
+        Args:
+          shape: the weight's shape.
+          path: the weight's path, for the error message.
+
+        Raises:
+          ValueError: if an axis is out of range or named twice.
+        """
+        ndim = len(shape)
+        if not all(-ndim <= axis < ndim for axis in self.matrix):
+            raise ValueError(
+                f"{describe(path, shape)}: {self} names an axis that the weight does not have;"
+                " correct the rule for this path"
+            )
+        resolved = MatrixAxes(
+            tuple(axis % ndim for axis in self.output), tuple(axis % ndim for axis in self.input)
+        )
+        if len(set(resolved.matrix)) != len(resolved.matrix):
+            raise ValueError(
+                f"{describe(path, shape)}: {self} names an axis twice; an axis is a row axis, a"
+                " column axis or a batch axis"
+            )
+        return resolved
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        """All axes of the matrix: everything that is not batch."""
+        return self.output + self.input
+
+    def matrix_shape(self, shape: Shape) -> tuple[int, int]:
+        """(m, n): the numbers of output and of input features of a weight of this shape."""
+        axes = self.resolve(shape)
+        return math.prod(shape[i] for i in axes.output), math.prod(shape[i] for i in axes.input)
+
+    def batch(self, ndim: int) -> tuple[int, ...]:
+        """The batch axes of a weight with `ndim` axes."""
+        matrix = {axis % ndim for axis in self.matrix}
+        return tuple(axis for axis in range(ndim) if axis not in matrix)
+
+    def oriented(self, shape: Shape) -> "MatrixAxes":
+        """The same matrix with m <= n: transposed if it has more rows than columns."""
+        rows, columns = self.matrix_shape(shape)
+        return MatrixAxes(self.input, self.output) if rows > columns else self
+
+
+def as_matrix_axes(spec: Any) -> MatrixAxes:
+    """`MatrixAxes` from itself or from `optax.contrib.MuonDimensionNumbers`.
+
+    Muon's reduction axes are the input features, its output axes the output features.
+    """
+    if isinstance(spec, MatrixAxes):
+        return spec
+    if isinstance(spec, optax.contrib.MuonDimensionNumbers):
+        return MatrixAxes(output=spec.output_axis, input=spec.reduction_axis)
+    raise TypeError(
+        f"expected MatrixAxes, optax.contrib.MuonDimensionNumbers or None, got {spec!r}"
+    )
+
+
+def describe(path: str, shape: Shape) -> str:
+    """How an error message names a weight: `layers/mlp/up/kernel (8, 512, 1376)`."""
+    return f"{path or '<root>'} {tuple(shape)}"

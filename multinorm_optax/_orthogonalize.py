@@ -1,0 +1,196 @@
+"""Orthogonalization: the polar factor U V^T of a matrix U S V^T, by several methods.
+
+Each function here returns an *orthogonalizer*: a function of a stack of matrices (..., m, n) with
+m <= n and Frobenius norm at most one that returns (an approximation of) their polar factors, zero
+singular values left at zero. `SpectralNorm` takes one and does the rest: scale, dtype and layout.
+
+- `polar_express`: the composition of quintics that is optimal for a given lower bound on the
+  singular values (Amsel, Persson, Musco, Gower, arXiv 2505.16932, Theorem 3.1 and Algorithm 1).
+- `newton_schulz`: the textbook cubic iteration.
+- `muon_quintic`: the fixed quintic of Muon (Jordan et al., 2024), fast and only roughly orthogonal.
+- `swan_whitening`: GradWhitening of SWAN (Ma et al., arXiv 2412.13148, Algorithm 2).
+- `exact_svd`: by singular value decomposition.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Orthogonalizer = Callable[[jax.Array], jax.Array]
+Quintic = tuple[float, float, float]
+
+_CUSHION = 0.024
+"""Smallest relative lower bound a step is optimised for, so that none crushes large values."""
+
+
+def _gram(x: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
+    return jnp.matmul(x, jnp.conj(jnp.swapaxes(x, -1, -2)), precision=precision)
+
+
+def odd_polynomial(
+    coefficients: Sequence[Quintic], precision: jax.lax.PrecisionLike = "highest"
+) -> Orthogonalizer:
+    """The iteration X <- a X + b (X X^T) X + c (X X^T)^2 X, one (a, b, c) per step.
+
+    It maps every singular value s to a s + b s^3 + c s^5 and leaves the singular vectors alone.
+
+    Args:
+      coefficients: one triple per step.
+      precision: of the matrix products (accelerators round to bfloat16 by default).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from multinorm_optax import odd_polynomial
+      >>> step = odd_polynomial([(1.5, -0.5, 0.0)])
+      >>> [[round(float(x), 4) for x in row] for row in step(jnp.diag(jnp.array([1.0, 0.5])))]
+      [[1.0, 0.0], [0.0, 0.6875]]
+    """
+    table = np.asarray(coefficients, dtype=np.float64)
+    if table.ndim != 2 or table.shape[1] != 3 or not len(table):
+        raise ValueError(f"coefficients must be one (a, b, c) per step, got {coefficients!r}")
+
+    def orthogonalize(x: jax.Array) -> jax.Array:
+        def step(x: jax.Array, abc: jax.Array) -> tuple[jax.Array, None]:
+            gram = _gram(x, precision)
+            inner = abc[1] * gram + abc[2] * jnp.matmul(gram, gram, precision=precision)
+            return abc[0] * x + jnp.matmul(inner, x, precision=precision), None
+
+        real = jnp.finfo(x.dtype).dtype
+        return jax.lax.scan(step, x, jnp.asarray(table, real))[0]
+
+    return orthogonalize
+
+
+def _optimal_quintic(lower: float, upper: float) -> Quintic:
+    """The odd quintic closest to 1 in the maximum norm on [lower, upper], by Remez exchange."""
+    if upper - lower < 1e-6 * upper:
+        # The limit for a point: the Taylor polynomial of the sign function there.
+        return 15 / 8 / upper, -10 / 8 / upper**3, 3 / 8 / upper**5
+    inner = np.array([0.75 * lower + 0.25 * upper, 0.25 * lower + 0.75 * upper])
+    a = b = c = 0.0
+    for _ in range(100):
+        points = np.array([lower, *inner, upper])
+        powers = np.stack([points, points**3, points**5, (-1.0) ** np.arange(4)], axis=1)
+        a, b, c, _ = np.linalg.solve(powers, np.ones(4))
+        extrema = np.sqrt(np.sort(np.roots([5 * c, 3 * b, a]).real))
+        if not np.all(np.isfinite(extrema)) or np.allclose(extrema, inner, rtol=1e-14, atol=0):
+            break
+        inner = extrema
+    return float(a), float(b), float(c)
+
+
+def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
+    """The greedy, and by their Theorem 3.1 optimal, schedule of quintics for [lower_bound, 1].
+
+    Args:
+      steps: number of quintics.
+      lower_bound: the smallest singular value, relative to the Frobenius norm, that is to reach 1.
+
+    Returns:
+      One (a, b, c) per step.
+
+    Example:
+      >>> from multinorm_optax import polar_express_coefficients
+      >>> [round(x, 3) for x in polar_express_coefficients(5, 1e-3)[0]]
+      [8.288, -23.601, 17.305]
+    """
+    if steps < 1 or not 0 < lower_bound <= 1:
+        raise ValueError(f"need steps >= 1 and 0 < lower_bound <= 1, got {steps}, {lower_bound}")
+    lower, upper = lower_bound, 1.0
+    schedule = []
+    for _ in range(steps):
+        a, b, c = _optimal_quintic(max(lower, _CUSHION * upper), upper)
+
+        def value(s: float, a: float = a, b: float = b, c: float = c) -> float:
+            return a * s + b * s**3 + c * s**5
+
+        if lower < _CUSHION * upper:
+            # Below the cushion the range is no longer centred at 1: rescale so that it is.
+            scale = 2 / (value(lower) + value(upper))
+            a, b, c = a * scale, b * scale, c * scale
+            lower, upper = scale * value(lower), scale * value(upper)
+        else:
+            lower, upper = value(lower), 2 - value(lower)
+        schedule.append((a, b, c))
+    return schedule
+
+
+def polar_express(
+    steps: int = 11, lower_bound: float = 1e-5, precision: jax.lax.PrecisionLike = "highest"
+) -> Orthogonalizer:
+    """Polar Express: the optimal schedule of quintics.
+
+    The defaults orthogonalize to rounding whatever is larger than 1e-5 of the Frobenius
+    norm. Training tolerates far less: `polar_express(5, 1e-3)` costs as much as Muon's iteration.
+
+    Args:
+      steps: number of quintics.
+      lower_bound: see `polar_express_coefficients`.
+      precision: of the matrix products.
+    """
+    return odd_polynomial(polar_express_coefficients(steps, lower_bound), precision)
+
+
+def newton_schulz(steps: int = 30, precision: jax.lax.PrecisionLike = "highest") -> Orthogonalizer:
+    """The textbook Newton-Schulz iteration X <- 3/2 X - 1/2 X X^T X.
+
+    Small singular values grow by 3/2 a step: 30 steps lift 1e-5 to 1.
+    """
+    return odd_polynomial([(1.5, -0.5, 0.0)] * steps, precision)
+
+
+def muon_quintic(steps: int = 5, precision: jax.lax.PrecisionLike = "highest") -> Orthogonalizer:
+    """Muon's quintic (3.4445, -4.7750, 2.0315): singular values end in about [0.7, 1.2]."""
+    return odd_polynomial([(3.4445, -4.7750, 2.0315)] * steps, precision)
+
+
+def swan_whitening(
+    steps: int = 10, beta: float = 0.8, precision: jax.lax.PrecisionLike = "highest"
+) -> Orthogonalizer:
+    """SWAN's GradWhitening (G G^T)^(-1/2) G, by the coupled Newton-Schulz iteration.
+
+    Y = G G^T, Z = I; then `steps` times, both from the old pair,
+    Y <- beta Y (3 I - Z Y), Z <- beta (3 I - Z Y) Z; the result is Z G.
+
+    With the textbook beta = 0.5 it converges to the polar factor. With the paper's beta = 0.8 it
+    lifts small singular values fast and never converges: they end in about [1.1, 1.3].
+
+    Args:
+      steps: k of the paper.
+      beta: step size of the iteration.
+      precision: of the matrix products.
+    """
+
+    def orthogonalize(x: jax.Array) -> jax.Array:
+        def step(_: int, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            y, z = pair
+            factor = 3 * eye - jnp.matmul(z, y, precision=precision)
+            return (
+                beta * jnp.matmul(y, factor, precision=precision),
+                beta * jnp.matmul(factor, z, precision=precision),
+            )
+
+        eye = jnp.broadcast_to(jnp.eye(x.shape[-2], dtype=x.dtype), (*x.shape[:-1], x.shape[-2]))
+        _, z = jax.lax.fori_loop(0, steps, step, (_gram(x, precision), eye))
+        return jnp.matmul(z, x, precision=precision)
+
+    return orthogonalize
+
+
+def exact_svd() -> Orthogonalizer:
+    """U V^T from a singular value decomposition; singular values at rounding level count as zero.
+
+    The level is max(m, n) times the machine epsilon times the largest singular value.
+    """
+
+    def orthogonalize(x: jax.Array) -> jax.Array:
+        if not x.size:
+            return x
+        u, s, vh = jnp.linalg.svd(x, full_matrices=False)
+        level = max(x.shape[-2:]) * jnp.finfo(x.dtype).eps * s[..., :1]
+        # Written so that a NaN singular value keeps its column.
+        return jnp.matmul(jnp.where((s <= level)[..., None, :], 0, u), vh, precision="highest")
+
+    return orthogonalize

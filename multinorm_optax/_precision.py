@@ -1,0 +1,59 @@
+"""Floating-point care: one upcast, exact power-of-two scaling, no epsilon.
+
+Squares of a gradient under- or overflow float32 long before the gradient does. Scaling by a power
+of two near the largest magnitude first is exact, so that results are bitwise invariant to the
+gradient's scale and no epsilon is needed in any denominator.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def compute_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
+    """The dtype of the computation: float32 for the half precisions, else the dtype itself."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def abs_sq(x: jax.Array) -> jax.Array:
+    """|x|^2, real also for complex x."""
+    return jnp.real(x * jnp.conj(x)) if jnp.iscomplexobj(x) else x * x
+
+
+def peak(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """max |x| over the axes (kept with size one); 0 for an empty array.
+
+    Fit for choosing a scale only: XLA's maximum on CPU may pass over a NaN.
+    """
+    return jnp.max(jnp.abs(x), axis=tuple(axes), keepdims=True, initial=0)
+
+
+def largest(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """max |x| over the axes (kept with size one); 0 for an empty array, NaN if there is a NaN."""
+    invalid = jnp.any(jnp.isnan(x), axis=tuple(axes), keepdims=True)
+    return jnp.where(invalid, jnp.nan, peak(x, axes))
+
+
+def inverse_power_of_two(magnitude: jax.Array) -> jax.Array:
+    """A power of two s with s * magnitude in [1/2, 1), as far as the exponent range allows.
+
+    One for zero, NaN and infinity, so that these reach the result. No gradient flows through it:
+    what it scales is scale invariant.
+    """
+    magnitude = jax.lax.stop_gradient(magnitude)
+    usable = jnp.isfinite(magnitude) & (magnitude > 0)
+    _, exponent = jnp.frexp(jnp.where(usable, magnitude, 1))
+    limit = -jnp.finfo(magnitude.dtype).minexp
+    scale = jnp.ldexp(jnp.ones_like(magnitude), -jnp.clip(exponent, -limit, limit))
+    return jnp.where(usable, scale, 1)
+
+
+def inverse_or_one(x: jax.Array) -> jax.Array:
+    """1/x, and 1 where x is zero; its derivative is finite there too."""
+    return jnp.where(x == 0, 1, 1 / jnp.where(x == 0, 1, x))
+
+
+def sqrt_or_zero(x: jax.Array) -> jax.Array:
+    """The square root, with a zero instead of an infinite derivative at zero."""
+    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))

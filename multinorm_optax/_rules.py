@@ -1,0 +1,271 @@
+"""From a parameter tree to the matrices in it: rules by path.
+
+Shapes cannot tell a stack of norm gains (layers, d) from a kernel (in, out), nor one side of a
+`DenseGeneral` kernel from the other. So roles come from paths, and a leaf that no rule covers is
+an error that names it, never a guess.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import optax
+
+from multinorm_optax._axes import MatrixAxes, Shape, as_matrix_axes, describe
+
+Spec: TypeAlias = (
+    MatrixAxes
+    | optax.contrib.MuonDimensionNumbers
+    | Callable[[str, Shape], "MatrixAxes | None"]
+    | None
+)
+Rule: TypeAlias = tuple[str, Spec]
+AxesLike: TypeAlias = Any
+"""`None`, one `MatrixAxes`, rules, a tree (or prefix) of specs, or a callable that makes one.
+
+See `resolve_axes`.
+"""
+
+MATRIX = "matrix"
+OTHER = "adam"
+
+_EMBEDDING_WORDS = frozenset(
+    {"embed", "embeds", "embedding", "embeddings", "embedder", "wte", "wpe", "unembed"}
+)
+_NORM_WORDS = frozenset(
+    {"norm", "norms", "layernorm", "rmsnorm", "batchnorm", "groupnorm", "ln", "bn", "gn"}
+)
+_VECTOR_WORDS = frozenset(("scale", "bias", "gain", "gamma", "beta"))
+_HEAD_WORDS = frozenset(("head", "logits", "classifier"))
+_NOT_A_MODEL_HEAD = frozenset(("multi", "per", "each", "attention", "attn", "query", "key", "kv"))
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The path of a leaf as text, `layers/mlp/up/kernel`.
+
+    A trailing attribute `value` is dropped: flax's boxes (`nnx.Param`, `nn.Partitioned`) add it to
+    the parameters that an optimizer is initialised with, but not to the gradients it is updated
+    with. A dictionary's own key "value" stays.
+    """
+    if (
+        len(path) > 1
+        and isinstance(path[-1], jax.tree_util.GetAttrKey)
+        and path[-1].name == "value"
+    ):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _words(segment: str) -> list[str]:
+    """Lower-case words of a path segment: `LayerNorm_0` -> layer, norm (and layernorm)."""
+    parts = re.split(r"[^A-Za-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", segment))
+    words = [part.lower() for part in parts if part]
+    return [*words, segment.strip("_0123456789").lower()]
+
+
+def is_other_role(path: str) -> bool:
+    """Whether the path names an embedding, output head, norm, scale or bias: not a matrix.
+
+    The last two segments are read, word by word ("ln" does not match "linear").
+    """
+    leaf, *parent = path.split("/")[:-3:-1]
+    if _VECTOR_WORDS.intersection(_words(leaf)):
+        return True
+    for segment in (leaf, *parent):
+        words = _words(segment)
+        if _EMBEDDING_WORDS.intersection(words) or _NORM_WORDS.intersection(words):
+            return True
+        if _HEAD_WORDS.intersection(words) and not _NOT_A_MODEL_HEAD.intersection(words):
+            return True
+    return False
+
+
+def flax_axes(path: str, shape: Shape) -> MatrixAxes | None:
+    """The rule without rules: a 2-D leaf is a flax kernel (in, out), unless its path says no.
+
+    Vectors and scalars, and whatever `is_other_role` recognises, are not matrices. A stack or a
+    `DenseGeneral` kernel stays uncovered, because its shape does not say which axes are which.
+    """
+    if len(shape) < 2 or is_other_role(path):
+        return None
+    return MatrixAxes(output=1, input=0) if len(shape) == 2 else NotImplemented
+
+
+def equinox_axes(path: str, shape: Shape) -> MatrixAxes | None:
+    """Like `flax_axes`, for weights stored (out, in) as equinox and torch do."""
+    axes = flax_axes(path, shape)
+    return MatrixAxes(output=0, input=1) if isinstance(axes, MatrixAxes) else axes
+
+
+FLAX_RULES: tuple[Rule, ...] = ((r".*", flax_axes),)
+"""The default. Append it to rules of your own: `axes=[("attn/qkv/kernel", ...), *FLAX_RULES]`."""
+
+EQUINOX_RULES: tuple[Rule, ...] = ((r".*", equinox_axes),)
+"""The same for trees whose 2-D weights are stored (out, in)."""
+
+WHOLE_LEAF_RULES: tuple[Rule, ...] = (
+    (r".*", lambda _, shape: MatrixAxes(output=range(len(shape)), input=())),
+)
+"""Every leaf is one matrix of a single column, for projections that act entry by entry."""
+
+LLAMA_RULES: tuple[Rule, ...] = (
+    (r"layers/(attention|mlp)/\w+/kernel", MatrixAxes(output=-1, input=-2)),
+    (r"embed/embedding|head/kernel|(.+/)?\w*norm/scale", None),
+)
+"""The LLaMA of the examples, its layers stacked: kernels (layers, in, out)."""
+
+
+def _is_rules(axes: Any) -> bool:
+    return (
+        isinstance(axes, Sequence)
+        and not isinstance(axes, str)
+        and bool(axes)
+        and all(
+            type(rule) in (tuple, list) and len(rule) == 2 and isinstance(rule[0], str)
+            for rule in axes
+        )
+    )
+
+
+def _is_spec(node: Any) -> bool:
+    return node is None or isinstance(node, MatrixAxes | optax.contrib.MuonDimensionNumbers)
+
+
+def _lookup(axes: AxesLike, tree: Any) -> Callable[[str, Shape], Spec]:
+    """The function from a leaf's path and shape to its spec, `NotImplemented` if there is none."""
+    if axes is None:
+        axes = FLAX_RULES
+    if _is_rules(axes):
+        compiled = [(re.compile(pattern), spec) for pattern, spec in axes]
+
+        def by_rule(path: str, shape: Shape) -> Any:
+            for pattern, spec in compiled:
+                if pattern.fullmatch(path):
+                    found = spec(path, shape) if callable(spec) else spec
+                    if found is not NotImplemented:
+                        return found
+            return NotImplemented
+
+        return by_rule
+    if callable(axes):
+        axes = axes(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=_is_spec)
+    specs = {path_name(path): spec for path, spec in leaves}
+
+    def by_path(path: str, shape: Shape) -> Any:
+        del shape
+        while path not in specs:
+            if not path:
+                return NotImplemented
+            path = path.rpartition("/")[0]
+        return specs[path]
+
+    return by_path
+
+
+def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None]]:
+    """The path and matrix axes of every leaf of a tree; `None` for a leaf that is not a matrix.
+
+    Args:
+      axes: what says which axes are rows and columns:
+
+        - `None`: `FLAX_RULES`;
+        - one `MatrixAxes` or `optax.contrib.MuonDimensionNumbers`, for every leaf;
+        - rules: a sequence of `(pattern, spec)`; the first whose regular expression matches the
+          whole path (`layers/mlp/up/kernel`) decides. A spec is `MatrixAxes`,
+          `MuonDimensionNumbers`, `None` (not a matrix), or a callable of path and shape that
+          returns one of these, or `NotImplemented` to leave the leaf to the next rule;
+        - a tree of specs with the structure of the parameters, or a prefix of it, or a callable
+          that makes one from the tree, as `optax.contrib.muon` takes.
+      tree: parameters or updates, arrays or `jax.ShapeDtypeStruct`.
+
+    Raises:
+      ValueError: for leaves that nothing covers (all are listed), or axes that do not fit a shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from multinorm_optax import MatrixAxes, resolve_axes
+      >>> params = {"qkv": {"kernel": jnp.ones((8, 32, 96))}, "norm": {"scale": jnp.ones((8, 32))}}
+      >>> rules = [(r".*/kernel", MatrixAxes(output=-1, input=-2)), (r".*/scale", None)]
+      >>> for path, found in resolve_axes(rules, params):
+      ...     print(path, found)
+      norm/scale None
+      qkv/kernel MatrixAxes(output=(2,), input=(1,))
+    """
+    lookup = _lookup(axes, tree)
+    found, uncovered = [], []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name, shape = path_name(path), tuple(leaf.shape)
+        spec = lookup(name, shape)
+        if spec is NotImplemented:
+            uncovered.append((name, shape))
+        else:
+            resolved = None if spec is None else as_matrix_axes(spec).resolve(shape, name)
+            found.append((name, resolved))
+    if uncovered:
+        name, shape = uncovered[0]
+        leaves = "\n  ".join(describe(*leaf) for leaf in uncovered)
+        raise ValueError(
+            f"{leaves}\nno rule says which axes are rows and columns; add one to `axes`, such as"
+            f" ({re.escape(name)!r}, MatrixAxes(output=..., input=...)) for a matrix or a stack of"
+            f" matrices, or ({re.escape(name)!r}, None) for what is not a matrix, and end the rules"
+            " with *FLAX_RULES to keep the defaults for everything else"
+        )
+    return found
+
+
+def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> Any:
+    """Applies `function(leaf, axes)` to every leaf; every leaf must be a matrix.
+
+    Raises:
+      ValueError: if a leaf is not a matrix, naming its path and shape.
+      TypeError: if a leaf is not of a floating-point or complex dtype.
+    """
+    leaves, structure = jax.tree.flatten(updates)
+    results = []
+    for leaf, (path, found) in zip(leaves, resolve_axes(axes, updates), strict=True):
+        results.append(function(leaf, require_matrix(leaf, path, found)))
+    return jax.tree.unflatten(structure, results)
+
+
+def require_matrix(leaf: Any, path: str, found: MatrixAxes | None) -> MatrixAxes:
+    """The axes of a leaf that a transformation is about to normalize, or an error naming it."""
+    if found is None:
+        raise ValueError(
+            f"{describe(path, leaf.shape)}: this leaf is not a matrix (its path or rank says so),"
+            " and a matrix normalization does not apply to it; route it elsewhere with"
+            " optax.partition(..., group_labels(axes)), or add a rule to `axes` that gives its"
+            " MatrixAxes"
+        )
+    if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
+        raise TypeError(
+            f"{describe(path, leaf.shape)}: cannot normalize dtype {leaf.dtype}; gradients are"
+            " floating-point or complex arrays"
+        )
+    return found
+
+
+def group_labels(axes: AxesLike = None) -> Callable[[Any], Any]:
+    """The label function of `optax.partition`: `"matrix"` or `"adam"` for every leaf.
+
+    Args:
+      axes: see `resolve_axes`.
+
+    Returns:
+      A function from a tree of parameters or updates to the tree of labels.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from multinorm_optax import group_labels, scale_by_sinkhorn
+      >>> group_labels()({"dense": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}})
+      {'dense': {'bias': 'adam', 'kernel': 'matrix'}}
+      >>> groups = {"matrix": scale_by_sinkhorn(), "adam": optax.scale_by_adam()}
+      >>> tx = optax.partition(groups, group_labels())
+    """
+
+    def label(tree: Any) -> Any:
+        names = [OTHER if found is None else MATRIX for _, found in resolve_axes(axes, tree)]
+        return jax.tree.unflatten(jax.tree.structure(tree), names)
+
+    return label
