@@ -6,7 +6,7 @@ arXiv 2502.06742, Algorithm 1). The iteration takes one of two forms:
 - `MatrixAlternation` carries the matrix and serves any projections;
 - `DiagonalAlternation` serves Euclidean norms (rows, columns, Frobenius), which only rescale groups
   of entries: every iterate is G times one positive scale per group, so that the scales alone are
-  carried and no matrix-sized intermediate is written (Sinkhorn-Knopp on G*G; Section 4).
+  iterated, and no other array of the weight's size is made (Sinkhorn-Knopp on G*G; Section 4).
 
 If all projections keep zero rows and columns, these do not count in the sizes m and n. Otherwise a
 dead column would make the energies of row and column targets disagree, and dead rows would hand
@@ -25,6 +25,7 @@ from multinorm_optax._axes import MatrixAxes
 from multinorm_optax._norms import EuclideanNorm, MatrixSize, Projection
 from multinorm_optax._precision import (
     abs_sq,
+    any_nonzero,
     inverse_or_one,
     inverse_power_of_two,
     largest,
@@ -132,11 +133,12 @@ def _sweep_to_tolerance(
 
 def _live_size(x: jax.Array, axes: MatrixAxes) -> MatrixSize:
     """(m, n) of each matrix without its zero rows and columns; matrix axes kept with size one."""
-    counts = []
-    for kept, reduced in ((axes.output, axes.input), (axes.input, axes.output)):
-        alive = jnp.any(x != 0, axis=reduced, keepdims=True)
-        counts.append(jnp.sum(alive, axis=kept, keepdims=True, dtype=jnp.finfo(x.dtype).dtype))
-    return counts[0], counts[1]
+    dtype = jnp.finfo(x.dtype).dtype
+    rows, columns = any_nonzero(x, axes.input), any_nonzero(x, axes.output)
+    return (
+        jnp.sum(rows, axis=axes.output, keepdims=True, dtype=dtype),
+        jnp.sum(columns, axis=axes.input, keepdims=True, dtype=dtype),
+    )
 
 
 def _sizes(members: tuple[Member, ...], x: jax.Array) -> list[MatrixSize]:
@@ -198,8 +200,8 @@ class DiagonalAlternation(_WeightAlternation[Scales]):
 
     A half-step divides the scales of its norm by the root mean square of the groups of the current
     iterate, which stays of order one; only before a norm's first half-step are its groups brought
-    there by a power of two. The large array is always multiplied by a changing scale first: were a
-    product of constants formed in the loop, XLA would hoist it, a whole copy of the gradient.
+    there by a power of two. Barriers keep the half-steps apart: XLA would otherwise compute once
+    what two of them have in common and keep it, in an array of the gradient's size.
     """
 
     def __init__(self, members: tuple[Member, ...], x: jax.Array):
@@ -219,12 +221,14 @@ class DiagonalAlternation(_WeightAlternation[Scales]):
     def half_step(self, k: int, state: Scales, first: bool = False) -> tuple[Scales, jax.Array]:
         group = self._groups()[k]
         if first:
-            state = _replace(state, k, inverse_power_of_two(peak(self.value(state), group)))
+            reach = peak(self.value(state), group)
+            state = jax.lax.optimization_barrier(_replace(state, k, inverse_power_of_two(reach)))
         total = jnp.sum(abs_sq(self.value(state)), axis=group, keepdims=True)
         mean = total / jnp.maximum(1, self.norms[k].group_size(self.sizes[k]))
         error = jnp.where(total == 0, 0, jnp.abs(sqrt_or_zero(mean) - 1))
         residual = self._broadcastable(largest(error, self.members[k].axes.matrix))
-        return _replace(state, k, jnp.sqrt(inverse_or_one(mean))), residual
+        state = _replace(state, k, jnp.sqrt(inverse_or_one(mean)))
+        return jax.lax.optimization_barrier(state), residual
 
     def value(self, state: Scales) -> jax.Array:
         return math.prod(state, start=self.x)

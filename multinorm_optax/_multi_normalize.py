@@ -31,9 +31,9 @@ def multi_normalize(
 
     The gradient is upcast once, to at least float32, and the result downcast once, to the dtype it
     came with. Members made by `normalize` run weight by weight; if all of them are Euclidean (rows,
-    columns, Frobenius) only their scales are iterated, and no matrix-sized intermediate is written.
-    If all members keep zero rows and columns, these do not count in m and n: live entries have root
-    mean square 1. Other stateless transformations run on the whole tree.
+    columns, Frobenius) only their scales are iterated, and no other array of the weight's size is
+    made. If all members keep zero rows and columns, these do not count in m and n: live entries
+    have root mean square 1. Other stateless transformations run on the whole tree.
 
     Args:
       *projections: transformations without state, in order: `normalize_rows()` and the like, or any

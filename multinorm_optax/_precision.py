@@ -35,6 +35,18 @@ def largest(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     return jnp.where(invalid, jnp.nan, peak(x, axes))
 
 
+def any_nonzero(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """Whether an entry along the axes (kept with size one) is not zero; a NaN need not count.
+
+    From the extremes: XLA on CPU would write the mask `x != 0` to memory.
+    """
+    if jnp.iscomplexobj(x):
+        return peak(x, axes) > 0
+    high = jnp.max(x, axis=tuple(axes), keepdims=True, initial=0)
+    low = jnp.min(x, axis=tuple(axes), keepdims=True, initial=0)
+    return (high > 0) | (low < 0)
+
+
 def inverse_power_of_two(magnitude: jax.Array) -> jax.Array:
     """A power of two s with s * magnitude in [1/2, 1), as far as the exponent range allows.
 

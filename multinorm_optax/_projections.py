@@ -55,8 +55,8 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
       on.
 
     Raises:
-      ValueError: in `update`, for a leaf that is not a matrix or that no rule covers.
-      TypeError: in `update`, for a leaf of integers.
+      ValueError: in `init` and `update`, for a leaf that is no matrix or that no rule covers.
+      TypeError: in `init` and `update`, for a leaf of integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,7 +67,12 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
       >>> updates["kernel"].tolist()
       [[1.0, 0.0], [1.0, 0.0]]
     """
-    return optax.GradientTransformation(optax.init_empty_state, ProjectionUpdate(projection, axes))
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        map_matrices(lambda leaf, _: leaf, axes, params)
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(init, ProjectionUpdate(projection, axes))
 
 
 def normalize_rows(axes: AxesLike = None) -> optax.GradientTransformation:

@@ -1,0 +1,48 @@
+"""From tokens to batches, by grain: rows, their order, and the fixed validation rows."""
+
+import grain
+import numpy as np
+
+from examples.llama.config import DataConfig, InputError
+
+
+def cut_rows(tokens: np.ndarray, sequence_length: int) -> np.ndarray:
+    """Cut into rows of `sequence_length` + 1 tokens, so that every token but the first is predicted
+    once: a row starts with the token that ends the row before. A remainder is left out."""
+    if len(tokens) <= sequence_length:
+        raise InputError(
+            f"the text has {len(tokens)} tokens, too few for one row of sequence length "
+            f"{sequence_length}; choose a smaller --sequence-length or more text"
+        )
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, sequence_length + 1)
+    return windows[::sequence_length]
+
+
+def training_batches(tokens: np.ndarray, config: DataConfig) -> grain.IterDataset:
+    """Endless shuffled batches (B, T + 1), reshuffled in every epoch; the data seed alone says how.
+
+    Its iterators can be saved in a checkpoint.
+    """
+    rows = cut_rows(tokens, config.sequence_length)
+    return (
+        grain.MapDataset.source(rows)
+        .seed(config.data_seed)
+        .shuffle()
+        .repeat()
+        .batch(config.batch_size)
+        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+    )
+
+
+def validation_rows(tokens: np.ndarray, config: DataConfig) -> np.ndarray:
+    """The fixed validation rows (R, T + 1), spread evenly over the validation text."""
+    rows = cut_rows(tokens, config.sequence_length)
+    if config.validation_rows == 0:
+        return rows
+    if config.validation_rows > len(rows):
+        raise InputError(
+            f"the validation text has {len(rows)} rows of sequence length "
+            f"{config.sequence_length}, fewer than --validation-rows {config.validation_rows}; "
+            f"0 takes all"
+        )
+    return rows[np.arange(config.validation_rows) * len(rows) // config.validation_rows]

@@ -1,0 +1,86 @@
+"""Loss in training and in validation."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from examples.llama.model import Llama, Params
+
+Definition = nnx.GraphDef[Llama]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a model loses on the validation text."""
+
+    loss: float
+    """Mean over all tokens of -log p(token), in nats."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that is more than a float can hold."""
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The loss in bits; a token is a byte."""
+        return self.loss / math.log(2)
+
+    def as_json(self) -> dict[str, float | None]:
+        """The three figures by name; JSON has no infinity, so such a perplexity is None."""
+        return {
+            "validation_loss": self.loss,
+            "perplexity": self.perplexity if math.isfinite(self.perplexity) else None,
+            "bits_per_byte": self.bits_per_byte,
+        }
+
+    def __str__(self) -> str:
+        """The three figures in a line."""
+        return (
+            f"validation loss {self.loss:.4f} nats, perplexity {self.perplexity:.3f}, "
+            f"{self.bits_per_byte:.4f} bits/byte"
+        )
+
+
+def token_losses(definition: Definition, params: Params, rows_BxS: jax.Array) -> jax.Array:
+    """Cross-entropy (B, T) of each of a row's T = S - 1 predicted tokens."""
+    tokens_BxS = rows_BxS.astype(jnp.int32)
+    logits_BxTxV = nnx.merge(definition, params)(tokens_BxS[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, tokens_BxS[:, 1:])
+
+
+def make_validate(
+    definition: Definition, rows_RxS: np.ndarray, batch_size: int
+) -> Callable[[Params], Validation]:
+    """Return params -> Validation over all the rows.
+
+    The rows are filled up to whole batches; rows filled in do not count. The figure is the sum over
+    all tokens divided by their number: an average of batch means would be biased by a short batch.
+    """
+    count, length = rows_RxS.shape
+    batches = -(-count // batch_size)
+    filled = np.zeros((batches * batch_size, length), rows_RxS.dtype)
+    filled[:count] = rows_RxS
+    batches_KxBxS = jnp.asarray(filled.reshape(batches, batch_size, length))
+
+    @jax.jit
+    def losses_of_rows(params: Params, batches_KxBxS: jax.Array) -> jax.Array:
+        def batch(rows_BxS: jax.Array) -> jax.Array:
+            return token_losses(definition, params, rows_BxS).sum(axis=-1)
+
+        return jax.lax.map(batch, batches_KxBxS)
+
+    def validate(params: Params) -> Validation:
+        losses = np.asarray(losses_of_rows(params, batches_KxBxS), np.float64).reshape(-1)[:count]
+        return Validation(float(losses.sum() / (count * (length - 1))))
+
+    return validate

@@ -1,0 +1,125 @@
+"""The LLaMA decoder in Flax NNX: RMSNorm, rotary positions, SwiGLU, no biases, an untied head.
+
+All layers are one stack: every weight of `Llama.layers` has a leading axis of length L, the forward
+pass is one `jax.lax.scan` over it, and so compile time does not grow with depth. Letters in names
+are axes: B batch, T positions, D hidden width, F width inside the MLP, N heads, H width of a head,
+V vocabulary, L layers.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from examples.llama.config import ModelConfig
+
+Params = dict[str, Any]
+"""The weights as nested dictionaries of arrays, e.g. `params["layers"]["mlp"]["up"]["kernel"]`."""
+
+_NORM_EPSILON = 1e-6
+_INIT = nnx.initializers.normal(stddev=0.02)
+_linear = partial(nnx.Linear, use_bias=False, kernel_init=_INIT)
+_norm = partial(nnx.RMSNorm, epsilon=_NORM_EPSILON)
+
+
+def rotate_positions(x_BxTxNxH: jax.Array, base: float) -> jax.Array:
+    """Rotate each head's pairs of features (i, i + H/2) by the angle t · base^(-2i/H).
+
+    A product of a query rotated at position s and a key rotated at position t then depends on the
+    positions through s - t alone (Su et al., "RoFormer", arXiv 2104.09864).
+    """
+    length, width = x_BxTxNxH.shape[1], x_BxTxNxH.shape[3]
+    frequency_h = base ** -(jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angle_Tx1xh = (jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_h)[:, None, :]
+    cos_Tx1xh = jnp.cos(angle_Tx1xh).astype(x_BxTxNxH.dtype)
+    sin_Tx1xh = jnp.sin(angle_Tx1xh).astype(x_BxTxNxH.dtype)
+    first, second = jnp.split(x_BxTxNxH, 2, axis=-1)
+    return jnp.concatenate(
+        [first * cos_Tx1xh - second * sin_Tx1xh, first * sin_Tx1xh + second * cos_Tx1xh], axis=-1
+    )
+
+
+class Attention(nnx.Module):
+    """Causal multi-head self-attention with rotary positions."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """Draw the four D x D projections."""
+        self.heads = config.heads
+        self.rope_base = config.rope_base
+        self.query = _linear(config.hidden, config.hidden, rngs=rngs)
+        self.key = _linear(config.hidden, config.hidden, rngs=rngs)
+        self.value = _linear(config.hidden, config.hidden, rngs=rngs)
+        self.out = _linear(config.hidden, config.hidden, rngs=rngs)
+
+    def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+        """Mix each position with the positions before it."""
+        split = (*x_BxTxD.shape[:2], self.heads, -1)
+        query_BxTxNxH = rotate_positions(self.query(x_BxTxD).reshape(split), self.rope_base)
+        key_BxTxNxH = rotate_positions(self.key(x_BxTxD).reshape(split), self.rope_base)
+        value_BxTxNxH = self.value(x_BxTxD).reshape(split)
+        mixed_BxTxNxH = jax.nn.dot_product_attention(
+            query_BxTxNxH, key_BxTxNxH, value_BxTxNxH, is_causal=True
+        )
+        return self.out(mixed_BxTxNxH.reshape(x_BxTxD.shape))
+
+
+class MLP(nnx.Module):
+    """The SwiGLU block: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """Draw gate and up (D x F) and down (F x D)."""
+        self.gate = _linear(config.hidden, config.mlp, rngs=rngs)
+        self.up = _linear(config.hidden, config.mlp, rngs=rngs)
+        self.down = _linear(config.mlp, config.hidden, rngs=rngs)
+
+    def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+        """Transform each position by itself."""
+        return self.down(nnx.silu(self.gate(x_BxTxD)) * self.up(x_BxTxD))
+
+
+class Layer(nnx.Module):
+    """One pre-norm decoder layer."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """Draw the layer's weights."""
+        self.attention_norm = _norm(config.hidden, rngs=rngs)
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp_norm = _norm(config.hidden, rngs=rngs)
+        self.mlp = MLP(config, rngs=rngs)
+
+    def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+        """Add what attention and MLP have to say to the residual stream."""
+        x_BxTxD = x_BxTxD + self.attention(self.attention_norm(x_BxTxD))
+        return x_BxTxD + self.mlp(self.mlp_norm(x_BxTxD))
+
+
+class Llama(nnx.Module):
+    """The decoder: tokens (B, T) to logits (B, T, V)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """Draw all weights; the L layers are drawn as one stack."""
+        self.remat = config.remat
+        self.embed = nnx.Embed(config.vocabulary, config.hidden, embedding_init=_INIT, rngs=rngs)
+        self.layers = nnx.vmap(lambda rngs: Layer(config, rngs=rngs))(rngs.split(config.layers))
+        self.final_norm = _norm(config.hidden, rngs=rngs)
+        self.head = _linear(config.hidden, config.vocabulary, rngs=rngs)
+
+    def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
+        """Logits of the token that follows each position."""
+        layer_definition, weights_L = nnx.split(self.layers)
+
+        def body(x_BxTxD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(layer_definition, weights)(x_BxTxD), None
+
+        if self.remat:
+            body = jax.checkpoint(body)
+        x_BxTxD, _ = jax.lax.scan(body, self.embed(tokens_BxT), weights_L)
+        return self.head(self.final_norm(x_BxTxD))
+
+
+def init_llama(config: ModelConfig, seed: int) -> tuple[nnx.GraphDef[Llama], Params]:
+    """Draw a model; return its definition and its weights, `nnx.merge` joins them again."""
+    definition, weights = nnx.split(Llama(config, rngs=nnx.Rngs(seed)))
+    return definition, nnx.to_pure_dict(weights)
