@@ -1,12 +1,12 @@
 """The alternating fixed-point iteration x <- P_gK(... P_g1(x)), on one weight.
 
 One *half-step* is one projection, one *sweep* is one pass over all of them (Scetbon et al.,
-arXiv 2502.06742, Algorithm 1). The iteration takes one of two forms:
+arXiv 2502.06742, algorithm MultiNorm). The iteration takes one of two forms:
 
 - `MatrixAlternation` carries the matrix and serves any projections;
 - `DiagonalAlternation` serves Euclidean norms (rows, columns, Frobenius), which only rescale groups
   of entries: every iterate is G times one positive scale per group, so that the scales alone are
-  iterated, and no other array of the weight's size is made (Sinkhorn-Knopp on G*G; Section 4).
+  iterated, and no other array of the weight's size is made (Sinkhorn-Knopp on G*G).
 
 If all projections keep zero rows and columns, these do not count in the sizes m and n. Otherwise a
 dead column would make the energies of row and column targets disagree, and dead rows would hand

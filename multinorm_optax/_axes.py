@@ -4,7 +4,7 @@ The papers write a weight as W of m x n: m output features (rows) by n input fea
 Storage differs: a flax kernel is (in, out), a torch or equinox weight (out, in), a `DenseGeneral`
 kernel spreads either side over several axes, and scanned layers add axes that are neither.
 `MatrixAxes` is the one description that every transformation, optimizer and diagnostic of this
-package reads. See Scetbon et al., arXiv 2502.06742, Section 2 for the notation.
+package reads. See Scetbon et al., arXiv 2502.06742 for the notation.
 """
 
 import dataclasses

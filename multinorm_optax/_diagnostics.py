@@ -1,7 +1,7 @@
 """Diagnostics of multi-normalization: its iterates, residuals and dual values.
 
 They run the half-steps of `multi_normalize` itself, so that what is plotted is what trains. What
-may be expected of them is in Scetbon et al., arXiv 2502.06742, Section 3.3, with a correction: for
+may be expected of them is in Scetbon et al., arXiv 2502.06742, with a correction: for
 any two norms with projections of equal Frobenius norm the dual values rise to a limit, but a common
 fixed point need not exist (in the plane, the max norm and the max norm rotated by 30 degrees have a
 two-cycle).

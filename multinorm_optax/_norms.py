@@ -1,7 +1,7 @@
 """Norms of matrices, their dual norms and their projections.
 
 For a norm g, the projection P_g(x) = argmax { <x, z> : g(z) = 1 } is the linear minimisation oracle
-up to sign, and <x, P_g(x)> = g_*(x) is the dual norm (Scetbon et al., arXiv 2502.06742, Section 3).
+up to sign, and <x, P_g(x)> = g_*(x) is the dual norm (Scetbon et al., arXiv 2502.06742).
 It is not the Euclidean projection. All norms here are scaled alike: the projection of an m x n
 matrix has Frobenius norm sqrt(m n), that is, entries of root mean square 1, the condition under
 which alternating between them makes sense.
@@ -165,7 +165,7 @@ class RowNorm(EuclideanNorm):
     """g(W) = max_i ||W_i,:||_2 / sqrt(n): the largest root mean square of an output feature.
 
     P_g(W) = sqrt(n) W_i,: / ||W_i,:||_2 and g_*(W) = sqrt(n) sum_i ||W_i,:||_2
-    (arXiv 2502.06742, Section 3).
+    (arXiv 2502.06742).
 
     Example:
       >>> import jax.numpy as jnp
@@ -189,7 +189,7 @@ class ColumnNorm(EuclideanNorm):
     """g(W) = max_j ||W_:,j||_2 / sqrt(m): the largest root mean square of an input feature.
 
     P_g(W) = sqrt(m) W_:,j / ||W_:,j||_2 and g_*(W) = sqrt(m) sum_j ||W_:,j||_2
-    (arXiv 2502.06742, Section 3).
+    (arXiv 2502.06742).
     """
 
     def group(self, axes: MatrixAxes) -> tuple[int, ...]:
@@ -283,7 +283,7 @@ class CenteredRows(Projection):
     """SWAN's GradNorm: each row minus its mean, over its population standard deviation.
 
     Not the projection of a norm, but a projection in the alternation nevertheless (Ma et al.,
-    arXiv 2412.13148, Section 3.1). A row whose entries are all equal, up to rounding, becomes zero.
+    arXiv 2412.13148, Section 4). A row whose entries are all equal, up to rounding, becomes zero.
     """
 
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:

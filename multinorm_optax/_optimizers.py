@@ -1,8 +1,9 @@
 """Whole-model optimizers: stateless for the matrices, Adam for everything else.
 
-The recipe of both papers (Scetbon et al., arXiv 2502.06742, Section 5; Ma et al., arXiv 2412.13148,
-Section 5): projections apply to the linear weights of attention and MLP; embeddings, norm gains and
-the head go to Adam; one learning rate for all, which on the linear weights is multiplied by alpha.
+The recipe of both papers' experiments (Scetbon et al., arXiv 2502.06742; Ma et al., arXiv
+2412.13148, Section 6): projections apply to the linear weights of attention and MLP; embeddings,
+norm gains and the head go to Adam; one learning rate for all, which on the linear weights is
+multiplied by alpha.
 """
 
 import dataclasses
@@ -167,8 +168,8 @@ def mngd(
     """Multi-normalized gradient descent for any list of norms.
 
     W <- W - alpha * learning_rate * MultiNorm(G, L), and Adam for what is no matrix (Scetbon et
-    al., arXiv 2502.06742, Algorithm 2). `(RowNorm(), ColumnNorm())` is SinkGD, `(MaxNorm(),)` sign
-    descent, `(SpectralNorm(),)` spectral descent (Muon without momentum).
+    al., arXiv 2502.06742, algorithm MNGD). `(RowNorm(), ColumnNorm())` is SinkGD, `(MaxNorm(),)`
+    sign descent, `(SpectralNorm(),)` spectral descent (Muon without momentum).
 
     Args:
       learning_rate: see `whole_model`.
@@ -218,7 +219,7 @@ def sinkgd(
 ) -> optax.GradientTransformationExtraArgs:
     """SinkGD: W <- W - alpha * learning_rate * SR-Sinkhorn(G, L), and Adam for what is no matrix.
 
-    Scetbon et al., arXiv 2502.06742, Algorithm 4. The defaults are the paper's.
+    Scetbon et al., arXiv 2502.06742, algorithm SinkGD. The defaults are the paper's.
 
     Args:
       learning_rate: see `whole_model`.
@@ -272,7 +273,7 @@ def swan(
 ) -> optax.GradientTransformationExtraArgs:
     """SWAN: rows normalized, whitened and rescaled, and Adam for what is no matrix.
 
-    Ma et al., arXiv 2412.13148, Algorithm 1. The defaults are the papers', the rows not centred as
+    Ma et al., arXiv 2412.13148, Section 4. The defaults are the papers', the rows not centred as
     in the later one.
 
     Args:

@@ -5,10 +5,10 @@ m <= n and Frobenius norm at most one that returns (an approximation of) their p
 singular values left at zero. `SpectralNorm` takes one and does the rest: scale, dtype and layout.
 
 - `polar_express`: the composition of quintics that is optimal for a given lower bound on the
-  singular values (Amsel, Persson, Musco, Gower, arXiv 2505.16932, Theorem 3.1 and Algorithm 1).
+  singular values (Amsel, Persson, Musco, Gower, arXiv 2505.16932).
 - `newton_schulz`: the textbook cubic iteration.
 - `muon_quintic`: the fixed quintic of Muon (Jordan et al., 2024), fast and only roughly orthogonal.
-- `swan_whitening`: GradWhitening of SWAN (Ma et al., arXiv 2412.13148, Algorithm 2).
+- `swan_whitening`: GradWhitening of SWAN (Ma et al., arXiv 2412.13148, Section 4).
 - `exact_svd`: by singular value decomposition.
 """
 
@@ -82,7 +82,11 @@ def _optimal_quintic(lower: float, upper: float) -> Quintic:
 
 
 def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
-    """The greedy, and by their Theorem 3.1 optimal, schedule of quintics for [lower_bound, 1].
+    """The schedule of quintics for [lower_bound, 1], each the best for the range that is left.
+
+    Choosing them one by one is optimal for the whole composition (arXiv 2505.16932). While the
+    range is wide, a step is made for a slightly narrower one instead, so that in finite precision
+    it does not crush large singular values.
 
     Args:
       steps: number of quintics.

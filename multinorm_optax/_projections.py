@@ -2,7 +2,7 @@
 
 `normalize_rows`, `normalize_columns`, `normalize_spectral`, `normalize_max`, `normalize_frobenius`
 and `center_rows` each turn every gradient of a tree into its projection P_g, of root mean square 1
-(Scetbon et al., arXiv 2502.06742, Section 3). They normalize the matrices of a tree and nothing
+(Scetbon et al., arXiv 2502.06742). They normalize the matrices of a tree and nothing
 else: a leaf that is no matrix, or whose rows and columns are unknown, is an error naming its path.
 """
 
@@ -138,7 +138,7 @@ def normalize_spectral(
 def center_rows(axes: AxesLike = None) -> optax.GradientTransformation:
     """SWAN's GradNorm: each row minus its mean, over its population standard deviation.
 
-    See `normalize` and Ma et al., arXiv 2412.13148, Section 3.1.
+    See `normalize` and Ma et al., arXiv 2412.13148, Section 4.
 
     Args:
       axes: see `resolve_axes`.

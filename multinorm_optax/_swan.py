@@ -1,7 +1,7 @@
 """SWAN: GradNorm, then GradWhitening, then a rescaling to root mean square 1.
 
-Ma et al., arXiv 2412.13148, Algorithm 1, for a weight oriented so that m <= n. In the terms of
-Scetbon et al., arXiv 2502.06742, Section 4, it is one sweep of multi-normalization with a row and a
+Ma et al., arXiv 2412.13148, Section 4, for a weight oriented so that m <= n. In the terms of
+Scetbon et al., arXiv 2502.06742, it is one sweep of multi-normalization with a row and a
 spectral norm, whose exact form is a fixed point after that one sweep.
 """
 
