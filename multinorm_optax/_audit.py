@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from multinorm_optax._rules import MATRIX, OTHER, AxesLike, path_name, resolve_axes
+from multinorm_optax._rules import MATRIX, OTHER, AxesLike, named_leaves, resolve_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +129,10 @@ def audit(
     resolved = resolve_axes(axes, params)
     state_bytes = dict.fromkeys((path for path, _ in resolved), 0)
     shared = 0
-    for state_path, leaf in jax.tree_util.tree_leaves_with_path(
-        jax.eval_shape(optimizer.init, params)
-    ):
-        owner = _owner(path_name(state_path), state_bytes) if leaf.shape else None
+    for state_path, leaf in named_leaves(jax.eval_shape(optimizer.init, params)):
+        owner = _owner(state_path, state_bytes)
+        if owner is None and leaf.shape and "" in state_bytes:
+            owner = ""  # The only parameter has no path; a count is still nobody's.
         if owner is None:
             shared += _size(leaf)
         else:
@@ -163,4 +163,4 @@ def _owner(state_path: str, parameter_paths: dict[str, int]) -> str | None:
         candidate = "/".join(segments[start:])
         if candidate in parameter_paths:
             return candidate
-    return "" if "" in parameter_paths else None
+    return None

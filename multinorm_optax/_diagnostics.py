@@ -20,7 +20,7 @@ from multinorm_optax._alternation import Alternation, Member, alternate, weight_
 from multinorm_optax._multi_normalize import alternations, check_arguments
 from multinorm_optax._norms import FrobeniusNorm
 from multinorm_optax._precision import compute_dtype
-from multinorm_optax._projections import ProjectionUpdate
+from multinorm_optax._projections import applied_by
 from multinorm_optax._rules import resolve_axes
 
 
@@ -70,6 +70,7 @@ def trace_multi_normalize(
       True
     """
     check_arguments(projections, num_iters)
+    updates = jax.tree.map(jnp.asarray, updates)
     found = alternations(projections, updates, params)
     traces = jax.tree.map(lambda each: _trace(each, num_iters), found)
     return MultiNormalizeTrace(
@@ -135,7 +136,7 @@ def measure_residuals(
       >>> bool(measured["kernel"][0] < 1e-6)
       True
     """
-    members = [each.update for each in projections if isinstance(each.update, ProjectionUpdate)]
+    members = [applied for each in projections if (applied := applied_by(each)) is not None]
     if len(members) < max(1, len(projections)):
         raise TypeError(
             "measure_residuals takes projections made by multinorm_optax.normalize, at least one,"

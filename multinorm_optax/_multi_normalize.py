@@ -5,6 +5,7 @@ once, by L sweeps of x <- P_K(... P_1(x)) (Scetbon et al., arXiv 2502.06742, alg
 `diagnostics.trace_multi_normalize` is its twin that returns all iterates.
 """
 
+import operator
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._alternation import Alternation, Member, alternate, weight_alternation
+from multinorm_optax._norms import Projection
 from multinorm_optax._precision import abs_sq, compute_dtype, inverse_or_one, sqrt_or_zero
-from multinorm_optax._projections import ProjectionUpdate
+from multinorm_optax._projections import applied_by
 from multinorm_optax._rules import require_matrix, resolve_axes
 
 
@@ -49,6 +51,7 @@ def multi_normalize(
       A transformation with `optax.EmptyState`.
 
     Raises:
+      TypeError: for a member that is no transformation, or a `num_iters` that is no integer.
       ValueError: without projections, with `num_iters` below 1, with a negative `tol`, or (in
         `init` and `update`) for a member that has state; and as `normalize` does.
 
@@ -62,7 +65,7 @@ def multi_normalize(
       >>> bool(jnp.max(jnp.abs(rms - 1)) < 1e-6)
       True
     """
-    check_arguments(projections, num_iters, tol)
+    num_iters = check_arguments(projections, num_iters, tol)
 
     def init(params: optax.Params) -> optax.EmptyState:
         for index, projection in enumerate(projections):
@@ -76,6 +79,7 @@ def multi_normalize(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
+        updates = jax.tree.map(jnp.asarray, updates)
         found = alternations(projections, updates, params)
         results = jax.tree.map(lambda each: alternate(each, num_iters, tol), found)
         return jax.tree.map(lambda new, old: new.astype(old.dtype), results, updates), state
@@ -85,13 +89,28 @@ def multi_normalize(
 
 def check_arguments(
     projections: tuple[optax.GradientTransformation, ...], num_iters: Any, tol: Any = None
-) -> None:
-    """Raises for arguments of `multi_normalize` that make no sense; traced ones pass."""
+) -> Any:
+    """Raises for arguments of `multi_normalize` that make no sense; traced ones pass.
+
+    Returns:
+      The number of sweeps, as an integer of Python's if it is known.
+    """
     if not projections:
         raise ValueError("multi_normalize needs at least one projection")
-    for name, value, least in (("num_iters", num_iters, 1), ("tol", tol, 0)):
-        if isinstance(value, int | float) and not value >= least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    for each in projections:
+        if not isinstance(each, optax.GradientTransformation):
+            hint = f"normalize({each!r})" if isinstance(each, Projection) else "one of optax's"
+            raise TypeError(f"{each!r} is not a transformation; write {hint}")
+    if not isinstance(num_iters, jax.core.Tracer):
+        try:
+            num_iters = operator.index(num_iters)
+        except TypeError as error:
+            raise TypeError(f"num_iters must be an integer, got {num_iters!r}") from error
+        if num_iters < 1:
+            raise ValueError(f"num_iters must be at least 1, got {num_iters}")
+    if tol is not None and not isinstance(tol, jax.core.Tracer) and not tol >= 0:
+        raise ValueError(f"tol must not be negative, got {tol}")
+    return num_iters
 
 
 def alternations(
@@ -104,7 +123,7 @@ def alternations(
     The first if all projections are this package's own, which are known to treat each weight by
     itself.
     """
-    own = [each.update for each in projections if isinstance(each.update, ProjectionUpdate)]
+    own = [applied for each in projections if (applied := applied_by(each)) is not None]
     if len(own) < len(projections):
         return TreeAlternation(projections, updates, params)
     found = [resolve_axes(each.axes, updates) for each in own]

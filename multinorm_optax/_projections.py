@@ -21,25 +21,24 @@ from multinorm_optax._norms import (
     SpectralNorm,
 )
 from multinorm_optax._orthogonalize import Orthogonalizer
-from multinorm_optax._rules import WHOLE_LEAF_RULES, AxesLike, map_matrices
+from multinorm_optax._rules import WHOLE_LEAF_RULES, AxesLike, map_matrices, matrices_only
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ProjectionUpdate:
-    """The update function of `normalize`, which still knows its projection.
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """What a transformation made by `normalize` applies, and to which axes.
 
-    `multi_normalize` reads it to run the alternation weight by weight instead of tree by tree.
+    Its update function carries this along, so that `multi_normalize` can run the alternation weight
+    by weight instead of tree by tree.
     """
 
     projection: Projection
     axes: AxesLike
 
-    def __call__(
-        self, updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
-    ) -> tuple[optax.Updates, optax.OptState]:
-        """The projected updates and the state as it came."""
-        del params, extra_args
-        return map_matrices(self.projection, self.axes, updates), state
+
+def applied_by(transformation: optax.GradientTransformation) -> Applied | None:
+    """What a transformation made by `normalize` applies; None for any other."""
+    return getattr(transformation.update, "applied", None)
 
 
 def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTransformation:
@@ -51,8 +50,8 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
 
     Returns:
       A transformation with `optax.EmptyState`. Updates keep their dtype; half precisions are
-      computed in float32. Zero rows, columns and matrices stay zero; NaN and infinity are passed
-      on.
+      computed in float32. Zero rows, columns and matrices stay zero, and count in m and n (they do
+      not in `multi_normalize`); NaN and infinity are passed on.
 
     Raises:
       ValueError: in `init` and `update`, for a leaf that is no matrix or that no rule covers.
@@ -69,10 +68,17 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
     """
 
     def init(params: optax.Params) -> optax.EmptyState:
-        map_matrices(lambda leaf, _: leaf, axes, params)
+        matrices_only(axes, params)
         return optax.EmptyState()
 
-    return optax.GradientTransformation(init, ProjectionUpdate(projection, axes))
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params, extra_args
+        return map_matrices(projection, axes, updates), state
+
+    update.applied = Applied(projection, axes)  # type: ignore[attr-defined]
+    return optax.GradientTransformation(init, update)
 
 
 def normalize_rows(axes: AxesLike = None) -> optax.GradientTransformation:

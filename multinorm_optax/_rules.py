@@ -5,11 +5,14 @@ Shapes cannot tell a stack of norm gains (layers, d) from a kernel (in, out), no
 an error that names it, never a guess.
 """
 
+import collections
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from multinorm_optax._axes import MatrixAxes, Shape, as_matrix_axes, describe
@@ -41,20 +44,32 @@ _HEAD_WORDS = frozenset(("head", "logits", "classifier"))
 _NOT_A_MODEL_HEAD = frozenset(("multi", "per", "each", "attention", "attn", "query", "key", "kv"))
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """The path of a leaf as text, `layers/mlp/up/kernel`.
+def named_leaves(
+    tree: Any, is_leaf: Callable[[Any], bool] = lambda node: False
+) -> list[tuple[str, Any]]:
+    """The leaves of a tree with their paths as text, `layers/mlp/up/kernel`.
 
-    A trailing attribute `value` is dropped: flax's boxes (`nnx.Param`, `nn.Partitioned`) add it to
-    the parameters that an optimizer is initialised with, but not to the gradients it is updated
-    with. A dictionary's own key "value" stays.
+    A trailing attribute `value` that is the only child of its parent is dropped: flax's boxes
+    (`nnx.Param`, `nn.Partitioned`) add it to the parameters that an optimizer is initialised with,
+    but not to the gradients it is updated with.
     """
-    if (
-        len(path) > 1
-        and isinstance(path[-1], jax.tree_util.GetAttrKey)
-        and path[-1].name == "value"
-    ):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    # A masked sibling is still a sibling, though it is no leaf.
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda node: is_masked(node) or is_leaf(node)
+    )
+    children = collections.Counter(path[:end] for path, _ in leaves for end in range(len(path)))
+    named = []
+    for path, leaf in leaves:
+        last = path[-1] if path else None
+        if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
+            path = path[:-1] if children[path[:-1]] == 1 else path
+        if not is_masked(leaf):
+            named.append((jax.tree_util.keystr(path, simple=True, separator="/"), leaf))
+    return named
 
 
 def _words(segment: str) -> list[str]:
@@ -116,6 +131,10 @@ LLAMA_RULES: tuple[Rule, ...] = (
 """The LLaMA of the examples, its layers stacked: kernels (layers, in, out)."""
 
 
+def _shape(leaf: Any) -> Shape:
+    return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
+
+
 def _is_rules(axes: Any) -> bool:
     return (
         isinstance(axes, Sequence)
@@ -150,8 +169,13 @@ def _lookup(axes: AxesLike, tree: Any) -> Callable[[str, Shape], Spec]:
         return by_rule
     if callable(axes):
         axes = axes(tree)
-    leaves = jax.tree_util.tree_leaves_with_path(axes, is_leaf=_is_spec)
-    specs = {path_name(path): spec for path, spec in leaves}
+    specs = dict(named_leaves(axes, is_leaf=_is_spec))
+    for path, spec in specs.items():
+        if not _is_spec(spec):
+            raise TypeError(
+                "`axes` is neither rules, (pattern, MatrixAxes) pairs, nor a tree of MatrixAxes: at"
+                f" {path or 'its root'!r} it has {spec!r}"
+            )
 
     def by_path(path: str, shape: Shape) -> Any:
         del shape
@@ -195,8 +219,8 @@ def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None
     """
     lookup = _lookup(axes, tree)
     found, uncovered = [], []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name, shape = path_name(path), tuple(leaf.shape)
+    for name, leaf in named_leaves(tree):
+        shape = _shape(leaf)
         spec = lookup(name, shape)
         if spec is NotImplemented:
             uncovered.append((name, shape))
@@ -222,25 +246,32 @@ def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> 
       ValueError: if a leaf is not a matrix, naming its path and shape.
       TypeError: if a leaf is not of a floating-point or complex dtype.
     """
-    leaves, structure = jax.tree.flatten(updates)
-    results = []
-    for leaf, (path, found) in zip(leaves, resolve_axes(axes, updates), strict=True):
-        results.append(function(leaf, require_matrix(leaf, path, found)))
-    return jax.tree.unflatten(structure, results)
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, updates))
+    found = matrices_only(axes, updates)
+    return jax.tree.unflatten(structure, map(function, leaves, found))
+
+
+def matrices_only(axes: AxesLike, tree: Any) -> list[MatrixAxes]:
+    """The axes of every leaf of a tree in which every leaf must be a matrix; else an error."""
+    return [
+        require_matrix(leaf, path, found)
+        for leaf, (path, found) in zip(jax.tree.leaves(tree), resolve_axes(axes, tree), strict=True)
+    ]
 
 
 def require_matrix(leaf: Any, path: str, found: MatrixAxes | None) -> MatrixAxes:
     """The axes of a leaf that a transformation is about to normalize, or an error naming it."""
     if found is None:
         raise ValueError(
-            f"{describe(path, leaf.shape)}: this leaf is not a matrix (its path or rank says so),"
+            f"{describe(path, _shape(leaf))}: this leaf is not a matrix (its path or rank says so),"
             " and a matrix normalization does not apply to it; route it elsewhere with"
             " optax.partition(..., group_labels(axes)), or add a rule to `axes` that gives its"
             " MatrixAxes"
         )
-    if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
-            f"{describe(path, leaf.shape)}: cannot normalize dtype {leaf.dtype}; gradients are"
+            f"{describe(path, _shape(leaf))}: cannot normalize dtype {dtype}; gradients are"
             " floating-point or complex arrays"
         )
     return found

@@ -1,0 +1,54 @@
+"""Every transformation and optimizer of the package; a new one is one line."""
+
+import jax.numpy as jnp
+import optax
+
+import multinorm_optax as mo
+
+TRANSFORMATIONS = {
+    "normalize_rows": mo.normalize_rows(),
+    "normalize_columns": mo.normalize_columns(),
+    "normalize_spectral": mo.normalize_spectral(),
+    "normalize_max": mo.normalize_max(),
+    "normalize_frobenius": mo.normalize_frobenius(),
+    "center_rows": mo.center_rows(),
+    "scale_by_sinkhorn": mo.scale_by_sinkhorn(),
+    "scale_by_sinkhorn_tol": mo.scale_by_sinkhorn(num_iters=9, tol=1e-3),
+    "scale_by_swan": mo.scale_by_swan(),
+    "scale_by_swan_centered": mo.scale_by_swan(centered=True),
+    "row_spectral": mo.multi_normalize(
+        mo.normalize_rows(), mo.normalize_spectral(), num_iters=2, tol=1e-3
+    ),
+    "foreign": mo.multi_normalize(mo.normalize_rows(), optax.scale(0.5), mo.normalize_columns()),
+}
+OPTIMIZERS = {
+    "sinkgd": mo.sinkgd,
+    "sinkgd_momentum": lambda rate, **options: mo.sinkgd(
+        rate, momentum=0.9, nesterov=True, **options
+    ),
+    "sinkgd_tol": lambda rate, **options: mo.sinkgd(rate, num_iters=9, tol=1e-3, **options),
+    "swan": mo.swan,
+    "mngd_sign": lambda rate, **options: mo.mngd(rate, (mo.MaxNorm(),), **options),
+    "mngd_spectral": lambda rate, **options: mo.mngd(
+        rate, (mo.RowNorm(), mo.SpectralNorm()), num_iters=1, **options
+    ),
+    "whole_model": lambda rate, **options: mo.whole_model(
+        mo.normalize_frobenius(), rate, **options
+    ),
+}
+
+
+def every_entry(rate=1e-2):
+    """All of them as transformations of kernels."""
+    return TRANSFORMATIONS | {name: make(rate) for name, make in OPTIMIZERS.items()}
+
+
+def kernels(rng, dtype=jnp.float32):
+    """Tall, wide and square flax kernels, and one with a dead row."""
+    tree = {
+        name: rng.standard_normal(shape) for name, shape in (("tall", (6, 4)), ("wide", (3, 5)))
+    }
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        tree = {name: w * (1 + 2j) + 1j for name, w in tree.items()}
+    tree["wide"][:, 2] = 0
+    return {name: {"kernel": jnp.asarray(w, dtype)} for name, w in tree.items()}

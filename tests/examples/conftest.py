@@ -1,0 +1,79 @@
+"""A corpus of a few files and a model of a few thousand weights, so that runs take moments."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from examples.llama.config import CorpusConfig, DataConfig, ModelConfig, Setup
+from examples.llama.corpus import Corpus, load_corpus
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compile each tiny program once and quickly: these tests hardly do anything else."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def source_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of Python files with some that must be left out."""
+    root = tmp_path_factory.mktemp("source")
+    generator = np.random.default_rng(0)
+    words = ["def ", "return ", "self.", "x", "y", " = ", "\n    ", "(", ")", "import ", "\n"]
+    for number in range(60):
+        folder = root / f"package{number % 3}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"module{number}.py").write_text("".join(generator.choice(words, 200)))
+    for left_out in ("test", "site-packages"):
+        (root / left_out).mkdir()
+        (root / left_out / "module.py").write_text("left out")
+    (root / "notes.txt").write_text("left out")
+    return root
+
+
+@pytest.fixture(scope="session")
+def corpus_config(source_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> CorpusConfig:
+    return CorpusConfig(source_folder, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def corpus(corpus_config: CorpusConfig) -> Corpus:
+    return load_corpus(corpus_config, Console(file=io.StringIO()))
+
+
+@pytest.fixture
+def tiny_model() -> ModelConfig:
+    return ModelConfig(hidden=16, mlp=24, heads=2, layers=2)
+
+
+@pytest.fixture
+def tiny_setup(tiny_model: ModelConfig) -> Setup:
+    data = DataConfig(batch_size=4, sequence_length=16, validation_rows=12)
+    return Setup(model=tiny_model, data=data, steps=12, validate_every=4)
+
+
+@pytest.fixture
+def tiny_options(corpus_config: CorpusConfig) -> list[str]:
+    """The tiny set-up on the command line."""
+    return [
+        *("--hidden", "16", "--mlp", "24", "--heads", "2", "--layers", "2"),
+        *("--sequence-length", "16", "--batch-size", "4"),
+        *("--validation-rows", "12", "--validate-every", "4"),
+        *("--corpus-root", str(corpus_config.corpus_root), "--cache", str(corpus_config.cache)),
+    ]

@@ -1,0 +1,49 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from examples.llama.compare import Entry, compare, main, tokens_to_reach
+from examples.llama.records import read_lines
+
+CURVE = ([100, 200, 300, 400], [4.0, 3.0, 2.0, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("target", "tokens"), [(3.0, 200), (2.5, 250), (2.0, 300), (5.0, 100), (1.9, None)]
+)
+def test_tokens_to_reach_interpolates_to_the_first_crossing(
+    target: float, tokens: float | None
+) -> None:
+    assert tokens_to_reach(target, CURVE) == tokens
+
+
+def test_diverged_run_is_a_row_without_figures() -> None:
+    (row,) = compare([Entry("sgd", {"learning_rate": 9.0}, ([], []), None)])
+    assert row == {"optimizer": "sgd", "learning_rate": 9.0, "diverged": True}
+
+
+def test_comparison_end_to_end(
+    tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "compare"
+    options = ["--optimizers", "sinkgd", "adamw", "--run-dir", str(folder), "--steps", "8"]
+    arguments = [*options, *tiny_options]
+    assert main(arguments) == 0
+    assert "AdamW, one rate" in capsys.readouterr().out
+    rows = json.loads((folder / "compare.json").read_text())["rows"]
+    assert [row["optimizer"] for row in rows] == ["sinkgd", "adamw"]
+    sinkgd, adamw = rows
+    assert sinkgd["rest_learning_rate"] == 2e-2
+    assert sinkgd["state_bytes_matrices"] == 0 < adamw["state_bytes_matrices"]
+    assert adamw["speed_ratio"] == 1.0
+    assert adamw["tokens_to_reach_reference"] <= adamw["tokens"] == 8 * 4 * 16
+    assert (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
+    # same weights, same first batch: the same loss before the first update
+    first = [read_lines(folder / row["optimizer"] / "metrics.jsonl")[0]["loss"] for row in rows]
+    assert first[0] == first[1]
+
+    (folder / "compare.json").unlink()
+    assert main(arguments) == 0
+    assert json.loads((folder / "compare.json").read_text())["rows"] == rows
+    assert "is finished" in capsys.readouterr().out

@@ -1,0 +1,50 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from examples.llama.config import DataConfig, InputError
+from examples.llama.data import cut_rows, training_batches, validation_rows
+
+TOKENS = np.arange(201, dtype=np.uint8)
+CONFIG = DataConfig(batch_size=4, sequence_length=10, validation_rows=0)
+
+
+def test_rows_predict_every_token_once() -> None:
+    rows = cut_rows(TOKENS, 10)
+    assert rows.shape == (20, 11)
+    np.testing.assert_array_equal(rows[:, 1:].reshape(-1), TOKENS[1:])
+    np.testing.assert_array_equal(rows[1:, 0], rows[:-1, -1])
+
+
+def test_text_shorter_than_a_row_is_refused() -> None:
+    with pytest.raises(InputError, match="10 tokens, too few"):
+        cut_rows(TOKENS[:10], 10)
+
+
+def _first(config: DataConfig, count: int) -> np.ndarray:
+    return np.stack(list(itertools.islice(iter(training_batches(TOKENS, config)), count)))
+
+
+def test_order_is_a_function_of_the_data_seed() -> None:
+    np.testing.assert_array_equal(_first(CONFIG, 12), _first(CONFIG, 12))
+    other = DataConfig(batch_size=4, sequence_length=10, data_seed=1)
+    assert (_first(CONFIG, 5) != _first(other, 5)).any()
+
+
+def test_each_epoch_has_every_row_once_in_a_new_order() -> None:
+    batches = _first(CONFIG, 10).reshape(2, 20, 11)
+    for epoch in batches:
+        np.testing.assert_array_equal(np.sort(epoch[:, 0]), np.arange(0, 200, 10))
+    assert (batches[0] != batches[1]).any()
+
+
+def test_validation_rows_are_spread_and_fixed() -> None:
+    some = validation_rows(TOKENS, DataConfig(sequence_length=10, validation_rows=4))
+    np.testing.assert_array_equal(some[:, 0], [0, 50, 100, 150])
+    assert validation_rows(TOKENS, CONFIG).shape == (20, 11)
+
+
+def test_more_validation_rows_than_there_are_is_refused() -> None:
+    with pytest.raises(InputError, match=r"20 rows.*fewer than --validation-rows 21"):
+        validation_rows(TOKENS, DataConfig(sequence_length=10, validation_rows=21))

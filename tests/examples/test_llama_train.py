@@ -1,0 +1,249 @@
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from examples.llama import train as train_module
+from examples.llama.checkpoint import Checkpoints
+from examples.llama.config import Experiment, OptimizerConfig, RunConfig, Setup
+from examples.llama.corpus import Corpus
+from examples.llama.loop import (
+    DivergedError,
+    Savepoint,
+    Step,
+    Task,
+    TrainState,
+    Validated,
+    fit,
+    prepare,
+)
+from examples.llama.optimizers import settle
+from examples.llama.records import read_lines
+from examples.llama.run_folder import ConfigMismatchError, RunFolder
+from examples.llama.train import DIVERGED, main, train
+
+NAMES = ["config.json", "metrics.jsonl", "checkpoints", "summary.json", "loss.png"]
+
+
+def _experiment(setup: Setup, **options: Any) -> Experiment:
+    return Experiment(settle(OptimizerConfig(**options)), setup)
+
+
+def _train(experiment: Experiment, corpus: Corpus, path: Path, **run: Any) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=400)
+    code = train(experiment, corpus, RunFolder(path), RunConfig(**run), console)
+    return code, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def _stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process SIGINT, as Ctrl-C does, when the metrics of a step are shown."""
+    show = train_module.Reporter.step
+
+    def show_and_signal(self: Any, event: Step) -> None:
+        show(self, event)
+        if event.number == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train_module.Reporter, "step", show_and_signal)
+
+
+def _last_state(path: Path, task: Task) -> tuple[TrainState, Any]:
+    """What a run saved last, and the batch that would be next."""
+    batches = iter(task.batches)
+    with Checkpoints(path / "checkpoints", keep=2) as checkpoints:
+        step = checkpoints.latest
+        assert step is not None
+        return checkpoints.restore(step, task.initial_state(), batches), next(batches)
+
+
+def _without_times(path: Path) -> list[dict[str, Any]]:
+    timed = {"elapsed_seconds", "tokens_per_second"}
+    lines = read_lines(path / "metrics.jsonl")
+    return [{key: line[key] for key in line.keys() - timed} for line in lines]
+
+
+def _contents(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
+    corpus: Corpus, tiny_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = _experiment(tiny_setup, momentum=0.9)
+    assert _train(experiment, corpus, tmp_path / "whole", save_every=5)[0] == 0
+    with monkeypatch.context() as patch:
+        _stop_after(6, patch)
+        code, output = _train(experiment, corpus, tmp_path / "parts", save_every=5)
+    assert code == 128 + signal.SIGINT
+    assert "the same command goes on" in output
+    stopped_at = int(re.search(r"Stopped after step (\d+)", output)[1])  # type: ignore[index]
+    assert 6 <= stopped_at < 12
+    assert not (tmp_path / "parts" / "summary.json").exists()
+    # a crash after the checkpoint: lines that will be measured anew, the last one cut short
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": stopped_at + 1, "loss": 99.0}) + '\n{"step": 1')
+
+    code, output = _train(experiment, corpus, tmp_path / "parts", save_every=5)
+    assert code == 0
+    assert f"after step {stopped_at}" in output
+    assert _without_times(tmp_path / "parts") == _without_times(tmp_path / "whole")
+    task = prepare(experiment, corpus)
+    whole, whole_batch = _last_state(tmp_path / "whole", task)
+    parts, parts_batch = _last_state(tmp_path / "parts", task)
+    assert int(whole.step) == 12
+    chex.assert_trees_all_equal(whole, parts)
+    np.testing.assert_array_equal(whole_batch, parts_batch)
+
+
+def test_run_leaves_its_records(corpus: Corpus, tiny_setup: Setup, tmp_path: Path) -> None:
+    code, output = _train(_experiment(tiny_setup), corpus, tmp_path / "run", save_every=3, keep=2)
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(NAMES)
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["12", "9"]
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    assert [line["step"] for line in lines if "validation_loss" in line] == [4, 8, 12]
+    assert lines[-1]["tokens"] == 12 * 4 * 16
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["validation_loss"] == lines[-1]["validation_loss"]
+    assert summary["state_bytes_matrices"] == 0
+    assert summary["sample"].startswith("def ")
+    assert summary["config"]["optimizer"]["learning_rate"] == 1e-3
+    assert "optimizer state" in output
+    assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finished_run_is_shown_and_not_touched(
+    corpus: Corpus, tiny_setup: Setup, tmp_path: Path
+) -> None:
+    experiment = _experiment(tiny_setup, name="sgd")
+    _train(experiment, corpus, tmp_path / "run")
+    before = _contents(tmp_path / "run")
+    code, output = _train(experiment, corpus, tmp_path / "run")
+    assert code == 0
+    assert "is finished: validation loss" in output
+    assert _contents(tmp_path / "run") == before
+
+
+def test_other_configuration_is_refused_with_the_difference(
+    corpus: Corpus, tiny_setup: Setup, tmp_path: Path
+) -> None:
+    _train(_experiment(tiny_setup, name="sgd"), corpus, tmp_path / "run")
+    before = _contents(tmp_path / "run")
+    with pytest.raises(ConfigMismatchError) as refusal:
+        _train(_experiment(tiny_setup, name="sgd", learning_rate=9.0), corpus, tmp_path / "run")
+    message = str(refusal.value)
+    assert "optimizer.learning_rate: 0.5 in the folder, 9.0 asked for" in message
+    assert str(tmp_path / "run") in message
+    assert "--run-dir" in message
+    assert "--fresh" in message
+    assert _contents(tmp_path / "run") == before
+
+
+def test_folder_that_is_no_run_is_refused(
+    corpus: Corpus, tiny_setup: Setup, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigMismatchError, match=r"has no config\.json"):
+        _train(_experiment(tiny_setup), corpus, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(
+    corpus: Corpus, tiny_setup: Setup, tmp_path: Path
+) -> None:
+    experiment = _experiment(tiny_setup, name="sgd", learning_rate=1e30)
+    # the warm-up's first step has rate 0, so the weights after it are finite
+    code, output = _train(experiment, corpus, tmp_path / "run", save_every=1)
+    assert code == DIVERGED == 1
+    found = re.search(r"of step (\d) is not finite; the last good checkpoint, of step (\d)", output)
+    assert found is not None
+    assert int(found[2]) == int(found[1]) - 1 >= 1
+    state, _ = _last_state(tmp_path / "run", prepare(experiment, corpus))
+    assert int(state.step) == int(found[2])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_loop_pauses_where_it_should(corpus: Corpus, tiny_setup: Setup) -> None:
+    task = prepare(_experiment(tiny_setup, name="sgd"), corpus)
+    seen = []
+    for event in fit(task, task.initial_state(), iter(task.batches), save_every=5):
+        seen.append((type(event), event.number))
+        if isinstance(event, Savepoint):
+            assert int(event.state.step) == event.number
+    assert [number for kind, number in seen if kind is Step] == list(range(1, 13))
+    assert [number for kind, number in seen if kind is Validated] == [4, 8, 12]
+    assert [number for kind, number in seen if kind is Savepoint] == [5, 10, 12]
+    assert seen.index((Step, 5)) < seen.index((Savepoint, 5)) < seen.index((Step, 6))
+
+
+def test_loop_raises_on_weights_that_are_not_finite(corpus: Corpus, tiny_setup: Setup) -> None:
+    experiment = _experiment(tiny_setup, name="sgd", learning_rate=1e30)
+    task = prepare(experiment, corpus)
+    with pytest.raises(DivergedError) as diverged:
+        list(fit(task, task.initial_state(), iter(task.batches)))
+    assert diverged.value.step in (2, 3)
+
+
+def test_command_line_trains_starts_over_and_refuses(
+    tiny_options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["--optimizer", "adamw", "--steps", "2", *tiny_options]
+    assert main(command) == 0
+    assert main([*command, "--learning-rate", "0.1"]) == 2
+    assert "--fresh" in capsys.readouterr().out
+    assert main([*command, "--learning-rate", "0.1", "--fresh"]) == 0
+    assert main([*command, "--num-iters", "3", "--fresh"]) == 2
+    assert "--num-iters has no meaning for adamw" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["adamw", "adamw.1"]
+    old = json.loads((tmp_path / "runs" / "adamw.1" / "summary.json").read_text())
+    assert old["config"]["optimizer"]["learning_rate"] != 0.1
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "tune"])
+def test_help_is_a_page(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = __import__(f"examples.llama.{command}", fromlist=["main"])
+    with pytest.raises(SystemExit) as end:
+        module.main(["--help"])
+    assert end.value.code == 0
+    page = capsys.readouterr().out
+    assert f"python -m examples.llama.{command}" in page
+    for option in ("--steps", "--corpus-root", "--batch-size"):
+        assert option in page
+
+
+def test_sigterm_saves_and_ends_with_143(tiny_options: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "examples.llama.train", "--steps", "1000000"]
+    options = ["--optimizer", "sgd", "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [*command, *tiny_options, *options], stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and len(read_lines(tmp_path / "run/metrics.jsonl")) < 3:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "SIGTERM: stopping after this step" in output
+    stopped_at = re.search(r"Stopped after step (\d+)", output)
+    assert stopped_at is not None
+    assert (tmp_path / "run" / "checkpoints" / stopped_at[1]).is_dir()
+    assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == int(stopped_at[1])

@@ -1,0 +1,102 @@
+"""The audit lists every parameter with its group and its bytes."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import multinorm_optax as mo
+
+PARAMS = {
+    "embed": {"embedding": jnp.zeros((9, 4))},
+    "layers": {"kernel": jnp.zeros((3, 4, 5), jnp.bfloat16), "bias": jnp.zeros((3, 5))},
+}
+AXES = [("layers/kernel", mo.MatrixAxes(output=-1, input=-2)), *mo.FLAX_RULES]
+
+
+def rows(audit):
+    return {row.path: row for row in audit.rows}
+
+
+def real_bytes(tx, params):
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tx.init(params)))
+
+
+def test_sinkgd():
+    audit = mo.audit(mo.sinkgd(axes=AXES), PARAMS, AXES)
+    found = rows(audit)
+    kernel = found["layers/kernel"]
+    assert (kernel.shape, kernel.matrix_shape, kernel.matrices) == ((3, 4, 5), (5, 4), 3)
+    assert (kernel.group, kernel.parameter_bytes, kernel.state_bytes) == ("matrix", 120, 0)
+    embedding = found["embed/embedding"]
+    assert (embedding.group, embedding.matrix_shape, embedding.matrices) == ("adam", None, 0)
+    assert (embedding.parameter_bytes, embedding.state_bytes) == (144, 288)
+    assert audit.parameters == 36 + 60 + 15
+    assert audit.parameter_bytes == 144 + 120 + 60
+    assert audit.state_bytes_of("matrix") == 0
+    assert audit.state_bytes_of("adam") == 2 * (144 + 60)
+    assert audit.shared_state_bytes == 4
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        mo.sinkgd(optax.linear_schedule(1.0, 0.0, 10), axes=AXES, momentum=0.9),
+        optax.adam(1e-3),
+        optax.sgd(1e-3),
+        optax.chain(optax.clip(1.0), optax.adamw(optax.linear_schedule(1.0, 0.0, 10))),
+        optax.MultiSteps(mo.sinkgd(axes=AXES), 2),
+    ],
+    ids=["sinkgd", "adam", "sgd", "chain", "multi_steps"],
+)
+def test_adds_up_to_the_real_state(tx):
+    if isinstance(tx, optax.MultiSteps):
+        tx = tx.gradient_transformation()
+    assert mo.audit(tx, PARAMS, AXES).state_bytes == real_bytes(tx, PARAMS)
+
+
+def test_adam_and_momentum_belong_to_their_parameters():
+    adam = rows(mo.audit(optax.adam(1.0), PARAMS, AXES))
+    assert [row.state_bytes for row in adam.values()] == [
+        2 * row.parameter_bytes for row in adam.values()
+    ]
+    momentum = rows(mo.audit(mo.sinkgd(axes=AXES, momentum=0.9), PARAMS, AXES))
+    assert momentum["layers/kernel"].state_bytes == 120
+
+
+def test_a_path_that_ends_another_path_is_not_confused():
+    params = {"kernel": jnp.zeros((2, 3)), "a": {"kernel": jnp.zeros((4, 5))}}
+    found = rows(mo.audit(optax.adam(1.0), params))
+    assert found["kernel"].state_bytes == 2 * 24
+    assert found["a/kernel"].state_bytes == 2 * 80
+
+
+def test_scalar_parameters_own_their_moments():
+    audit = mo.audit(mo.sinkgd(), {"kernel": jnp.zeros((2, 3)), "temperature": jnp.zeros(())})
+    assert rows(audit)["temperature"].state_bytes == 8
+    assert audit.shared_state_bytes == 4
+
+
+def test_shapes_are_enough_and_a_root_leaf_is_fine():
+    audit = mo.audit(mo.sinkgd(), jax.ShapeDtypeStruct((1024, 2048), jnp.float32))
+    [row] = audit.rows
+    assert row.matrix_shape == (2048, 1024)
+    assert audit.parameter_bytes == 8 * 2**20
+    assert "8.00 MiB" in audit.summary()
+    adam = mo.audit(optax.adam(1.0), jax.ShapeDtypeStruct((1024, 2048), jnp.float32))
+    assert adam.rows[0].state_bytes == 16 * 2**20
+
+
+def test_table_has_one_line_a_parameter():
+    text = str(mo.audit(mo.sinkgd(axes=AXES), PARAMS, AXES))
+    lines = text.splitlines()
+    assert len(lines) == 1 + 3 + 1
+    assert "3 x (5, 4)" in next(line for line in lines if line.startswith("layers/kernel"))
+    assert lines[-1].startswith("111 parameters")
+
+
+def test_empty_tree():
+    audit = mo.audit(mo.sinkgd(), {})
+    assert audit.rows == ()
+    assert audit.parameters == 0
+    assert "0 parameters" in str(audit)

@@ -1,0 +1,215 @@
+"""Whole-model optimizers against literal float64 training."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import multinorm_optax as mo
+from tests import reference
+
+OPTIMIZERS = {
+    "sinkgd": mo.sinkgd,
+    "swan": mo.swan,
+    "mngd": lambda learning_rate=0.02, **options: mo.mngd(
+        learning_rate, (mo.RowNorm(), mo.ColumnNorm()), **options
+    ),
+    "whole_model": functools.partial(mo.whole_model, mo.scale_by_sinkhorn()),
+}
+WARMUP = optax.linear_schedule(0.0, 0.1, 3)
+
+
+def train(tx, params, gradients):
+    """Parameters after each step."""
+    state, step, trajectory = tx.init(params), jax.jit(tx.update), []
+    for gradient in gradients:
+        updates, state = step(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        trajectory.append(params)
+    return trajectory
+
+
+@pytest.fixture
+def params(rng):
+    return {
+        "dense": {"kernel": rng.standard_normal((4, 3)), "bias": rng.standard_normal(3)},
+        "embed": {"embedding": rng.standard_normal((5, 4))},
+    }
+
+
+@pytest.fixture
+def gradients(rng, params):
+    return [jax.tree.map(lambda x: rng.standard_normal(x.shape), params) for _ in range(4)]
+
+
+def constant(value):
+    return lambda t: value
+
+
+CASES = {
+    "defaults": ({}, {"rate": constant(1e-3)}, {"rate": constant(0.02)}),
+    "alpha": (
+        {"learning_rate": 0.1, "alpha": 0.5, "num_iters": 2},
+        {"rate": constant(0.05), "L": 2},
+        {"rate": constant(0.1)},
+    ),
+    "schedule": (
+        {"learning_rate": WARMUP},
+        {"rate": lambda t: 0.05 * min(t - 1, 3) / 30},
+        {"rate": lambda t: min(t - 1, 3) / 30},
+    ),
+    "momentum": (
+        {"momentum": 0.9},
+        {"rate": constant(1e-3), "momentum": 0.9},
+        {"rate": constant(0.02)},
+    ),
+    "nesterov": (
+        {"momentum": 0.9, "nesterov": True},
+        {"rate": constant(1e-3), "momentum": 0.9, "nesterov": True},
+        {"rate": constant(0.02)},
+    ),
+    "weight_decay": (
+        {"weight_decay": 0.3},
+        {"rate": constant(1e-3), "decay": 0.3},
+        {"rate": constant(0.02)},
+    ),
+    "adam_group": (
+        {
+            "adam": mo.AdamGroup(learning_rate=0.3, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.2),
+            "weight_decay": 0.1,
+        },
+        {"rate": constant(1e-3), "decay": 0.1},
+        {"rate": constant(0.3), "b1": 0.8, "b2": 0.95, "eps": 1e-3, "decay": 0.2},
+    ),
+    "adam_schedule": (
+        {"learning_rate": 0.1, "adam": mo.AdamGroup(learning_rate=WARMUP)},
+        {"rate": constant(5e-3)},
+        {"rate": lambda t: min(t - 1, 3) / 30},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sinkgd_matches_reference(float64, params, gradients, case):
+    options, matrix, adam = CASES[case]
+    found = train(mo.sinkgd(**options), params, gradients)
+
+    def sinkgd_step(W, G, state, t):
+        new, state = reference.sinkgd_step(W.T, G.T, state, t, **matrix)
+        return new.T, state
+
+    adam_step = functools.partial(reference.adam_step, **adam)
+    for (group, leaf), step in (
+        (("dense", "kernel"), sinkgd_step),
+        (("dense", "bias"), adam_step),
+        (("embed", "embedding"), adam_step),
+    ):
+        want = reference.fit(step, params[group][leaf], [each[group][leaf] for each in gradients])
+        got = [each[group][leaf] for each in found]
+        # optax computes schedules in float32, whatever the dtype of the parameters.
+        tolerance = 1e-7 if "schedule" in case else 1e-10
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance, err_msg=leaf)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+class TestEveryOptimizer:
+    def test_matrix_group_has_no_state(self, name, params):
+        for rate in (0.1, WARMUP):
+            state = OPTIMIZERS[name](rate).init({"kernel": params["dense"]["kernel"]})
+            assert sum(leaf.size for leaf in jax.tree.leaves(state)) <= 2  # step counts
+            assert all(leaf.shape == () for leaf in jax.tree.leaves(state))
+
+    def test_defaults_are_the_papers(self, float64, name, params):
+        tx = OPTIMIZERS[name]()
+        updates, _ = jax.jit(lambda g: tx.update(g, tx.init(g)))(params)
+        rms = reference.rms(np.asarray(updates["dense"]["kernel"]))
+        assert rms == pytest.approx(0.02 * 0.05, rel=1e-6)
+        np.testing.assert_allclose(np.abs(updates["dense"]["bias"]), 0.02, rtol=1e-6)
+
+    def test_clip_acts_on_the_adam_group_alone(self, float64, name, params, gradients):
+        clipped = train(OPTIMIZERS[name](adam=mo.AdamGroup(clip_norm=1e-7)), params, gradients)
+        plain = train(OPTIMIZERS[name](), params, gradients)
+        huge = jax.tree.map(lambda x: x, gradients)
+        for gradient in huge:
+            gradient["dense"]["kernel"] = gradient["dense"]["kernel"] * 1e6
+        unmoved = train(OPTIMIZERS[name](adam=mo.AdamGroup(clip_norm=1e-7)), params, huge)
+        for a, b, c in zip(clipped, plain, unmoved, strict=True):
+            np.testing.assert_allclose(a["dense"]["kernel"], b["dense"]["kernel"], rtol=1e-9)
+            np.testing.assert_allclose(a["dense"]["bias"], c["dense"]["bias"], rtol=1e-12)
+            assert np.max(np.abs(a["dense"]["bias"] - b["dense"]["bias"])) > 1e-4
+
+    @pytest.mark.parametrize("as_function", [False, True], ids=["tree", "callable"])
+    def test_weight_decay_mask(self, float64, name, params, as_function):
+        mask = jax.tree.map(lambda x: x.shape == (4, 3) or x.shape == (3,), params)
+        params["other"] = {"kernel": params["dense"]["kernel"]}
+        mask["other"] = {"kernel": False}
+
+        def masked(tree):
+            return jax.tree_util.tree_map_with_path(lambda path, x: path[0].key == "dense", tree)
+
+        tx = OPTIMIZERS[name](
+            1.0,
+            alpha=1.0,
+            weight_decay=0.3,
+            weight_decay_mask=masked if as_function else mask,
+            adam=mo.AdamGroup(weight_decay=0.2),
+        )
+        zero = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = jax.jit(lambda p: tx.update(zero, tx.init(p), p))(params)
+        dense = params["dense"]
+        np.testing.assert_allclose(updates["dense"]["kernel"], -0.3 * dense["kernel"])
+        np.testing.assert_allclose(updates["dense"]["bias"], -0.2 * dense["bias"])
+        np.testing.assert_array_equal(updates["other"]["kernel"], 0)
+        np.testing.assert_array_equal(updates["embed"]["embedding"], 0)
+
+
+def test_weight_decay_without_params_is_an_error(float64, params):
+    tx = mo.sinkgd(weight_decay=0.1)
+    with pytest.raises(ValueError, match="params"):
+        tx.update(params, tx.init(params))
+
+
+def test_momentum_is_the_only_state_of_a_matrix(params):
+    state = mo.sinkgd(momentum=0.9).init({"kernel": params["dense"]["kernel"]})
+    assert [leaf.shape for leaf in jax.tree.leaves(state) if leaf.shape] == [(4, 3)]
+
+
+def test_schedule_advances_by_one_a_step(float64, params):
+    rates = optax.piecewise_constant_schedule(1.0, {2: 0.1, 3: 0.1})
+    tx = mo.sinkgd(rates, alpha=1.0)
+    kernel = {"kernel": params["dense"]["kernel"]}
+    state, seen = tx.init(kernel), []
+    for _ in range(5):
+        updates, state = tx.update(kernel, state)
+        seen.append(reference.rms(np.asarray(updates["kernel"], float)))
+    np.testing.assert_allclose(seen, [1, 1, 0.1, 0.01, 0.01], rtol=1e-5)
+
+
+def test_accumulate_then_normalize(float64, rng, params):
+    kernel = {"kernel": params["dense"]["kernel"]}
+    micro = [{"kernel": rng.standard_normal((4, 3))} for _ in range(2)]
+    tx = optax.MultiSteps(mo.sinkgd(1.0, alpha=1.0), every_k_schedule=2)
+    state = tx.init(kernel)
+    first, state = tx.update(micro[0], state, kernel)
+    second, state = tx.update(micro[1], state, kernel)
+    np.testing.assert_array_equal(first["kernel"], 0)
+    mean = (micro[0]["kernel"] + micro[1]["kernel"]) / 2
+    # The buffer of MultiSteps is float32.
+    np.testing.assert_allclose(-second["kernel"], reference.sr_sinkhorn(mean.T, 5).T, atol=1e-6)
+    assert reference.rms(np.asarray(second["kernel"])) == pytest.approx(1)
+
+
+def test_mngd_runs_any_norms(float64, params):
+    kernel = {"kernel": params["dense"]["kernel"]}
+    for norms, project in (
+        ((mo.MaxNorm(),), [reference.project_max]),
+        ((mo.SpectralNorm(mo.exact_svd()),), [reference.project_spectral]),
+        ((mo.ColumnNorm(), mo.RowNorm()), [reference.project_columns, reference.project_rows]),
+    ):
+        tx = mo.mngd(1.0, norms, alpha=1.0, num_iters=2)
+        updates, _ = jax.jit(lambda g, tx=tx: tx.update(g, tx.init(g)))(kernel)
+        want = reference.multi_norm(kernel["kernel"].T, project, 2).T
+        np.testing.assert_allclose(updates["kernel"], -want, atol=1e-9)

@@ -1,0 +1,152 @@
+"""Orthogonalizers against the singular value decomposition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import multinorm_optax as mo
+from tests import reference
+from tests.layouts import ROWS_FIRST
+
+EXACT = {
+    "polar_express": mo.polar_express(),
+    "newton_schulz": mo.newton_schulz(),
+    "exact_svd": mo.exact_svd(),
+}
+# Forty steps amplify rounding where the spectrum is zero: only for matrices of full rank.
+TEXTBOOK = mo.swan_whitening(steps=40, beta=0.5)
+ROUGH = {"muon_quintic": mo.muon_quintic(), "polar_express_5": mo.polar_express(5, 1e-3)}
+EVERY = {**EXACT, **ROUGH, "swan_whitening": mo.swan_whitening()}
+
+
+def polar_factor(G):
+    return reference.project_spectral(G) / np.sqrt(max(G.shape))
+
+
+def spectrum(rng, values, n):
+    """A matrix with these singular values, Frobenius norm one."""
+    U, _ = np.linalg.qr(rng.standard_normal((len(values), len(values))))
+    V, _ = np.linalg.qr(rng.standard_normal((n, len(values))))
+    values = np.asarray(values) / np.linalg.norm(values)
+    return (U * values) @ V.T
+
+
+@pytest.mark.parametrize("name", [*EXACT, "swan_textbook"])
+class TestExact:
+    @pytest.mark.parametrize("imaginary", [0, 1], ids=["real", "complex"])
+    def test_polar_factor(self, float64, rng, name, imaginary):
+        G = rng.standard_normal((2, 4, 7)) + imaginary * 1j * rng.standard_normal((2, 4, 7))
+        G /= np.linalg.norm(G, axis=(1, 2), keepdims=True)
+        result = jax.jit(EXACT.get(name, TEXTBOOK))(G)
+        np.testing.assert_allclose(result, [polar_factor(each) for each in G], atol=1e-7)
+
+    def test_small_singular_values_reach_one(self, float64, rng, name):
+        values = [1, 0.5, 1e-3, 2e-5]
+        result = jax.jit(EXACT.get(name, TEXTBOOK))(spectrum(rng, values, 9))
+        np.testing.assert_allclose(reference.singular_values(result), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ROUGH)
+def test_rough_singular_values(float64, rng, name):
+    result = jax.jit(ROUGH[name])(spectrum(rng, [1, 0.5, 0.1, 3e-2], 9))
+    values = reference.singular_values(result)
+    assert np.all((values > 0.6) & (values < 1.3))
+
+
+@pytest.mark.parametrize("name", EVERY)
+class TestEvery:
+    def test_zero_and_empty(self, name):
+        np.testing.assert_array_equal(EVERY[name](jnp.zeros((2, 3, 4))), np.zeros((2, 3, 4)))
+        assert EVERY[name](jnp.zeros((0, 3, 4))).shape == (0, 3, 4)
+
+    def test_rank_one_is_stable_whatever_the_rounding(self, name):
+        # A batch of one example makes such gradients; all of the norm is one singular value.
+        tx = mo.normalize_spectral(ROWS_FIRST, EVERY[name])
+        update = jax.jit(lambda G: tx.update(G, tx.init(G))[0])
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            G = np.outer(rng.standard_normal(6), rng.standard_normal(9))
+            result = np.asarray(update(np.float32(G)), float) / 3
+            assert np.all(np.isfinite(result)), f"seed {seed}"
+            values = reference.singular_values(result)
+            assert 0.6 < values[0] < 1.4, f"seed {seed}"
+            assert values[1] < 0.1, f"seed {seed}"
+
+    def test_non_finite_is_not_laundered(self, rng, name):
+        G = np.float32(rng.standard_normal((2, 3, 4)) / 4)
+        G[0, 1, 1] = np.nan
+        result = jax.jit(EVERY[name])(G)
+        assert not np.all(np.isfinite(result[0]))
+        assert np.all(np.isfinite(result[1]))
+
+
+def test_swan_whitening_is_the_papers_iteration(float64, rng):
+    G = rng.standard_normal((5, 8))
+    G /= reference.frobenius(G)
+    for steps, beta in ((10, 0.8), (2, 0.4), (1, 0.5)):
+        result = jax.jit(mo.swan_whitening(steps, beta))(G)
+        np.testing.assert_allclose(result, reference.grad_whitening(G, steps, beta), atol=1e-11)
+
+
+def test_swan_whitening_wanders_around_one(float64, rng):
+    G = rng.standard_normal((16, 40))
+    values = reference.singular_values(jax.jit(mo.swan_whitening())(G / reference.frobenius(G)))
+    assert np.all((values > 0.5) & (values < 1.65))
+    assert np.ptp(values) > 0.3
+
+
+class TestPolarExpressCoefficients:
+    @given(steps=st.integers(1, 12), exponent=st.floats(-6, -0.01))
+    def test_interval_approaches_one(self, steps, exponent):
+        s = np.geomspace(10**exponent, 1, 400)
+        start = np.max(np.abs(1 - s))
+        for a, b, c in mo.polar_express_coefficients(steps, 10**exponent):
+            s = a * s + b * s**3 + c * s**5
+        assert np.all(s > 0)
+        assert np.max(np.abs(1 - s)) <= start * (1 + 1e-9) + 1e-12
+
+    def test_one_step_is_the_best_quintic(self):
+        [(a, b, c)] = mo.polar_express_coefficients(1, 0.2)
+        s = np.linspace(0.2, 1, 2001)
+        error = a * s + b * s**3 + c * s**5 - 1
+        # Chebyshev: the extreme error is attained four times with alternating sign.
+        extremes = error[np.abs(error) > np.max(np.abs(error)) * (1 - 1e-5)]
+        assert np.count_nonzero(np.diff(np.sign(extremes))) == 3
+
+    @pytest.mark.parametrize(("steps", "bound"), [(0, 0.1), (3, 0.0), (3, -1.0), (3, 1.1)])
+    def test_bad_arguments(self, steps, bound):
+        with pytest.raises(ValueError, match="lower_bound"):
+            mo.polar_express_coefficients(steps, bound)
+
+
+class TestOddPolynomial:
+    def test_acts_on_singular_values(self, float64, rng):
+        G = spectrum(rng, [1, 0.7, 0.2], 5)
+        U, s, Vh = np.linalg.svd(G, full_matrices=False)
+        result = mo.odd_polynomial([(2.0, -1.5, 0.25), (1.5, -0.5, 0.0)])(G)
+        s = 2 * s - 1.5 * s**3 + 0.25 * s**5
+        np.testing.assert_allclose(result, (U * (1.5 * s - 0.5 * s**3)) @ Vh, atol=1e-12)
+
+    @pytest.mark.parametrize("bad", [[], [(1.0, 2.0)], [1.0, 2.0, 3.0]])
+    def test_bad_coefficients(self, bad):
+        with pytest.raises(ValueError, match="coefficients"):
+            mo.odd_polynomial(bad)
+
+
+def test_own_orthogonalizer_gets_wide_matrices_of_norm_one_at_most(rng):
+    seen = []
+
+    def record(x):
+        seen.append(x)
+        return x
+
+    w = jnp.asarray(rng.standard_normal((3, 7, 4)), jnp.bfloat16)
+    axes = mo.MatrixAxes(output=1, input=2)
+    mo.normalize_spectral(axes, record).update(w, ())
+    [x] = seen
+    assert x.shape == (3, 4, 7)
+    assert x.dtype == jnp.float32
+    assert np.all(np.linalg.norm(np.asarray(x, float), axis=(1, 2)) <= 1 + 1e-6)

@@ -1,0 +1,102 @@
+"""SR-Sinkhorn: the measured rates, the definition, and what dead rows and columns must not do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import multinorm_optax as mo
+from tests import reference
+from tests.layouts import ROWS_FIRST
+from tests.updates import updated
+
+SWEEPS = 12
+
+
+def trace(G, num_iters=SWEEPS):
+    """Residuals of the rows after each sweep and the last iterate."""
+    rows, columns = mo.normalize_rows(ROWS_FIRST), mo.normalize_columns(ROWS_FIRST)
+    found = jax.jit(lambda G: mo.trace_multi_normalize(G, rows, columns, num_iters=num_iters))(G)
+    return np.asarray(found.residuals)[:, 0], np.asarray(found.iterates[-1])
+
+
+@pytest.mark.parametrize("num_iters", [1, 2, 5])
+def test_matches_definition(gaussian, num_iters):
+    result = updated(mo.scale_by_sinkhorn(ROWS_FIRST, num_iters), np.float32(gaussian))
+    np.testing.assert_allclose(result, reference.sr_sinkhorn(gaussian, num_iters), atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_iters", "residual"), [(1, 2.5e-2), (2, 1.3e-3), (3, 6.9e-5), (5, 2.8e-7)]
+)
+def test_residual_of_a_gaussian(float64, gaussian, num_iters, residual):
+    result = np.asarray(updated(mo.scale_by_sinkhorn(ROWS_FIRST, num_iters), gaussian))
+    assert reference.row_residual(result) == pytest.approx(residual, rel=0.05)
+    columns = reference.column_norms(result) / np.sqrt(len(result))
+    np.testing.assert_allclose(columns, 1, rtol=1e-13)
+    assert reference.frobenius(result) == pytest.approx(np.sqrt(result.size), rel=1e-13)
+
+
+def test_asymptotic_rate_is_the_second_singular_value_squared(float64, gaussian):
+    residuals, balanced = trace(gaussian, 9)
+    m, n = balanced.shape
+    predicted = reference.singular_values(balanced**2 / np.sqrt(m * n))[1] ** 2
+    rate = (residuals[7] / residuals[4]) ** (1 / 3)
+    assert rate == pytest.approx(predicted, rel=0.1)
+
+
+def test_ill_scaled_low_rank_converges_more_slowly(float64, rng):
+    G = rng.standard_normal((64, 4)) @ rng.standard_normal((4, 160))
+    G *= 10 ** rng.uniform(-2, 2, (64, 1)) * 10 ** rng.uniform(-2, 2, (1, 160))
+    residuals, balanced = trace(G, 25)
+    predicted = reference.singular_values(balanced**2 / np.sqrt(G.size))[1] ** 2
+    rate = (residuals[11] / residuals[7]) ** (1 / 4)
+    assert rate == pytest.approx(predicted, rel=0.1)
+    assert residuals[4] > 100 * 2.8e-7  # the Gaussian's
+
+
+def test_triangular_matrices_converge_like_one_over_l(float64, rng):
+    residuals, _ = trace(np.tril(rng.standard_normal((32, 32))), 50)
+    assert np.all(np.diff(residuals) < 0)
+    assert residuals[-1] > 0.02
+
+
+def test_positive_diagonal_scaling_of_the_gradient(float64, rng):
+    G = rng.standard_normal((6, 9))
+    ratio = np.asarray(updated(mo.scale_by_sinkhorn(ROWS_FIRST), G)) / G
+    assert np.all(ratio > 0)
+    values = reference.singular_values(ratio)
+    assert values[1] < 1e-12 * values[0]
+
+
+class TestDeadRowsAndColumns:
+    def test_hundred_dead_rows_leave_live_ones_at_unit_rms(self, rng):
+        G = rng.standard_normal((512, 64))
+        G[rng.permutation(512)[:100]] = 0
+        result = np.asarray(updated(mo.scale_by_sinkhorn(ROWS_FIRST), np.float32(G)), float)
+        alive = np.any(G != 0, axis=1)
+        rows = np.sqrt(np.mean(result**2, axis=1))
+        np.testing.assert_allclose(rows[alive], 1, atol=1e-5)
+        np.testing.assert_array_equal(result[~alive], 0)
+
+    def test_a_dead_column_does_not_stall_the_rows(self, float64, rng):
+        G = rng.standard_normal((64, 160))
+        G[:, 7] = 0
+        result = np.asarray(updated(mo.scale_by_sinkhorn(ROWS_FIRST), G))
+        assert reference.row_residual(np.delete(result, 7, axis=1)) < 1e-6
+        result = np.asarray(updated(mo.scale_by_sinkhorn(ROWS_FIRST, 6), G))
+        assert reference.row_residual(np.delete(result, 7, axis=1)) < 1e-7
+        np.testing.assert_array_equal(result[:, 7], 0)
+
+
+def test_single_entry():
+    G = jnp.zeros((3, 4)).at[1, 2].set(-1e-20)
+    result = updated(mo.scale_by_sinkhorn(), G)
+    np.testing.assert_array_equal(result, jnp.zeros((3, 4)).at[1, 2].set(-1))
+
+
+def test_no_matrix_sized_temporary(rng):
+    G = jnp.zeros((512, 512), jnp.float32)
+    tx = mo.scale_by_sinkhorn()
+    memory = jax.jit(lambda G: tx.update(G, ())[0]).lower(G).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < G.nbytes / 4

@@ -1,0 +1,64 @@
+"""SWAN against its definition, and as multi-normalization."""
+
+import numpy as np
+import pytest
+
+import multinorm_optax as mo
+from tests import reference
+from tests.layouts import ROWS_FIRST
+from tests.updates import updated
+
+SHAPES = [(6, 15), (15, 6), (8, 8), (1, 5), (5, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("centered", [False, True])
+def test_matches_definition(float64, rng, shape, centered):
+    G = rng.standard_normal(shape)
+    result = updated(mo.scale_by_swan(ROWS_FIRST, centered=centered), G)
+    np.testing.assert_allclose(result, reference.swan(G, centered), atol=1e-10)
+
+
+def test_float32(rng):
+    G = rng.standard_normal((16, 40))
+    result = updated(mo.scale_by_swan(ROWS_FIRST), np.float32(G))
+    np.testing.assert_allclose(result, reference.swan(G), atol=1e-3)
+
+
+def test_flax_kernels_are_read_as_input_by_output(float64, rng):
+    G = rng.standard_normal((6, 15))
+    np.testing.assert_allclose(updated(mo.scale_by_swan(), G.T), reference.swan(G).T, atol=1e-10)
+
+
+def test_other_whitenings(float64, rng):
+    G = rng.standard_normal((6, 15))
+    result = updated(mo.scale_by_swan(ROWS_FIRST, orthogonalizer=mo.swan_whitening(4, 0.5)), G)
+    np.testing.assert_allclose(result, reference.swan(G, k=4, beta=0.5), atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(6, 15), (8, 8)], ids=str)
+def test_exact_form_is_a_fixed_point_after_one_sweep(float64, rng, shape):
+    G = rng.standard_normal(shape)
+    tx = mo.scale_by_swan(ROWS_FIRST, orthogonalizer=mo.exact_svd())
+    once = np.asarray(updated(tx, G))
+    np.testing.assert_allclose(updated(tx, once), once, atol=1e-12)
+    np.testing.assert_allclose(reference.row_norms(once), np.sqrt(shape[1]), rtol=1e-12)
+    want = reference.multi_norm(G, (reference.project_rows, reference.project_spectral), 1)
+    np.testing.assert_allclose(once, want, atol=1e-12)
+
+
+def test_dead_rows_and_columns(float64, rng):
+    G = rng.standard_normal((6, 15))
+    G[2] = G[:, [3, 8]] = 0
+    result = np.asarray(updated(mo.scale_by_swan(ROWS_FIRST), G))
+    want = reference.on_live_part(reference.swan, G)
+    np.testing.assert_allclose(result, want, atol=1e-10)
+    np.testing.assert_array_equal(result[want == 0], 0)
+
+
+def test_constant_rows_carry_no_direction_when_centered(rng):
+    G = np.float32(rng.standard_normal((6, 15)))
+    G[3] = 0.1
+    result = np.asarray(updated(mo.scale_by_swan(ROWS_FIRST, centered=True), G))
+    assert np.all(np.isfinite(result))
+    np.testing.assert_array_equal(result[3], 0)
