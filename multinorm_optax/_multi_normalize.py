@@ -109,7 +109,7 @@ def check_arguments(
         if num_iters < 1:
             raise ValueError(f"num_iters must be at least 1, got {num_iters}")
     if tol is not None and not isinstance(tol, jax.core.Tracer) and not tol >= 0:
-        raise ValueError(f"tol must not be negative, got {tol}")
+        raise ValueError(f"tol must be at least 0, got {tol}")
     return num_iters
 
 

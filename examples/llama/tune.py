@@ -23,10 +23,10 @@ from examples.llama.study import GRIDS, Grid, Study, edges, loss_of, search
 class Command:
     """Train with each optimizer at several rates, as often with one as with another.
 
-    Optimizers with two rates are searched one rate after the other: five rates of the matrices,
-    then four more of the rest at the best of them. Each try is written to the results file as soon
-    as it is done, and a try that is there is not repeated: the same command goes on with a study
-    that was stopped, and other rates can be added to it.
+    Optimizers with two rates are searched one rate after the other: rates of the matrices at one
+    rate of the rest, then other rates of the rest at the best of them. Each try is written to the
+    results file as soon as it is done, and a try that is there is not repeated: the same command
+    goes on with a study that was stopped, and other rates can be added to it.
     """
 
     optimizers: tuple[OptimizerName, ...] = ("sinkgd", "swan", "adamw", "adamw2", "sgd")
@@ -38,7 +38,8 @@ class Command:
     learning_rates: tuple[float, ...] = ()
     """Rates to try instead of the built-in grid, for a single optimizer."""
     rest_learning_rates: tuple[float, ...] = ()
-    """Rates of the rest to try instead of the built-in grid, for a single optimizer."""
+    """Rates of the rest to try instead of the built-in grid, for a single optimizer; the matrices'
+    rates are tried at the first."""
 
 
 def make_table(results: Mapping[OptimizerName, Sequence[dict[str, Any]]], steps: int) -> Table:

@@ -25,14 +25,14 @@ def _search(grid: Grid, best: tuple[float, float | None]) -> list[tuple[float, f
 
 
 def test_search_varies_one_rate_then_the_other() -> None:
-    tried = _search(Grid((1.0, 2.0, 3.0), (0.1, 0.2, 0.3)), (3.0, 0.1))
+    tried = _search(Grid((1.0, 2.0, 3.0), (0.2, 0.1, 0.3)), (3.0, 0.1))
     assert tried == [(1.0, 0.2), (2.0, 0.2), (3.0, 0.2), (3.0, 0.1), (3.0, 0.3)]
     assert _search(Grid((1.0, 2.0)), (1.0, None)) == [(1.0, None), (2.0, None)]
 
 
-def test_every_optimizer_has_nine_tries() -> None:
+def test_every_optimizer_has_as_many_tries() -> None:
     counts = {name: len(_search(grid, (0.0, 0.0))) for name, grid in GRIDS.items()}
-    assert set(counts.values()) == {9}
+    assert set(counts.values()) == {11}
     assert counts.keys() == {"sinkgd", "swan", "adamw", "adamw2", "sgd"}
 
 
