@@ -2,9 +2,9 @@
 
 Every norm's projection is an `optax.GradientTransformation` without state; `multi_normalize` runs
 several of them as an alternating fixed-point iteration; SinkGD and SWAN are instances of it. The
-modules, in the order of the mathematics: `_axes`, `_rules`, `_precision`, `_orthogonalize`,
-`_norms`, `_projections`, `_alternation`, `_multi_normalize`, `_diagnostics`, `_sinkhorn`, `_swan`,
-`_optimizers`, `_audit`. Import from the package itself.
+modules, in the order of the mathematics: `_axes`, `_roles`, `_rules`, `_precision`,
+`_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_multi_normalize`, `_diagnostics`,
+`_whole_model`, `_sinkgd`, `_swan`, `_mngd`, `_audit`. Import from the package itself.
 """
 
 from multinorm_optax._audit import Audit, AuditRow, audit
@@ -14,20 +14,18 @@ from multinorm_optax._diagnostics import (
     measure_residuals,
     trace_multi_normalize,
 )
+from multinorm_optax._mngd import mngd
 from multinorm_optax._multi_normalize import multi_normalize
 from multinorm_optax._norms import (
-    CenteredRows,
     ColumnNorm,
     EuclideanNorm,
     FrobeniusNorm,
     MaxNorm,
     Norm,
-    Oriented,
     Projection,
     RowNorm,
     SpectralNorm,
 )
-from multinorm_optax._optimizers import AdamGroup, mngd, sinkgd, swan, whole_model
 from multinorm_optax._orthogonalize import (
     exact_svd,
     muon_quintic,
@@ -38,7 +36,6 @@ from multinorm_optax._orthogonalize import (
     swan_whitening,
 )
 from multinorm_optax._projections import (
-    center_rows,
     normalize,
     normalize_columns,
     normalize_frobenius,
@@ -53,8 +50,9 @@ from multinorm_optax._rules import (
     group_labels,
     resolve_axes,
 )
-from multinorm_optax._sinkhorn import scale_by_sinkhorn
-from multinorm_optax._swan import scale_by_swan
+from multinorm_optax._sinkgd import scale_by_sinkhorn, sinkgd
+from multinorm_optax._swan import CenteredRows, Oriented, center_rows, scale_by_swan, swan
+from multinorm_optax._whole_model import AdamGroup, whole_model
 
 __version__ = "0.1.0"
 

@@ -278,63 +278,6 @@ class SpectralNorm(Norm):
         return jnp.expand_dims(values, sorted(axes.matrix)) / math.sqrt(max(size))
 
 
-@dataclasses.dataclass(frozen=True)
-class CenteredRows(Projection):
-    """SWAN's GradNorm: each row minus its mean, over its population standard deviation.
-
-    Not the projection of a norm, but a projection in the alternation nevertheless (Ma et al.,
-    arXiv 2412.13148, Section 4). A row whose entries are all equal, up to rounding, becomes zero.
-    """
-
-    def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        """Rows of zero mean and unit root mean square."""
-        x = x * inverse_power_of_two(peak(x, axes.input))
-        count = max(1, math.prod(x.shape[axis] for axis in axes.input))
-        centered = x - jnp.sum(x, axis=axes.input, keepdims=True) / count
-        rounding = 4 * jnp.finfo(x.dtype).eps * peak(x, axes.input)
-        constant = jnp.all(jnp.abs(centered) <= rounding, axis=axes.input, keepdims=True)
-        return RowNorm().project(jnp.where(constant, 0, centered), axes, size)
-
-    def group(self, axes: MatrixAxes) -> tuple[int, ...]:
-        """A row."""
-        return axes.input
-
-    def group_size(self, size: MatrixSize) -> Any:
-        """n."""
-        return size[1]
-
-
-@dataclasses.dataclass(frozen=True)
-class Oriented(Projection):
-    """A projection of the matrix oriented as SWAN does: transposed first if m > n.
-
-    `Oriented(RowNorm())` normalizes along the longer side, whichever it is.
-
-    Attributes:
-      inner: the projection.
-    """
-
-    inner: Projection
-
-    @property
-    def keeps_support(self) -> bool:  # type: ignore[override]
-        """That of the inner projection."""
-        return self.inner.keeps_support
-
-    def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        """The inner projection with rows and columns exchanged where m > n."""
-        oriented = axes.oriented(x.shape)
-        return self.inner.project(x, oriented, size if oriented == axes else size[::-1])
-
-    def residual(
-        self, x: jax.Array, projected: jax.Array, axes: MatrixAxes, size: MatrixSize
-    ) -> jax.Array:
-        """That of the inner projection."""
-        oriented = axes.oriented(x.shape)
-        size = size if oriented == axes else size[::-1]
-        return self.inner.residual(x, projected, oriented, size)
-
-
 def _larger(m: Any, n: Any) -> Any:
     return max(m, n) if isinstance(m, int) else jnp.maximum(m, n)
 

@@ -1,9 +1,9 @@
 """Every projection as an `optax.GradientTransformation` without state.
 
-`normalize_rows`, `normalize_columns`, `normalize_spectral`, `normalize_max`, `normalize_frobenius`
-and `center_rows` each turn every gradient of a tree into its projection P_g, of root mean square 1
-(Scetbon et al., arXiv 2502.06742). They normalize the matrices of a tree and nothing
-else: a leaf that is no matrix, or whose rows and columns are unknown, is an error naming its path.
+`normalize_rows`, `normalize_columns`, `normalize_spectral`, `normalize_max` and
+`normalize_frobenius` each turn every gradient of a tree into its projection P_g, of root mean
+square 1 (Scetbon et al., arXiv 2502.06742). They normalize the matrices of a tree and nothing else:
+a leaf that is no matrix, or whose rows and columns are unknown, is an error naming its path.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from typing import Any
 import optax
 
 from multinorm_optax._norms import (
-    CenteredRows,
     ColumnNorm,
     FrobeniusNorm,
     MaxNorm,
@@ -139,14 +138,3 @@ def normalize_spectral(
     """
     norm = SpectralNorm() if orthogonalizer is None else SpectralNorm(orthogonalizer)
     return normalize(norm, axes)
-
-
-def center_rows(axes: AxesLike = None) -> optax.GradientTransformation:
-    """SWAN's GradNorm: each row minus its mean, over its population standard deviation.
-
-    See `normalize` and Ma et al., arXiv 2412.13148, Section 4.
-
-    Args:
-      axes: see `resolve_axes`.
-    """
-    return normalize(CenteredRows(), axes)

@@ -1,4 +1,4 @@
-"""SR-Sinkhorn: the alternation of rows and columns, and SinkGD's direction.
+"""SinkGD, and its direction SR-Sinkhorn: the alternation of rows and columns.
 
     SR-Sinkhorn(G, L):  X <- G;  L times:  X <- sqrt(n) Q^-1 X,  Q = diag ||X_i,:||_2   (rows)
                                            X <- sqrt(m) X R^-1,  R = diag ||X_:,j||_2   (columns)
@@ -9,11 +9,13 @@ that X = D_r G D_c for positive diagonals, which are all that is iterated.
 
 from typing import Any
 
+import jax
 import optax
 
 from multinorm_optax._multi_normalize import multi_normalize
 from multinorm_optax._projections import normalize_columns, normalize_rows
 from multinorm_optax._rules import AxesLike
+from multinorm_optax._whole_model import AdamGroup, Mask, whole_model
 
 
 def scale_by_sinkhorn(
@@ -47,3 +49,57 @@ def scale_by_sinkhorn(
     """
     rows, columns = normalize_rows(axes), normalize_columns(axes)
     return multi_normalize(rows, columns, num_iters=num_iters, tol=tol)
+
+
+def sinkgd(
+    learning_rate: optax.ScalarOrSchedule = 0.02,
+    *,
+    axes: AxesLike = None,
+    num_iters: Any = 5,
+    tol: Any = None,
+    alpha: jax.typing.ArrayLike = 0.05,
+    momentum: jax.typing.ArrayLike | None = None,
+    nesterov: bool = False,
+    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay_mask: Mask = None,
+    adam: AdamGroup = AdamGroup(),
+) -> optax.GradientTransformationExtraArgs:
+    """SinkGD: W <- W - alpha * learning_rate * SR-Sinkhorn(G, L), and Adam for what is no matrix.
+
+    Scetbon et al., arXiv 2502.06742, algorithm SinkGD. The defaults are the paper's.
+
+    Args:
+      learning_rate: see `whole_model`.
+      axes: see `resolve_axes`.
+      num_iters: L, the number of sweeps, see `scale_by_sinkhorn`.
+      tol: stops the sweeps early, see `scale_by_sinkhorn`.
+      alpha: see `whole_model`.
+      momentum: see `whole_model`.
+      nesterov: see `whole_model`.
+      weight_decay: see `whole_model`.
+      weight_decay_mask: see `whole_model`.
+      adam: see `whole_model`.
+
+    Returns:
+      An optimizer, see `whole_model`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from multinorm_optax import sinkgd
+      >>> params = {"dense": {"kernel": jnp.ones((64, 32)), "bias": jnp.ones(32)}}
+      >>> tx = sinkgd(0.02)
+      >>> state = tx.init(params)
+      >>> [x.shape for x in jax.tree.leaves(state)]       # Adam's count and moments of the bias
+      [(), (32,), (32,)]
+    """
+    return whole_model(
+        scale_by_sinkhorn(axes, num_iters, tol),
+        learning_rate,
+        axes=axes,
+        alpha=alpha,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        weight_decay_mask=weight_decay_mask,
+        adam=adam,
+    )

@@ -1,4 +1,4 @@
-"""Whole-model optimizers: stateless for the matrices, Adam for everything else.
+"""The whole-model recipe: stateless for the matrices, Adam for everything else.
 
 The recipe of both papers' experiments (Scetbon et al., arXiv 2502.06742; Ma et al., arXiv
 2412.13148, Section 6): projections apply to the linear weights of attention and MLP; embeddings,
@@ -7,20 +7,14 @@ multiplied by alpha.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._multi_normalize import multi_normalize
-from multinorm_optax._norms import Projection
-from multinorm_optax._orthogonalize import Orthogonalizer
-from multinorm_optax._projections import normalize
 from multinorm_optax._rules import MATRIX, OTHER, AxesLike, group_labels
-from multinorm_optax._sinkhorn import scale_by_sinkhorn
-from multinorm_optax._swan import scale_by_swan
 
 Mask = Any | Callable[[optax.Params], Any] | None
 
@@ -149,165 +143,3 @@ def _descend_by_group(
         return updates, state
 
     return optax.GradientTransformation(init, update)
-
-
-def mngd(
-    learning_rate: optax.ScalarOrSchedule,
-    norms: Sequence[Projection],
-    *,
-    axes: AxesLike = None,
-    num_iters: Any = 5,
-    tol: Any = None,
-    alpha: jax.typing.ArrayLike = 0.05,
-    momentum: jax.typing.ArrayLike | None = None,
-    nesterov: bool = False,
-    weight_decay: jax.typing.ArrayLike = 0.0,
-    weight_decay_mask: Mask = None,
-    adam: AdamGroup = AdamGroup(),
-) -> optax.GradientTransformationExtraArgs:
-    """Multi-normalized gradient descent for any list of norms.
-
-    W <- W - alpha * learning_rate * MultiNorm(G, L), and Adam for what is no matrix (Scetbon et
-    al., arXiv 2502.06742, algorithm MNGD). `(RowNorm(), ColumnNorm())` is SinkGD, `(MaxNorm(),)`
-    sign descent, `(SpectralNorm(),)` spectral descent (Muon without momentum).
-
-    Args:
-      learning_rate: see `whole_model`.
-      norms: norms or projections, in order.
-      axes: see `resolve_axes`.
-      num_iters: L, the number of sweeps, see `multi_normalize`.
-      tol: stops the sweeps early, see `multi_normalize`.
-      alpha: see `whole_model`.
-      momentum: see `whole_model`.
-      nesterov: see `whole_model`.
-      weight_decay: see `whole_model`.
-      weight_decay_mask: see `whole_model`.
-      adam: see `whole_model`.
-
-    Returns:
-      An optimizer, see `whole_model`.
-
-    Example:
-      >>> from multinorm_optax import RowNorm, SpectralNorm, mngd
-      >>> tx = mngd(0.02, (RowNorm(), SpectralNorm()), num_iters=3)
-    """
-    return whole_model(
-        multi_normalize(*(normalize(norm, axes) for norm in norms), num_iters=num_iters, tol=tol),
-        learning_rate,
-        axes=axes,
-        alpha=alpha,
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        adam=adam,
-    )
-
-
-def sinkgd(
-    learning_rate: optax.ScalarOrSchedule = 0.02,
-    *,
-    axes: AxesLike = None,
-    num_iters: Any = 5,
-    tol: Any = None,
-    alpha: jax.typing.ArrayLike = 0.05,
-    momentum: jax.typing.ArrayLike | None = None,
-    nesterov: bool = False,
-    weight_decay: jax.typing.ArrayLike = 0.0,
-    weight_decay_mask: Mask = None,
-    adam: AdamGroup = AdamGroup(),
-) -> optax.GradientTransformationExtraArgs:
-    """SinkGD: W <- W - alpha * learning_rate * SR-Sinkhorn(G, L), and Adam for what is no matrix.
-
-    Scetbon et al., arXiv 2502.06742, algorithm SinkGD. The defaults are the paper's.
-
-    Args:
-      learning_rate: see `whole_model`.
-      axes: see `resolve_axes`.
-      num_iters: L, the number of sweeps, see `scale_by_sinkhorn`.
-      tol: stops the sweeps early, see `scale_by_sinkhorn`.
-      alpha: see `whole_model`.
-      momentum: see `whole_model`.
-      nesterov: see `whole_model`.
-      weight_decay: see `whole_model`.
-      weight_decay_mask: see `whole_model`.
-      adam: see `whole_model`.
-
-    Returns:
-      An optimizer, see `whole_model`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from multinorm_optax import sinkgd
-      >>> params = {"dense": {"kernel": jnp.ones((64, 32)), "bias": jnp.ones(32)}}
-      >>> tx = sinkgd(0.02)
-      >>> state = tx.init(params)
-      >>> [x.shape for x in jax.tree.leaves(state)]       # Adam's count and moments of the bias
-      [(), (32,), (32,)]
-    """
-    return whole_model(
-        scale_by_sinkhorn(axes, num_iters, tol),
-        learning_rate,
-        axes=axes,
-        alpha=alpha,
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        adam=adam,
-    )
-
-
-def swan(
-    learning_rate: optax.ScalarOrSchedule = 0.02,
-    *,
-    axes: AxesLike = None,
-    centered: bool = False,
-    orthogonalizer: Orthogonalizer | None = None,
-    alpha: jax.typing.ArrayLike = 0.05,
-    momentum: jax.typing.ArrayLike | None = None,
-    nesterov: bool = False,
-    weight_decay: jax.typing.ArrayLike = 0.0,
-    weight_decay_mask: Mask = None,
-    adam: AdamGroup = AdamGroup(),
-) -> optax.GradientTransformationExtraArgs:
-    """SWAN: rows normalized, whitened and rescaled, and Adam for what is no matrix.
-
-    Ma et al., arXiv 2412.13148, Section 4. The defaults are the papers', the rows not centred as
-    in the later one.
-
-    Args:
-      learning_rate: see `whole_model`.
-      axes: see `resolve_axes`.
-      centered: see `scale_by_swan`.
-      orthogonalizer: see `scale_by_swan`.
-      alpha: see `whole_model`.
-      momentum: see `whole_model`.
-      nesterov: see `whole_model`.
-      weight_decay: see `whole_model`.
-      weight_decay_mask: see `whole_model`.
-      adam: see `whole_model`.
-
-    Returns:
-      An optimizer, see `whole_model`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from multinorm_optax import swan
-      >>> params = {"dense": {"kernel": jnp.eye(4), "bias": jnp.ones(4)}}
-      >>> tx = swan(0.02)
-      >>> updates, _ = tx.update(params, tx.init(params), params)
-      >>> round(float(jnp.sqrt(jnp.mean(updates["dense"]["kernel"] ** 2))), 6)
-      0.001
-    """
-    return whole_model(
-        scale_by_swan(axes, centered, orthogonalizer),
-        learning_rate,
-        axes=axes,
-        alpha=alpha,
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        adam=adam,
-    )
