@@ -117,14 +117,14 @@ _ADAM = {"b2": 0.999, "weight_decay": 0.0, "clip_norm": 0.0}
 RECIPES: Mapping[OptimizerName, Recipe] = {
     "sinkgd": Recipe(
         _sinkgd,
-        {"learning_rate": 1e-3, "rest_learning_rate": 2e-2, "num_iters": 5, "momentum": 0.0}
+        {"learning_rate": 1e-3, "rest_learning_rate": 8e-2, "num_iters": 5, "momentum": 0.0}
         | _ADAM,
         "SinkGD",
     ),
     "swan": Recipe(
         _swan, {"learning_rate": 1e-3, "rest_learning_rate": 2e-2, "momentum": 0.0} | _ADAM, "SWAN"
     ),
-    "adamw": Recipe(_adamw, {"learning_rate": 4e-3} | _ADAM, "AdamW, one rate"),
+    "adamw": Recipe(_adamw, {"learning_rate": 1.4e-3} | _ADAM, "AdamW, one rate"),
     "adamw2": Recipe(
         _adamw2, {"learning_rate": 1.5e-3, "rest_learning_rate": 2e-2} | _ADAM, "AdamW, two rates"
     ),
