@@ -207,6 +207,17 @@ class TestBadArguments:
         with pytest.raises(ValueError, match="num_iters must be at least 1"):
             mo.multi_normalize(ROWS, num_iters=num_iters)
 
+    @pytest.mark.parametrize("num_iters", [5.0, "5", None], ids=repr)
+    def test_sweeps_that_are_no_integer(self, num_iters):
+        with pytest.raises(TypeError, match="num_iters must be an integer"):
+            mo.multi_normalize(ROWS, num_iters=num_iters)
+
+    def test_a_norm_instead_of_its_transformation(self):
+        with pytest.raises(TypeError, match=r"write normalize\(RowNorm\(\)\)"):
+            mo.multi_normalize(mo.RowNorm())
+        with pytest.raises(TypeError, match="not a transformation"):
+            mo.multi_normalize(lambda x: x)
+
     @pytest.mark.parametrize("tol", [-1e-3, float("nan"), np.float32(-1)], ids=repr)
     def test_negative_tolerance(self, tol):
         with pytest.raises(ValueError, match="tol must be at least 0"):

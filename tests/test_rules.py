@@ -123,6 +123,8 @@ class TestUncovered:
     def test_unknown_specs(self):
         with pytest.raises(TypeError, match="MatrixAxes"):
             mo.resolve_axes([(".*", (1, 0))], shapes(kernel=(3, 4)))
+        with pytest.raises(TypeError, match=r"neither rules.* nor a tree.* at '0' it has 1"):
+            mo.resolve_axes((1, 0), shapes(kernel=(3, 4)))
 
 
 class TestRules:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from examples.llama.compare import Entry, compare, main, tokens_to_reach
+from examples.llama.optimizers import RECIPES
 from examples.llama.records import read_lines
 
 CURVE = ([100, 200, 300, 400], [4.0, 3.0, 2.0, 2.5])
@@ -34,7 +35,10 @@ def test_comparison_end_to_end(
     rows = json.loads((folder / "compare.json").read_text())["rows"]
     assert [row["optimizer"] for row in rows] == ["sinkgd", "adamw"]
     sinkgd, adamw = rows
-    assert sinkgd["rest_learning_rate"] == 2e-2
+    for row in rows:
+        defaults = RECIPES[row["optimizer"]].defaults
+        assert row["learning_rate"] == defaults["learning_rate"]
+        assert row["rest_learning_rate"] == defaults.get("rest_learning_rate")
     assert sinkgd["state_bytes_matrices"] == 0 < adamw["state_bytes_matrices"]
     assert adamw["speed_ratio"] == 1.0
     assert adamw["tokens_to_reach_reference"] <= adamw["tokens"] == 8 * 4 * 16
