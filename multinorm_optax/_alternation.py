@@ -245,5 +245,10 @@ def _replace(scales: Scales, k: int, factor: jax.Array) -> Scales:
 
 def weight_alternation(members: tuple[Member, ...], x: jax.Array) -> Alternation[Any]:
     """The alternation of these projections on a weight, in the cheapest form that serves them."""
-    diagonal = all(isinstance(member.projection, EuclideanNorm) for member in members)
+    # A subclass with a projection of its own is no mere rescaling.
+    diagonal = all(
+        isinstance(member.projection, EuclideanNorm)
+        and type(member.projection).project is EuclideanNorm.project
+        for member in members
+    )
     return DiagonalAlternation(members, x) if diagonal else MatrixAlternation(members, x)

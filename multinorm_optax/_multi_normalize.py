@@ -2,7 +2,7 @@
 
 `multi_normalize(P_1, ..., P_K)` seeks the z that maximises <G, z> with unit norm in all K norms at
 once, by L sweeps of x <- P_K(... P_1(x)) (Scetbon et al., arXiv 2502.06742, algorithm MultiNorm).
-`diagnostics.trace_multi_normalize` is its twin that returns all iterates.
+`trace_multi_normalize` is its twin that returns all iterates.
 """
 
 import operator

@@ -63,7 +63,7 @@ def whole_model(
       direction: T, a transformation of the matrices; without state, to keep them without state.
       learning_rate: a number or a schedule; 0.02 is the papers'.
       axes: which axes of each leaf are rows and columns, and which leaves are matrices at all, see
-        `resolve_axes`.
+        `resolve_axes`. Under `optax.inject_hyperparams` a callable belongs into its `static_args`.
       alpha: multiplies the learning rate of the matrices, by default to 1e-3 per unit of root mean
         square.
       momentum: decay of a sum of gradients kept *before* the normalization, which is one array of

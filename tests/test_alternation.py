@@ -131,3 +131,23 @@ def test_three_members_with_dissimilar_batches(rng):
     found = mo.trace_multi_normalize(stack, *members, num_iters=2)
     assert found.residuals.shape == (2, 2)
     assert found.dual_values.shape == (4,)
+
+
+@dataclasses.dataclass(frozen=True)
+class StrongRows(mo.RowNorm):
+    """Rows below a share of the largest become zero instead of being amplified."""
+
+    def project(self, x, axes, size):
+        strength = jnp.sqrt(jnp.sum(x**2, axis=axes.input, keepdims=True))
+        weak = strength < 1e-3 * jnp.max(strength, axis=axes.output, keepdims=True)
+        return super().project(jnp.where(weak, 0, x), axes, size)
+
+
+def test_a_projection_of_a_subclass_is_the_one_that_runs(rng):
+    G = np.float32(rng.standard_normal((6, 9)))
+    G[2] *= 1e-5
+    members = pair(StrongRows(), mo.ColumnNorm())
+    X = updated(mo.multi_normalize(*members), G)
+    np.testing.assert_array_equal(X[2], 0)
+    want = updated(mo.multi_normalize(*pair(mo.RowNorm(), mo.ColumnNorm())), np.delete(G, 2, 0))
+    np.testing.assert_allclose(np.delete(X, 2, 0), want * np.sqrt(6 / 5), rtol=0.2)
