@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import multinorm_optax as mo
@@ -95,8 +96,16 @@ def test_single_entry():
     np.testing.assert_array_equal(result, jnp.zeros((3, 4)).at[1, 2].set(-1))
 
 
-def test_no_matrix_sized_temporary(rng):
-    G = jnp.zeros((512, 512), jnp.float32)
-    tx = mo.scale_by_sinkhorn()
-    memory = jax.jit(lambda G: tx.update(G, ())[0]).lower(G).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < G.nbytes / 4
+@pytest.mark.parametrize("tol", [None, 1e-3])
+@pytest.mark.parametrize("shape", [(8, 1024, 2736), (1, 2048, 5461)])
+def test_an_update_allocates_vectors_only(shape, tol):
+    G = jax.ShapeDtypeStruct(shape, jnp.float32)
+    tx = mo.scale_by_sinkhorn(mo.MatrixAxes(output=-1, input=-2), tol=tol)
+
+    def step(W, G):
+        return optax.apply_updates(W, jax.tree.map(lambda u: -1e-3 * u, tx.update(G, ())[0]))
+
+    memory = jax.jit(step, donate_argnums=0).lower(G, G).compile().memory_analysis()
+    # An older XLA writes one array of the weight's size to memory on a CPU.
+    share = 0.005 if jax.__version_info__ >= (0, 10) else 1.2
+    assert memory.temp_size_in_bytes < share * 4 * G.size

@@ -1,7 +1,7 @@
 """Compare optimizers on the same weights and batches: `python -m examples.llama.compare`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,37 +126,33 @@ def _reached(row: dict[str, Any]) -> str:
     return f"{reached / 1e6:.2f} M ({reached / row['tokens']:.0%})"
 
 
+def _speed(row: dict[str, Any]) -> str:
+    ratio = "" if row["speed_ratio"] is None else f" ({row['speed_ratio']:.2f})"
+    return f"{row['tokens_per_second']:,.0f}{ratio}"
+
+
+_REFERENCE = RECIPES[REFERENCE].title
+_LINES: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "validation loss, nats": lambda row: f"{row['validation_loss']:.4f}",
+    "perplexity": lambda row: f"{Validation(row['validation_loss']).perplexity:.3f}",
+    "bits per byte": lambda row: f"{row['bits_per_byte']:.4f}",
+    f"tokens to the loss of {_REFERENCE}": _reached,
+    "optimizer state": lambda row: _bytes(row["state_bytes"]),
+    "  of the matrices": lambda row: _bytes(row["state_bytes_matrices"]),
+    f"tokens/s (ratio to {_REFERENCE})": _speed,
+}
+"""The lines of the table: what each says, and how it is read off a row of the comparison."""
+
+
 def make_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Lay the rows out for a terminal."""
-    reference = RECIPES[REFERENCE].title
+    """Lay the rows out for a terminal, a column for each optimizer."""
     table = Table(title="Same initial weights, same batches, one seed", title_justify="left")
-    for column in ("optimizer", "rates: matrices / rest"):
-        table.add_column(column)
-    for column in (
-        "validation loss (nats)",
-        "perplexity",
-        "bits/byte",
-        f"tokens to the final loss of {reference}",
-        "optimizer state, all / matrices",
-        f"tokens/s (ratio to {reference})",
-    ):
-        table.add_column(column, justify="right")
+    table.add_column("")
     for row in rows:
-        title = RECIPES[row["optimizer"]].title
-        if row["diverged"]:
-            table.add_row(title, rates_text(row), "diverged")
-            continue
-        ratio = "" if row["speed_ratio"] is None else f" ({row['speed_ratio']:.2f})"
-        table.add_row(
-            title,
-            rates_text(row),
-            f"{row['validation_loss']:.4f}",
-            f"{Validation(row['validation_loss']).perplexity:.3f}",
-            f"{row['bits_per_byte']:.4f}",
-            _reached(row),
-            f"{_bytes(row['state_bytes'])} / {_bytes(row['state_bytes_matrices'])}",
-            f"{row['tokens_per_second']:,.0f}{ratio}",
-        )
+        table.add_column(RECIPES[row["optimizer"]].title, justify="right")
+    table.add_row("peak rates: matrices / rest", *map(rates_text, rows))
+    for title, text in _LINES.items():
+        table.add_row(title, *("diverged" if row["diverged"] else text(row) for row in rows))
     return table
 
 
