@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from examples.llama.command import run_command
 from examples.llama.config import (
     CorpusConfig,
     Experiment,
-    InputError,
     OptimizerConfig,
     OptimizerName,
     RunConfig,
@@ -193,18 +192,7 @@ def run(command: Command, console: Console) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    console = Console()
-    command = tyro.cli(
-        Command,
-        args=arguments,
-        prog="python -m examples.llama.compare",
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    try:
-        return run(command, console)
-    except InputError as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 2
+    return run_command("examples.llama.compare", Command, run, arguments)
 
 
 if __name__ == "__main__":

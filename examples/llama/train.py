@@ -8,14 +8,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
 import multinorm_optax as mo
 from examples.llama.checkpoint import Checkpoints
-from examples.llama.config import CorpusConfig, Experiment, InputError, RunConfig, as_json
+from examples.llama.command import run_command
+from examples.llama.config import CorpusConfig, Experiment, RunConfig, as_json
 from examples.llama.corpus import Corpus, load_corpus
 from examples.llama.environment import machine, versions
 from examples.llama.evaluate import Validation
@@ -217,26 +217,20 @@ def _conclude(task: Task, state: TrainState, folder: RunFolder, console: Console
     )
 
 
+def run(command: Command, console: Console) -> int:
+    """Train in the command's folder; return the exit code."""
+    experiment = command.experiment
+    folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
+    settle(experiment.optimizer)
+    corpus = load_corpus(command.corpus, console)
+    if command.fresh and (aside := folder.move_aside()) is not None:
+        console.print(f"Moved {folder.path} aside to {aside}", soft_wrap=True)
+    return train(experiment, corpus, folder, command.run, console)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    console = Console()
-    command = tyro.cli(
-        Command,
-        args=arguments,
-        prog="python -m examples.llama.train",
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    try:
-        experiment = command.experiment
-        folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
-        settle(experiment.optimizer)
-        corpus = load_corpus(command.corpus, console)
-        if command.fresh and (aside := folder.move_aside()) is not None:
-            console.print(f"Moved {folder.path} aside to {aside}", soft_wrap=True)
-        return train(experiment, corpus, folder, command.run, console)
-    except InputError as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 2
+    return run_command("examples.llama.train", Command, run, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A study of learning rates: `python -m examples.llama.tune`."""
 
 import math
+import signal
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from examples.llama.command import run_command
 from examples.llama.config import CorpusConfig, InputError, OptimizerName, Setup
 from examples.llama.corpus import load_corpus
 from examples.llama.optimizers import RECIPES, rates_text
@@ -113,23 +114,17 @@ def run(command: Command, console: Console) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    console = Console()
-    command = tyro.cli(
-        Command,
-        args=arguments,
-        prog="python -m examples.llama.tune",
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+def _run_or_stop(command: Command, console: Console) -> int:
     try:
         return run(command, console)
-    except InputError as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 2
     except KeyboardInterrupt:
         console.print(f"Stopped; the same command goes on after the tries in {command.results}")
-        return 130
+        return 128 + signal.SIGINT
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    return run_command("examples.llama.tune", Command, _run_or_stop, arguments)
 
 
 if __name__ == "__main__":
