@@ -40,7 +40,7 @@ class Command:
     written to one folder.
     """
 
-    optimizers: tuple[OptimizerName, ...] = ("sinkgd", "adamw", "adamw2")
+    optimizers: tuple[OptimizerName, ...] = ("sinkgd", "swan", "adamw", "adamw2")
     """What to compare, each at its default rates."""
     setup: Setup = field(default_factory=Setup)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)

@@ -122,7 +122,7 @@ RECIPES: Mapping[OptimizerName, Recipe] = {
         "SinkGD",
     ),
     "swan": Recipe(
-        _swan, {"learning_rate": 1e-3, "rest_learning_rate": 2e-2, "momentum": 0.0} | _ADAM, "SWAN"
+        _swan, {"learning_rate": 4e-3, "rest_learning_rate": 2e-2, "momentum": 0.0} | _ADAM, "SWAN"
     ),
     "adamw": Recipe(_adamw, {"learning_rate": 1.4e-3} | _ADAM, "AdamW, one rate"),
     "adamw2": Recipe(
@@ -130,7 +130,8 @@ RECIPES: Mapping[OptimizerName, Recipe] = {
     ),
     "sgd": Recipe(_sgd, {"learning_rate": 0.5, "momentum": 0.0}, "SGD"),
 }
-"""Every optimizer of the example. The default rates are the best of `examples.llama.tune`."""
+"""Every optimizer of the example. The default rates are the best of `examples.llama.tune`, but for
+SGD's, which was not part of the study."""
 
 
 def settle(config: OptimizerConfig) -> OptimizerConfig:
