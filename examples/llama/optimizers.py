@@ -122,7 +122,7 @@ RECIPES: Mapping[OptimizerName, Recipe] = {
         "SinkGD",
     ),
     "swan": Recipe(
-        _swan, {"learning_rate": 4e-3, "rest_learning_rate": 2e-2, "momentum": 0.0} | _ADAM, "SWAN"
+        _swan, {"learning_rate": 4e-3, "rest_learning_rate": 4e-2, "momentum": 0.0} | _ADAM, "SWAN"
     ),
     "adamw": Recipe(_adamw, {"learning_rate": 1.4e-3} | _ADAM, "AdamW, one rate"),
     "adamw2": Recipe(
