@@ -32,6 +32,8 @@ class Command:
 
     optimizers: tuple[OptimizerName, ...] = ("sinkgd", "swan", "adamw", "adamw2", "sgd")
     """What to tune."""
+    show: bool = False
+    """Show what the results file holds, and try nothing."""
     setup: Setup = field(default_factory=Setup)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     results: Path = Path("runs/tune.json")
@@ -90,13 +92,15 @@ def run(command: Command, console: Console) -> int:
         raise InputError("--learning-rates and --rest-learning-rates need a single --optimizers")
     corpus = load_corpus(command.corpus, console)
     study = Study(command.results, command.setup, corpus, console)
-    for name in command.optimizers:
+    for name in () if command.show else command.optimizers:
         grid = Grid(
             command.learning_rates or GRIDS[name].learning_rates,
             command.rest_learning_rates or GRIDS[name].rest_learning_rates,
         )
         search(name, grid, study.attempt)
-    results = {name: study.tries(name) for name in command.optimizers}
+    results = {name: tries for name in command.optimizers if (tries := study.tries(name))}
+    if not results:
+        raise InputError(f"{command.results} has no tries of {', '.join(command.optimizers)}")
     console.print(make_table(results, command.setup.steps))
     rate, rest = "learning_rate", "rest_learning_rate"
     picture = command.results.with_suffix(".png")

@@ -78,6 +78,14 @@ def test_study_end_to_end(
     assert tries[:2] == [first, second]
     assert [one["optimizer"]["learning_rate"] for one in tries] == [0.5, 1e30, 0.25]
 
+    # shown without further tries
+    written = results.read_bytes()
+    assert main([*arguments, "--show"]) == 0
+    assert "best of its tries" in capsys.readouterr().out
+    assert results.read_bytes() == written
+    assert main([*arguments, "--show", "--optimizers", "swan"]) == 2
+    assert "no tries of swan" in capsys.readouterr().out
+
 
 def test_rates_for_several_optimizers_are_refused(
     tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
