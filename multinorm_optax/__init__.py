@@ -52,6 +52,7 @@ from multinorm_optax._rules import (
 )
 from multinorm_optax._sinkgd import scale_by_sinkhorn, sinkgd
 from multinorm_optax._swan import CenteredRows, Oriented, center_rows, scale_by_swan, swan
+from multinorm_optax._token_sinkhorn import scale_by_token_sinkhorn, zero_small_rows
 from multinorm_optax._whole_model import AdamGroup, whole_model
 
 __version__ = "0.1.0"
@@ -96,9 +97,11 @@ __all__ = [
     "resolve_axes",
     "scale_by_sinkhorn",
     "scale_by_swan",
+    "scale_by_token_sinkhorn",
     "sinkgd",
     "swan",
     "swan_whitening",
     "trace_multi_normalize",
     "whole_model",
+    "zero_small_rows",
 ]

@@ -158,7 +158,7 @@ def make_table(rows: Sequence[dict[str, Any]]) -> Table:
 def run(command: Command, console: Console) -> int:
     """Train what is not trained yet, then compare; return the exit code."""
     experiments = {
-        name: Experiment(settle(OptimizerConfig(name)), command.setup)
+        name: Experiment(settle(OptimizerConfig(name), command.setup.preset), command.setup)
         for name in command.optimizers
     }
     corpus = load_corpus(command.corpus, console)

@@ -7,8 +7,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-OptimizerName = Literal["sinkgd", "swan", "adamw", "adamw2", "sgd"]
+OptimizerName = Literal["sinkgd", "swan", "muon", "adamw", "adamw2", "sgd"]
 """The optimizers to choose from; `examples.llama.optimizers.RECIPES` has an entry for each."""
+
+PresetName = Literal["cpu", "60m", "130m", "350m", "1b", "7b"]
+"""The presets to choose from; `examples.llama.presets.PRESETS` has an entry for each."""
+
+Precision = Literal["float32", "mixed", "bfloat16"]
+"""float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16 arithmetic.
+bfloat16: weights, gradients and optimizer state too, as in the papers. The loss is float32 in all."""
 
 
 class InputError(ValueError):
@@ -31,6 +38,9 @@ class ModelConfig:
     """Number of tokens; 256 for bytes."""
     rope_base: float = 10_000.0
     """Base of the rotary positions' frequencies."""
+    precision: Precision = "float32"
+    """float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16
+    arithmetic. bfloat16: weights, gradients and optimizer state too, as in the papers."""
     remat: bool = True
     """Recompute each layer in the backward pass instead of storing what is inside it.
     On a CPU this is faster too, because memory traffic costs more than arithmetic."""
@@ -51,17 +61,37 @@ class DataConfig:
 
     batch_size: int = 16
     """Rows in a batch."""
+    microbatches: int = 1
+    """Parts in which a batch is computed, to save memory. Their gradients are added up before the
+    optimizer sees them, so that the result is that of the whole batch up to rounding."""
     sequence_length: int = 256
-    """Tokens that a row predicts."""
+    """Tokens that a row predicts (--text python), or tokens of a row that holds one document."""
     data_seed: int = 0
     """Seed of the order of the rows. The order depends on nothing else, so all optimizers see the
     same batches."""
     validation_rows: int = 512
-    """Rows of validation text, spread evenly over the validation files; 0 takes all of them."""
+    """Rows of validation text, spread evenly over the validation files (--text python) or the first
+    of the validation files; 0 takes all of them."""
+    shuffle_window: int = 10_000
+    """Documents among which the next one is drawn, over all streams; not for --text python, whose
+    rows are shuffled as a whole."""
+    streams: int = 8
+    """Files of documents that are read side by side."""
+    workers: int = 0
+    """Processes that read documents, a divisor of the number of streams; 0 reads in the training
+    process. The order of the rows does not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Refuse batches that cannot be divided."""
+        if self.batch_size < 1 or self.microbatches < 1 or self.batch_size % self.microbatches:
+            raise InputError(
+                f"a batch of {self.batch_size} rows cannot be divided into {self.microbatches} "
+                f"equal parts; choose --batch-size as a multiple of --microbatches"
+            )
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens predicted in one step."""
+        """Tokens in one step; padding counts."""
         return self.batch_size * self.sequence_length
 
 
@@ -72,18 +102,24 @@ class OptimizerConfig:
 
     name: Annotated[OptimizerName, tyro.conf.arg(name="optimizer")] = "sinkgd"
     """sinkgd and swan: stateless on the matrices of the layers, Adam on the rest (embedding, head,
-    norms). adamw: one rate for every parameter. adamw2: AdamW with two rates, as sinkgd has.
-    sgd: plain gradient descent."""
+    norms). muon: orthogonalized momentum on the matrices, Adam on the rest. adamw: one rate for
+    every parameter. adamw2: AdamW with two rates, as sinkgd has. sgd: gradient descent with
+    momentum, two rates."""
     learning_rate: float | None = None
     """Peak rate of the matrices; for sinkgd and swan the size of a weight's step, root mean square.
-    For adamw and sgd the rate of every parameter."""
+    For adamw the rate of every parameter."""
     rest_learning_rate: float | None = None
-    """Peak rate of the rest: embedding, head and norms (sinkgd, swan, adamw2)."""
+    """Peak rate of the rest: embedding, head and norms (not adamw)."""
+    rest: Literal["adam", "sinkhorn"] | None = None
+    """What trains embedding and head: Adam, or the stateless alternation that ends with tokens of
+    root mean square 1; norms stay with Adam (sinkgd)."""
     num_iters: int | None = None
     """Sweeps of row and column normalization (sinkgd)."""
     momentum: float | None = None
     """Decay of a running sum of the matrices' gradients, kept before they are normalized, which
-    costs one buffer; 0 is off (sinkgd, swan; for sgd, of all gradients)."""
+    costs one buffer; 0 is off (sinkgd, swan, muon; for sgd, of all gradients)."""
+    nesterov: bool | None = None
+    """Whether the momentum looks ahead (sinkgd, swan, muon, sgd)."""
     weight_decay: float | None = None
     """Decoupled weight decay of the matrices (not sgd)."""
     b2: float | None = None
@@ -96,6 +132,9 @@ class OptimizerConfig:
 class Setup:
     """What is trained, on what and for how long, whatever the optimizer."""
 
+    preset: PresetName = "cpu"
+    """Where the defaults of all other options come from: cpu trains in minutes without a download;
+    60m to 7b are the papers' models and schedules on C4, which needs --text and --tokenizer."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     steps: int = 300
@@ -125,6 +164,13 @@ class Experiment:
 class CorpusConfig:
     """Where the text comes from. The default needs no download: the Python standard library."""
 
+    text: str = "python"
+    """python: the standard library's source. hub: C4 English, streamed. Anything else: a folder
+    with C4's own files (c4-train.*.json.gz and c4-validation.*.json.gz)."""
+    tokenizer: str = "bytes"
+    """bytes: each byte a token. bpe: byte pairs, learned from the training text, as many as
+    --vocabulary. Anything else: the file of a SentencePiece model (*.model) or of the tokenizers
+    package (*.json)."""
     corpus_root: Path | None = None
     """Folder whose *.py files are the text; by default the standard library of this Python."""
     cache: Path | None = None

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from examples.llama.model import Llama, Params
-
-Definition = nnx.GraphDef[Llama]
-
+from examples.llama.model import Definition, Params
 
 @dataclass(frozen=True)
 class Validation:
@@ -51,11 +49,34 @@ class Validation:
         )
 
 
+def predicted(rows_BxS: jax.Array) -> jax.Array:
+    """Which of a row's T = S - 1 tokens after the first are predicted: those that are no padding.
+
+    Padding is any negative token.
+    """
+    return rows_BxS[:, 1:].astype(jnp.int32) >= 0
+
+
 def token_losses(definition: Definition, params: Params, rows_BxS: jax.Array) -> jax.Array:
-    """Cross-entropy (B, T) of each of a row's T = S - 1 predicted tokens."""
-    tokens_BxS = rows_BxS.astype(jnp.int32)
-    logits_BxTxV = nnx.merge(definition, params)(tokens_BxS[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, tokens_BxS[:, 1:])
+    """Cross-entropy (B, T) of each of a row's T = S - 1 predicted tokens, in float32; 0 at padding.
+
+    Padding comes after the text and attention is causal, so that what the model makes of it does
+    not matter.
+    """
+    tokens_BxS = jnp.maximum(rows_BxS.astype(jnp.int32), 0)
+    logits_BxTxV = nnx.merge(definition, params)(tokens_BxS[:, :-1]).astype(jnp.float32)
+    losses_BxT = optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, tokens_BxS[:, 1:])
+    return jnp.where(predicted(rows_BxS), losses_BxT, 0)
+
+
+@partial(jax.jit, static_argnames="definition")
+def _losses_of_rows(
+    definition: Definition, params: Params, batches_KxBxS: jax.Array
+) -> jax.Array:
+    def batch(rows_BxS: jax.Array) -> jax.Array:
+        return token_losses(definition, params, rows_BxS).sum(axis=-1)
+
+    return jax.lax.map(batch, batches_KxBxS)
 
 
 def make_validate(
@@ -63,24 +84,20 @@ def make_validate(
 ) -> Callable[[Params], Validation]:
     """Return params -> Validation over all the rows.
 
-    The rows are filled up to whole batches; rows filled in do not count. The figure is the sum over
-    all tokens divided by their number: an average of batch means would be biased by a short batch.
+    The rows are filled up to whole batches; rows filled in do not count, nor does padding. The
+    figure is the sum over all predicted tokens divided by their number: an average of batch means
+    would be biased by a short batch.
     """
     count, length = rows_RxS.shape
+    tokens = int((rows_RxS[:, 1:].astype(np.int64) >= 0).sum())
     batches = -(-count // batch_size)
     filled = np.zeros((batches * batch_size, length), rows_RxS.dtype)
     filled[:count] = rows_RxS
     batches_KxBxS = jnp.asarray(filled.reshape(batches, batch_size, length))
 
-    @jax.jit
-    def losses_of_rows(params: Params, batches_KxBxS: jax.Array) -> jax.Array:
-        def batch(rows_BxS: jax.Array) -> jax.Array:
-            return token_losses(definition, params, rows_BxS).sum(axis=-1)
-
-        return jax.lax.map(batch, batches_KxBxS)
-
     def validate(params: Params) -> Validation:
-        losses = np.asarray(losses_of_rows(params, batches_KxBxS), np.float64).reshape(-1)[:count]
-        return Validation(float(losses.sum() / (count * (length - 1))))
+        losses_KxB = _losses_of_rows(definition, params, batches_KxBxS)
+        losses = np.asarray(losses_KxB, np.float64).reshape(-1)[:count]
+        return Validation(float(losses.sum() / tokens))
 
     return validate

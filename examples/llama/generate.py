@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from examples.llama.evaluate import Definition
-from examples.llama.model import Params
+from examples.llama.model import Definition, Params
 
 
 @partial(jax.jit, static_argnames=("definition", "length"))

@@ -1,9 +1,11 @@
 """The training loop that every command shares, as a generator of what happened."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -11,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from examples.llama.config import Experiment, InputError
+from examples.llama.config import Experiment, InputError, ModelConfig, OptimizerConfig
 from examples.llama.corpus import Corpus
 from examples.llama.data import training_batches, validation_rows
-from examples.llama.evaluate import Definition, Validation, make_validate, token_losses
-from examples.llama.model import Params, init_llama
-from examples.llama.optimizers import make_optimizer
+from examples.llama.evaluate import Validation, make_validate, predicted, token_losses
+from examples.llama.model import Definition, Params, abstract_llama, init_llama
+from examples.llama.optimizers import make_optimizer, peak_rates
 
 
 class TrainState(NamedTuple):
@@ -77,8 +79,69 @@ class Task:
 
     def initial_state(self) -> TrainState:
         """The weights that the seed draws, and the optimizer's state for them."""
-        _, params = init_llama(self.experiment.setup.model, self.experiment.setup.seed)
+        params = init_llama(self.experiment.setup.model, self.experiment.setup.seed)
         return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+
+
+def mean_loss_and_gradients(
+    definition: Definition, params: Params, rows_BxS: jax.Array, microbatches: int
+) -> tuple[jax.Array, Params]:
+    """The mean loss over all predicted tokens of a batch, and its gradients.
+
+    With several microbatches they are computed one after another and their gradients added up in
+    float32, a sum that lives inside this function. Each token counts alike, wherever the padding
+    is: the result is that of the whole batch up to rounding.
+    """
+    count = jnp.maximum(1, predicted(rows_BxS).sum())
+
+    def part(params: Params, rows: jax.Array) -> jax.Array:
+        return token_losses(definition, params, rows).sum() / count
+
+    gradient_of_part = jax.value_and_grad(part)
+    if microbatches == 1:
+        return gradient_of_part(params, rows_BxS)
+
+    def add(total: Any, rows: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient_of_part(params, rows)), None
+
+    zero = (jnp.zeros(()), jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), params))
+    # every M-th row: parts of contiguous rows would lie on some of the devices of a mesh each
+    parts_MxbxS = rows_BxS.reshape(-1, microbatches, rows_BxS.shape[1]).swapaxes(0, 1)
+    (loss, gradients), _ = jax.lax.scan(add, zero, parts_MxbxS)
+    return loss, jax.tree.map(lambda total, w: total.astype(w.dtype), gradients, params)
+
+
+@functools.cache
+def _compiled_step(
+    model: ModelConfig, microbatches: int, steps: int, optimizer: OptimizerConfig
+) -> Callable[..., tuple[TrainState, jax.Array]]:
+    """The train step without its peak rates, which are an argument: tries of rates share it."""
+    definition, _ = abstract_llama(model)
+
+    def train_step(
+        state: TrainState, rows_BxS: jax.Array, peaks: dict[str, jax.Array]
+    ) -> tuple[TrainState, jax.Array]:
+        transformation = make_optimizer(dataclasses.replace(optimizer, **peaks), steps)
+        loss, gradients = mean_loss_and_gradients(definition, state.params, rows_BxS, microbatches)
+        updates, optimizer_state = transformation.update(
+            gradients, state.optimizer_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, optimizer_state), loss
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_train_step(
+    experiment: Experiment,
+) -> Callable[[TrainState, np.ndarray], tuple[TrainState, jax.Array]]:
+    """The step (state, rows) -> (state, loss) of a settled experiment; the state is donated."""
+    setup, optimizer = experiment.setup, experiment.optimizer
+    peaks = peak_rates(optimizer)
+    unrated = dataclasses.replace(optimizer, **dict.fromkeys(peaks))
+    step = _compiled_step(setup.model, setup.data.microbatches, setup.steps, unrated)
+    arrays = {name: jnp.float32(peak) for name, peak in peaks.items()}
+    return lambda state, rows_BxS: step(state, rows_BxS, arrays)
 
 
 def prepare(experiment: Experiment, corpus: Corpus) -> Task:
@@ -88,27 +151,17 @@ def prepare(experiment: Experiment, corpus: Corpus) -> Task:
         raise InputError(
             f"--vocabulary {setup.model.vocabulary} is too small: tokens are bytes, 0 to 255"
         )
-    data = setup.data
-    definition, _ = init_llama(setup.model, setup.seed)
-    optimizer = make_optimizer(experiment.optimizer, setup.steps)
-
-    def train_step(state: TrainState, rows_BxS: jax.Array) -> tuple[TrainState, jax.Array]:
-        def mean_loss(params: Params) -> jax.Array:
-            return token_losses(definition, params, rows_BxS).mean()
-
-        loss, gradients = jax.value_and_grad(mean_loss)(state.params)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, optimizer_state), loss
-
+    definition, _ = abstract_llama(setup.model)
     return Task(
         experiment=experiment,
         definition=definition,
-        optimizer=optimizer,
-        batches=training_batches(corpus.train, data),
-        train_step=jax.jit(train_step, donate_argnums=0),
+        optimizer=make_optimizer(experiment.optimizer, setup.steps),
+        batches=training_batches(corpus.train, setup.data),
+        train_step=make_train_step(experiment),
         validate=make_validate(
-            definition, validation_rows(corpus.validation, data), data.batch_size
+            definition,
+            validation_rows(corpus.validation, setup.data),
+            setup.data.batch_size // setup.data.microbatches,
         ),
     )
 

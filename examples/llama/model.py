@@ -6,6 +6,7 @@ are axes: B batch, T positions, D hidden width, F width inside the MLP, N heads,
 V vocabulary, L layers.
 """
 
+import functools
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from examples.llama.config import ModelConfig
+from examples.llama.config import ModelConfig, Precision
 
 Params = dict[str, Any]
 """The weights as nested dictionaries of arrays, e.g. `params["layers"]["mlp"]["up"]["kernel"]`."""
@@ -22,6 +23,18 @@ _NORM_EPSILON = 1e-6
 _INIT = nnx.initializers.normal(stddev=0.02)
 _linear = partial(nnx.Linear, use_bias=False, kernel_init=_INIT)
 _norm = partial(nnx.RMSNorm, epsilon=_NORM_EPSILON)
+
+
+def dtypes(precision: Precision) -> dict[str, jnp.dtype]:
+    """The dtype of the weights (`param_dtype`) and of the arithmetic (`dtype`).
+
+    Norms, the softmax of attention and the loss are reduced in float32 in any case.
+    """
+    half, full = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
+    return {
+        "param_dtype": half if precision == "bfloat16" else full,
+        "dtype": full if precision == "float32" else half,
+    }
 
 
 def rotate_positions(x_BxTxNxH: jax.Array, base: float) -> jax.Array:
@@ -48,10 +61,10 @@ class Attention(nnx.Module):
         """Draw the four D x D projections."""
         self.heads = config.heads
         self.rope_base = config.rope_base
-        self.query = _linear(config.hidden, config.hidden, rngs=rngs)
-        self.key = _linear(config.hidden, config.hidden, rngs=rngs)
-        self.value = _linear(config.hidden, config.hidden, rngs=rngs)
-        self.out = _linear(config.hidden, config.hidden, rngs=rngs)
+        square = partial(
+            _linear, config.hidden, config.hidden, **dtypes(config.precision), rngs=rngs
+        )
+        self.query, self.key, self.value, self.out = square(), square(), square(), square()
 
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
         """Mix each position with the positions before it."""
@@ -70,9 +83,10 @@ class MLP(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Draw gate and up (D x F) and down (F x D)."""
-        self.gate = _linear(config.hidden, config.mlp, rngs=rngs)
-        self.up = _linear(config.hidden, config.mlp, rngs=rngs)
-        self.down = _linear(config.mlp, config.hidden, rngs=rngs)
+        linear = partial(_linear, **dtypes(config.precision), rngs=rngs)
+        self.gate = linear(config.hidden, config.mlp)
+        self.up = linear(config.hidden, config.mlp)
+        self.down = linear(config.mlp, config.hidden)
 
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
         """Transform each position by itself."""
@@ -84,9 +98,10 @@ class Layer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Draw the layer's weights."""
-        self.attention_norm = _norm(config.hidden, rngs=rngs)
+        norm = partial(_norm, config.hidden, **dtypes(config.precision), rngs=rngs)
+        self.attention_norm = norm()
         self.attention = Attention(config, rngs=rngs)
-        self.mlp_norm = _norm(config.hidden, rngs=rngs)
+        self.mlp_norm = norm()
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
@@ -101,10 +116,13 @@ class Llama(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         """Draw all weights; the L layers are drawn as one stack."""
         self.remat = config.remat
-        self.embed = nnx.Embed(config.vocabulary, config.hidden, embedding_init=_INIT, rngs=rngs)
+        kinds = dtypes(config.precision)
+        self.embed = nnx.Embed(
+            config.vocabulary, config.hidden, embedding_init=_INIT, **kinds, rngs=rngs
+        )
         self.layers = nnx.vmap(lambda rngs: Layer(config, rngs=rngs))(rngs.split(config.layers))
-        self.final_norm = _norm(config.hidden, rngs=rngs)
-        self.head = _linear(config.hidden, config.vocabulary, rngs=rngs)
+        self.final_norm = _norm(config.hidden, **kinds, rngs=rngs)
+        self.head = _linear(config.hidden, config.vocabulary, **kinds, rngs=rngs)
 
     def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
         """Logits of the token that follows each position."""
@@ -119,7 +137,17 @@ class Llama(nnx.Module):
         return self.head(self.final_norm(x_BxTxD))
 
 
-def init_llama(config: ModelConfig, seed: int) -> tuple[nnx.GraphDef[Llama], Params]:
-    """Draw a model; return its definition and its weights, `nnx.merge` joins them again."""
-    definition, weights = nnx.split(Llama(config, rngs=nnx.Rngs(seed)))
+Definition = nnx.GraphDef[Llama]
+
+
+@functools.cache
+def abstract_llama(config: ModelConfig) -> tuple[Definition, Params]:
+    """The definition of a model, and shapes and dtypes of its weights; nothing is computed."""
+    definition, weights = nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
     return definition, nnx.to_pure_dict(weights)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def init_llama(config: ModelConfig, seed: jax.typing.ArrayLike) -> Params:
+    """Draw the weights; `nnx.merge` joins them with the definition."""
+    return nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(jax.random.key(seed)))))

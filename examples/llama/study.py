@@ -1,131 +1,173 @@
-"""Tries of learning rates: which ones, and the file that keeps them."""
+"""The learning study: `python -m examples.llama.study`."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from rich.console import Console
 
-from examples.llama.config import Experiment, OptimizerConfig, OptimizerName, Setup, as_json
-from examples.llama.corpus import Corpus
-from examples.llama.environment import machine, versions
+from examples.llama.command import run_command
+from examples.llama.config import CorpusConfig, Experiment, InputError
+from examples.llama.corpus import Corpus, load_corpus
 from examples.llama.loop import DivergedError, Step, Validated, fit, prepare
-from examples.llama.optimizers import RECIPES, rates_text, settle
+from examples.llama.optimizers import peak_rates, settle
 from examples.llama.progress import Reporter
-from examples.llama.records import read_json, write_json
+from examples.llama.rate_search import Rates, best, propose
+from examples.llama.study_file import Run, StudyFile
+from examples.llama.study_plan import CELLS, SEEDS, VARIANTS
 
-_LINE_EVERY = 100
-"""Steps between lines where the output is not a terminal."""
+_CURVE_POINTS = 10
+"""Validations of a repetition, the last one included."""
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The rates that a study tries for one optimizer."""
+class Command:
+    """Tune every optimizer with the same number of tries, repeat the best on three seeds.
 
-    learning_rates: tuple[float, ...]
-    """Rates of the matrices, or of every parameter."""
-    rest_learning_rates: tuple[float, ...] = ()
-    """Rates of embedding, head and norms. The matrices' rates are tried at the first of them, then
-    the others at the best rate of the matrices."""
+    Two model sizes and two batch sizes; hours on a CPU. Every run is written to the results file as
+    soon as it is done, and the same command goes on with a study that was stopped.
+    """
 
+    cells: tuple[str, ...] = tuple(CELLS)
+    """Model and batch sizes."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Optimizers."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    results: Path = Path("runs/study/study.json")
+    """The file of all runs; pictures are written beside it."""
+    show: bool = False
+    """Train nothing; show what the results file holds."""
 
-_REST = (2e-2, 5e-3, 1e-2, 4e-2, 8e-2)
-GRIDS: Mapping[OptimizerName, Grid] = {
-    "sinkgd": Grid((2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), (*_REST, 1.6e-1, 3.2e-1)),
-    "swan": Grid((2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), (*_REST, 1.6e-1, 3.2e-1)),
-    "adamw": Grid((2.5e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)),
-    "adamw2": Grid((4e-4, 8e-4, 1.5e-3, 3e-3, 6e-3), (*_REST, 1.5e-2, 3e-2)),
-    "sgd": Grid((0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
-}
-"""Eleven tries for every optimizer, at factors of about two. Where nine of them bracket the best,
-the others are close to it; where they do not, they go on."""
-
-
-class Study:
-    """A file of tries, and the means to add to it."""
-
-    def __init__(self, path: Path, setup: Setup, corpus: Corpus, console: Console):
-        """Read the file if it is there."""
-        self._path, self._corpus, self._console = path, corpus, console
-        # a try is judged by its last validation alone
-        self._setup = dataclasses.replace(setup, validate_every=setup.steps)
-        self._all: list[dict[str, Any]] = read_json(path)["tries"] if path.exists() else []
-        self._shared = {"setup": as_json(self._setup), "corpus": corpus.name}
-
-    def tries(self, name: OptimizerName) -> list[dict[str, Any]]:
-        """What is known of an optimizer in this set-up."""
-        return [
-            one
-            for one in self._all
-            if one["optimizer"]["name"] == name
-            and {key: one[key] for key in self._shared} == self._shared
-        ]
-
-    def attempt(self, optimizer: OptimizerConfig) -> float:
-        """The validation loss of one try, infinite if it diverged; train unless it is known."""
-        optimizer = settle(optimizer)
-        for known in self.tries(optimizer.name):
-            if known["optimizer"] == as_json(optimizer):
-                return loss_of(known)
-        self._console.print(f"{RECIPES[optimizer.name].title}, {rates_text(as_json(optimizer))}")
-        outcome = self._train(optimizer)
-        environment = {"versions": versions(), "machine": machine()}
-        done = {"optimizer": as_json(optimizer), **outcome, **self._shared, **environment}
-        self._all.append(done)
-        write_json(self._path, {"tries": self._all})
-        return loss_of(done)
-
-    def _train(self, optimizer: OptimizerConfig) -> dict[str, Any]:
-        task = prepare(Experiment(optimizer, self._setup), self._corpus)
-        tokens = self._setup.data.tokens_per_step
-        bar = Reporter(self._console, optimizer.name, self._setup.steps, 0, tokens, _LINE_EVERY)
-        outcome: dict[str, Any] = {"validation_loss": None, "diverged_at_step": None}
-        start = perf_counter()
-        try:
-            with bar:
-                for event in fit(task, task.initial_state(), iter(task.batches)):
-                    match event:
-                        case Step():
-                            bar.step(event)
-                        case Validated():
-                            bar.validation(event.number, event.validation)
-                            outcome["validation_loss"] = event.validation.loss
-        except DivergedError as error:
-            self._console.print(f"Diverged: {error}")
-            outcome["diverged_at_step"] = error.step
-        return outcome | {"seconds": round(perf_counter() - start, 1)}
+    def __post_init__(self) -> None:
+        """Refuse names that are none."""
+        for option, chosen, known in (
+            ("--cells", self.cells, CELLS),
+            ("--variants", self.variants, VARIANTS),
+        ):
+            if unknown := set(chosen) - set(known):
+                raise InputError(f"{option}: {', '.join(unknown)} is none of {', '.join(known)}")
 
 
-def search(name: OptimizerName, grid: Grid, attempt: Callable[[OptimizerConfig], float]) -> None:
-    """Try the grid: the matrices' rates at the first rate of the rest, then the rest's others."""
-    first = grid.rest_learning_rates[0] if grid.rest_learning_rates else None
-    config = OptimizerConfig(name, rest_learning_rate=first)
-    losses = {
-        rate: attempt(dataclasses.replace(config, learning_rate=rate))
-        for rate in grid.learning_rates
-    }
-    best = min(losses, key=losses.__getitem__)
-    for rest in grid.rest_learning_rates[1:]:
-        attempt(OptimizerConfig(name, learning_rate=best, rest_learning_rate=rest))
+@dataclass(frozen=True)
+class Due:
+    """A run that the study still needs."""
+
+    cell: str
+    variant: str
+    rates: Rates
+    seed: int
 
 
-def loss_of(one: dict[str, Any]) -> float:
-    """The final validation loss of a try; infinite if it diverged."""
-    return math.inf if one["validation_loss"] is None else one["validation_loss"]
+def next_run(file: StudyFile, cell: str, variant: str) -> Due | None:
+    """The next run of a variant in a cell; None when it is complete there.
+
+    First the tries, each chosen by what the ones before gave; they begin at the best rates of the
+    last cell before this one that has any. Then the repetitions.
+    """
+    tries = [(run.rates, run.score) for run in file.tries(cell, variant)]
+    if len(tries) < CELLS[cell].tries:
+        order = list(CELLS)
+        before = [file.tries(other, variant) for other in order[: order.index(cell)]]
+        tuned = [runs for runs in before if runs]
+        start = (
+            best([(run.rates, run.score) for run in tuned[-1]])
+            if tuned
+            else VARIANTS[variant].start
+        )
+        return Due(cell, variant, propose(start, tries), 0)
+    seeds = {run.seed for run in file.repetitions(cell, variant)}
+    missing = [seed for seed in SEEDS if seed not in seeds]
+    return Due(cell, variant, best(tries), missing[0]) if missing else None
 
 
-def edges(tries: Sequence[dict[str, Any]]) -> list[str]:
-    """Which rates of the best try are the smallest or largest tried, so that the study is too
-    narrow to call it the best."""
-    best = min(tries, key=loss_of)
-    found = []
-    for key in ("learning_rate", "rest_learning_rate"):
-        rate, rates = best["optimizer"][key], {one["optimizer"][key] for one in tries} - {None}
-        if len(rates) > 1 and rate in (min(rates), max(rates)):
-            side = "smallest" if rate == min(rates) else "largest"
-            found.append(f"{key} {rate:g} is the {side} tried")
-    return found
+def due_runs(file: StudyFile, cells: Sequence[str], variants: Sequence[str]) -> Iterator[Due]:
+    """Everything that is still to do; each run is to be added to the file before the next."""
+    for cell in cells:
+        for variant in variants:
+            while (due := next_run(file, cell, variant)) is not None:
+                yield due
+
+
+def experiment_of(due: Due) -> Experiment:
+    """What a run trains; all that its seed decides is decided by one number."""
+    optimizer = dataclasses.replace(
+        VARIANTS[due.variant].optimizer,
+        learning_rate=due.rates.matrices,
+        rest_learning_rate=due.rates.rest,
+    )
+    setup = CELLS[due.cell].setup
+    every = setup.steps // _CURVE_POINTS if due.seed else setup.steps
+    data = dataclasses.replace(setup.data, data_seed=due.seed)
+    setup = dataclasses.replace(setup, data=data, seed=due.seed, validate_every=every)
+    return Experiment(settle(optimizer), setup)
+
+
+def carry_out(due: Due, corpus: Corpus, environment: int, console: Console) -> Run:
+    """Train."""
+    experiment = experiment_of(due)
+    setup = experiment.setup
+    console.print(f"{due.cell}, {VARIANTS[due.variant].title}, {due.rates}, seed {due.seed}")
+    tokens = setup.data.tokens_per_step
+    curve: list[tuple[int, float]] = []
+    diverged_at_step = None
+    start = perf_counter()
+    try:
+        task = prepare(experiment, corpus)
+        with Reporter(console, due.variant, setup.steps, 0, tokens, setup.steps + 1) as bar:
+            for event in fit(task, task.initial_state(), iter(task.batches)):
+                match event:
+                    case Step():
+                        bar.step(event)
+                    case Validated():
+                        curve.append((event.number * tokens, round(event.validation.loss, 6)))
+    except DivergedError as error:
+        diverged_at_step = error.step
+        console.print(f"  diverged: {error}")
+    loss = None if diverged_at_step is not None else curve[-1][1]
+    seconds = round(perf_counter() - start, 1)
+    console.print(f"  validation loss {loss}, {seconds} s")
+    rates = peak_rates(experiment.optimizer)
+    return Run(
+        due.cell,
+        due.variant,
+        rates["learning_rate"],
+        rates.get("rest_learning_rate"),
+        due.seed,
+        loss,
+        curve if due.seed else [],
+        diverged_at_step,
+        seconds,
+        environment,
+    )
+
+
+def run(command: Command, console: Console) -> int:
+    """Carry out what is missing, then report; return the exit code."""
+    corpus = load_corpus(command.corpus, console)
+    file = StudyFile(command.results, corpus.name)
+    if not command.show:
+        environment = file.environment()
+        for due in due_runs(file, command.cells, command.variants):
+            file.add(carry_out(due, corpus, environment, console))
+    return 0
+
+
+def _run_or_stop(command: Command, console: Console) -> int:
+    try:
+        return run(command, console)
+    except KeyboardInterrupt:
+        console.print(f"Stopped; the same command goes on after the runs in {command.results}")
+        return 128 + signal.SIGINT
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    return run_command("examples.llama.study", Command, _run_or_stop, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

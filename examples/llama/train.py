@@ -67,7 +67,9 @@ def train(
     Raises:
         ConfigMismatchError: the folder holds something else.
     """
-    experiment = dataclasses.replace(experiment, optimizer=settle(experiment.optimizer))
+    experiment = dataclasses.replace(
+        experiment, optimizer=settle(experiment.optimizer, experiment.setup.preset)
+    )
     folder.claim(as_json(experiment) | {"corpus": corpus.name})
     finished = folder.result()
     if finished is not None:
@@ -221,7 +223,7 @@ def run(command: Command, console: Console) -> int:
     """Train in the command's folder; return the exit code."""
     experiment = command.experiment
     folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
-    settle(experiment.optimizer)
+    settle(experiment.optimizer, experiment.setup.preset)
     corpus = load_corpus(command.corpus, console)
     if command.fresh and (aside := folder.move_aside()) is not None:
         console.print(f"Moved {folder.path} aside to {aside}", soft_wrap=True)

@@ -1,0 +1,84 @@
+"""The presets: the CPU's default run, and the papers' models with GaLore's protocol on C4.
+
+Zhao et al., "GaLore", arXiv 2403.03507, whose benchmark the papers of SWAN (arXiv 2412.13148) and
+SinkGD (arXiv 2502.06742) follow: batches of 512 rows of 256 tokens, one document per row, padding
+left out of the loss, data seed 42, everything in bfloat16, evaluation on about 10 M tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from examples.llama.config import (
+    CorpusConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizerName,
+    PresetName,
+    Setup,
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The defaults of a command line."""
+
+    setup: Setup
+    """Model, data and length."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    """Text and tokenizer."""
+    rates: Mapping[OptimizerName, Mapping[str, float]] = field(default_factory=dict)
+    """Rates that differ from the tuned ones of the CPU's default run."""
+
+
+_LINEAR_AND_REST = {"learning_rate": 1e-3, "rest_learning_rate": 2e-2}
+"""alpha = 0.05 times the papers' global rate of 0.02, and that rate."""
+
+
+def _papers(
+    name: PresetName,
+    model: ModelConfig,
+    steps: int,
+    microbatches: int,
+    adam_rate: float = 1e-3,
+) -> Preset:
+    data = DataConfig(
+        batch_size=512,
+        microbatches=microbatches,
+        sequence_length=256,
+        data_seed=42,
+        validation_rows=50_000,
+    )
+    return Preset(
+        Setup(preset=name, model=model, data=data, steps=steps, validate_every=1000),
+        # the protocol's t5-base tokenizer is a file that has to be fetched: --tokenizer names it
+        CorpusConfig(text="hub", tokenizer="bpe"),
+        {
+            "sinkgd": _LINEAR_AND_REST,
+            "swan": _LINEAR_AND_REST,
+            "muon": _LINEAR_AND_REST,
+            "adamw": {"learning_rate": adam_rate},
+            "adamw2": {"learning_rate": adam_rate, "rest_learning_rate": adam_rate},
+        },
+    )
+
+
+def _llama(hidden: int, mlp: int, heads: int, layers: int) -> ModelConfig:
+    return ModelConfig(
+        hidden=hidden,
+        mlp=mlp,
+        heads=heads,
+        layers=layers,
+        vocabulary=32_000,
+        precision="bfloat16",
+    )
+
+
+PRESETS: Mapping[PresetName, Preset] = {
+    "cpu": Preset(Setup()),
+    "60m": _papers("60m", _llama(512, 1376, 8, 8), 10_000, 4),
+    "130m": _papers("130m", _llama(768, 2048, 12, 12), 20_000, 4),
+    "350m": _papers("350m", _llama(1024, 2736, 16, 24), 60_000, 8),
+    "1b": _papers("1b", _llama(2048, 5461, 32, 24), 100_000, 16, adam_rate=7e-4),
+    "7b": _papers("7b", _llama(4096, 11008, 32, 32), 150_000, 32, adam_rate=7e-4),
+}
+"""Every preset of the command line."""

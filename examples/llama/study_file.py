@@ -1,0 +1,101 @@
+"""The file of a learning study: every run with what determined it, written as soon as it is done."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.llama.config import InputError, as_json
+from examples.llama.environment import machine, versions
+from examples.llama.rate_search import Rates
+from examples.llama.records import read_json, write_json
+from examples.llama.study_plan import CELLS, VARIANTS
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of the study."""
+
+    cell: str
+    variant: str
+    learning_rate: float
+    rest_learning_rate: float | None
+    seed: int
+    """0 for a try of rates, else a repetition of the best ones."""
+    loss: float | None
+    """Final validation loss in nats per byte; None if the run diverged."""
+    curve: Sequence[tuple[int, float]]
+    """Tokens and validation loss on the way."""
+    diverged_at_step: int | None
+    seconds: float
+    """Of the whole run, whatever else the machine did: no measure of speed."""
+    environment: int
+    """Index into the file's environments."""
+
+    @property
+    def rates(self) -> Rates:
+        """The peak rates."""
+        return Rates(self.learning_rate, self.rest_learning_rate)
+
+    @property
+    def score(self) -> float:
+        """The loss, infinite for a run that diverged."""
+        return float("inf") if self.loss is None else self.loss
+
+
+class StudyFile:
+    """The runs of a study, in a JSON file."""
+
+    def __init__(self, path: Path, corpus: str):
+        """Read the file if it is there.
+
+        Raises:
+            InputError: its cells, variants or text are others than those of this program.
+        """
+        self.path, self._corpus = path, corpus
+        stored = read_json(path) if path.exists() else {}
+        self._plan: dict[str, Any] = stored.get("plan", {"corpus": corpus})
+        self._environments: list[dict[str, Any]] = stored.get("environments", [])
+        self.runs = [Run(**run) for run in stored.get("runs", [])]
+
+    def _check(self, key: str, value: Any) -> None:
+        if self._plan.setdefault(key, value) != value:
+            raise InputError(
+                f"{self.path} was made with another {key}: {self._plan[key]} there, {value} here; "
+                f"choose another file with --results"
+            )
+
+    def environment(self) -> int:
+        """The index of this machine and these versions, added if they are new."""
+        now = {"versions": versions(), "machine": machine()}
+        if now not in self._environments:
+            self._environments.append(now)
+        return self._environments.index(now)
+
+    def environments(self) -> Sequence[dict[str, Any]]:
+        """All machines and versions that runs were made with."""
+        return self._environments
+
+    def add(self, run: Run) -> None:
+        """Keep a run, and write the file."""
+        cell, variant = CELLS[run.cell], VARIANTS[run.variant]
+        self._check("corpus", self._corpus)
+        self._check(f"cell {run.cell}", as_json(cell.setup))
+        self._check(f"variant {run.variant}", as_json(variant.optimizer))
+        self.runs.append(run)
+        write_json(
+            self.path,
+            {
+                "plan": self._plan,
+                "environments": self._environments,
+                "runs": [asdict(run) for run in self.runs],
+            },
+        )
+
+    def tries(self, cell: str, variant: str) -> list[Run]:
+        """The tries of rates, in order."""
+        return [r for r in self.runs if (r.cell, r.variant, r.seed) == (cell, variant, 0)]
+
+    def repetitions(self, cell: str, variant: str) -> list[Run]:
+        """The runs with the best rates and other seeds."""
+        return [r for r in self.runs if (r.cell, r.variant) == (cell, variant) and r.seed]
