@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 ARGS ?=
 PIP_FLAGS = --quiet --disable-pip-version-check
 
-.PHONY: help setup train compare tune test test-oldest test-latest lint format clean
+.PHONY: help setup train compare study memory throughput test test-oldest test-latest lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -24,8 +24,14 @@ train: setup ## train a small LLaMA on real text with SinkGD; options in ARGS
 compare: setup ## SinkGD, SWAN, and AdamW with one and with two learning rates; options in ARGS
 	@$(BIN)/python -m examples.llama.compare $(ARGS)
 
-tune: setup ## the learning-rate study behind the example's results; options in ARGS
-	@$(BIN)/python -m examples.llama.tune $(ARGS)
+study: setup ## the learning study behind the example's results, hours; goes on where it stopped; options in ARGS
+	@$(BIN)/python -m examples.llama.study $(ARGS)
+
+memory: setup ## what every preset needs with every optimizer, from shapes and compiled steps; options in ARGS
+	@$(BIN)/python -m examples.llama.memory $(ARGS)
+
+throughput: setup ## tokens/s of whole train steps, as ratios to AdamW; options in ARGS
+	@$(BIN)/python -m examples.llama.throughput $(ARGS)
 
 test: setup ## all tests, with the library's coverage
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)

@@ -2,8 +2,8 @@
 
 DeepSeek-AI, arXiv 2609.19969, Section 2.5, trains embedding tables and the head by the Sinkhorn
 alternation as well: K = 11 half-steps that begin and end with the rows (each a token's vector),
-after the rows of tokens that hardly occurred are zeroed. There it acts on Nesterov momentum; here it acts
-on whatever it is chained after, by default the gradient.
+after the rows of tokens that hardly occurred are zeroed. There it acts on Nesterov momentum; here
+it acts on whatever it is chained after, by default the gradient.
 """
 
 from typing import Any

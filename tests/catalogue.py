@@ -15,6 +15,8 @@ TRANSFORMATIONS = {
     "scale_by_sinkhorn": mo.scale_by_sinkhorn(),
     "scale_by_sinkhorn_tol": mo.scale_by_sinkhorn(num_iters=9, tol=1e-3),
     "scale_by_swan": mo.scale_by_swan(),
+    "zero_small_rows": mo.zero_small_rows(),
+    "scale_by_token_sinkhorn": mo.scale_by_token_sinkhorn(),
     "scale_by_swan_centered": mo.scale_by_swan(centered=True),
     "row_spectral": mo.multi_normalize(
         mo.normalize_rows(), mo.normalize_spectral(), num_iters=2, tol=1e-3

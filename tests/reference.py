@@ -104,6 +104,21 @@ def sr_sinkhorn(G, L):
     return X
 
 
+def zero_small_rows(W, threshold=1e-3):
+    norms = row_norms(W)
+    return np.where(norms[:, None] <= threshold * norms.mean(), 0, W)
+
+
+def token_sinkhorn(W, half_steps=11, threshold=1e-3):
+    """Rows, columns, rows, ..., rows; zero rows stay (arXiv 2609.19969, Section 2.5)."""
+    X = zero_small_rows(W, threshold)
+    live = row_norms(X) > 0
+    for half_step in range(half_steps):
+        project = project_rows if half_step % 2 == 0 else project_columns
+        X[live] = project(X[live])
+    return X
+
+
 def row_residual(X):
     """max_i | ||X_i,:|| / sqrt(n) - 1 |."""
     return np.max(np.abs(row_norms(X) / np.sqrt(X.shape[1]) - 1))

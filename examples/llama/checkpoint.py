@@ -1,30 +1,107 @@
-"""Checkpoints of a run by orbax: weights, optimizer state, step, and the position in the data."""
+"""Checkpoints of a run by orbax: weights, optimizer state, step, position in the data, settings.
 
-from collections.abc import Iterator
+Training draws nothing at random beyond the initial weights and the order of the data. Both follow
+from the seeds in the configuration, which each checkpoint carries: there is no other random state.
+Orbax writes to a temporary folder and renames it, so that a run killed at any moment leaves whole
+checkpoints only; a fingerprint of every array's bits tells those that were damaged later.
+"""
+
+import contextlib
+import errno
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
-import grain
 import jax
-import numpy as np
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from examples.llama.loop import TrainState
+from examples.llama.config import InputError
+from examples.llama.processes import Agreement, from_main_process
+from examples.llama.step import TrainState
+
+
+class Position(Protocol):
+    """An iterator whose place in the data can be saved as JSON."""
+
+    def get_state(self) -> dict[str, Any]:
+        """The place."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a place."""
+        ...
+
+
+class SaveError(Exception):
+    """A checkpoint could not be written; those before it are whole."""
+
+
+class DamagedError(Exception):
+    """A checkpoint's content is not what was saved."""
+
+
+@jax.jit
+def fingerprint(state: Any) -> jax.Array:
+    """One 32-bit number per array that changes with any single bit of it, on any mesh.
+
+    The sum, modulo 2^32, of a hash of each entry's bits and place that is one to one in the bits
+    (the finalizer of MurmurHash3), so that a change of one entry cannot go unseen.
+    """
+
+    def of(leaf: jax.Array) -> jax.Array:
+        unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+        bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+        place = jnp.uint32(0)
+        for axis in range(leaf.ndim):
+            index = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+            place = (place + index + 1) * jnp.uint32(0x9E3779B1)
+        mixed = bits ^ place
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+        return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+
+    return jnp.stack([of(leaf) for leaf in jax.tree.leaves(state)])
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return text[0][:300]
+
+
+def _is_full(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    text = str(error)
+    return full or any(f"os_error_code='{code}'" in text for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 class Checkpoints:
     """The newest few checkpoints below a folder; use it as a context manager."""
 
-    def __init__(self, folder: Path, keep: int):
-        """Open `folder`, which is created if need be."""
+    def __init__(self, folder: Path, keep: int = 1, *, writable: bool = True):
+        """Open `folder`; a writable one is created, and cleared of what a killed run left."""
+        self.folder = folder.absolute()
+        if not writable and not self.folder.is_dir():
+            raise InputError(f"{folder} does not exist: there is no checkpoint to read")
         self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
+            self.folder,
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep)
+            if writable
+            else None,
+            cleanup_tmp_directories=writable,
         )
+        self._saving: int | None = None
 
     def __enter__(self) -> "Checkpoints":
-        """Return itself."""
+        """Return itself. Until the end orbax's log is off: errors are raised, and said once."""
+        self._level = logging.getLogger("absl").level
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         return self
 
     def __exit__(
@@ -34,26 +111,126 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         """Wait for the last save, then close."""
-        self._checkpointer.close()
+        try:
+            # an error under way is the one to hear of, and a failed save is raised again by close
+            with contextlib.suppress(Exception) if error is not None else self._writing():
+                self._checkpointer.close()
+        finally:
+            logging.getLogger("absl").setLevel(self._level)
 
-    @property
-    def latest(self) -> int | None:
-        """Step of the newest complete checkpoint, after any save under way has ended."""
-        self._checkpointer.wait()
-        newest = self._checkpointer.latest
-        return None if newest is None else newest.step
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (SaveError, KeyboardInterrupt, SystemExit):
+            raise
+        except Exception as error:
+            why = "the disk is full" if _is_full(error) else _reason(error)
+            raise SaveError(
+                f"cannot save step {self._saving} in {self.folder}: {why}. The checkpoints before "
+                f"it are whole; make room, and the same command goes on after the newest"
+            ) from error
 
-    def save(self, step: int, state: TrainState, batches: Iterator[np.ndarray]) -> None:
-        """Save in the background; the state may be donated as soon as this returns."""
-        # without force, orbax leaves a checkpoint out while the one before is still being written
-        self._checkpointer.save_checkpointables_async(
-            step, {"state": state, "data": batches}, force=True
-        )
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, the newest first, after any save under way."""
+        with self._writing():
+            self._checkpointer.wait()
+        return sorted((found.step for found in self._checkpointer.checkpoints), reverse=True)
 
-    def restore(self, step: int, like: TrainState, batches: grain.DatasetIterator) -> TrainState:
-        """Load the state of `step`, shaped and sharded as `like`; move `batches` to its place."""
+    def save(
+        self, step: int, state: TrainState, position: Position, config: Mapping[str, Any]
+    ) -> None:
+        """Save in the background; the state may be donated as soon as this returns.
+
+        Raises:
+            SaveError: this save, or the one before it, failed or would not fit on the disk.
+        """
+        with self._writing():
+            self._checkpointer.wait()
+            self._saving = step
+            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            free = shutil.disk_usage(self.folder).free
+            if free < needed:
+                raise OSError(errno.ENOSPC, f"{needed} bytes are needed, {free} are free")
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {"state": state},
+                # without force, orbax leaves a checkpoint out while the one before is under way
+                force=True,
+                custom_metadata={
+                    "position": position.get_state(),
+                    "fingerprint": [int(number) for number in fingerprint(state)],
+                    "config": dict(config),
+                },
+            )
+
+    def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state of `step`, shaped and sharded as `like`, and what was saved beside it.
+
+        Raises:
+            DamagedError: it is not, bit for bit, what was saved.
+        """
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
-        loaded = self._checkpointer.load_checkpointables(step, {"state": abstract, "data": batches})
-        return loaded["state"]
+        try:
+            saved = self._checkpointer.checkpointables_metadata(step).custom_metadata
+            state = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
+        except Exception as error:
+            raise DamagedError(_reason(error)) from error
+        if not saved or "fingerprint" not in saved:
+            raise DamagedError("its metadata are missing")
+        if [int(number) for number in fingerprint(state)] != saved["fingerprint"]:
+            raise DamagedError("an array is not what was saved")
+        return state, saved
+
+    def restore_newest(
+        self, like: TrainState, position: Position, report: Callable[[str], None]
+    ) -> tuple[int, TrainState] | None:
+        """Load the newest checkpoint that is not damaged, and go to its place in the data.
+
+        Damaged ones are reported, and moved out of the way, to a folder `damaged` beside the
+        checkpoints. None if there is no checkpoint at all.
+
+        Raises:
+            InputError: there are checkpoints, but all are damaged.
+        """
+        damaged: list[int] = []
+        for step in self.steps():
+            loaded = self._load_or_report(step, like, report)
+            if loaded is None:
+                damaged.append(step)
+                continue
+            state, saved = loaded
+            position.set_state(saved["position"])
+            from_main_process(lambda: self._move_aside(damaged))
+            if damaged:
+                self._checkpointer.reload()
+            return step, state
+        if damaged:
+            raise InputError(
+                f"all checkpoints in {self.folder} are damaged, steps {damaged}; to start over, "
+                f"add --fresh, which moves the run's folder aside"
+            )
+        return None
+
+    def _load_or_report(
+        self, step: int, like: TrainState, report: Callable[[str], None]
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        loaded, damage = None, "another process could not read it"
+        try:
+            loaded = self.load(step, like)
+        except DamagedError as error:
+            damage = str(error)
+        if Agreement(lambda: loaded is None).now():
+            report(f"The checkpoint of step {step} in {self.folder} is damaged: {damage}")
+            return None
+        return loaded
+
+    def _move_aside(self, steps: list[int]) -> None:
+        for step in steps:
+            aside = self.folder.parent / "damaged" / str(step)
+            while aside.exists():
+                aside = aside.with_name(aside.name + "'")
+            aside.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside)

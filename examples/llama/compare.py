@@ -19,12 +19,12 @@ from examples.llama.config import (
     Setup,
     as_json,
 )
-from examples.llama.corpus import load_corpus
-from examples.llama.evaluate import Validation
+from examples.llama.loss import Validation
 from examples.llama.optimizers import RECIPES, rates_text, settle
 from examples.llama.plot import Curve, plot_comparison
 from examples.llama.records import read_lines, write_json
 from examples.llama.run_folder import RunFolder
+from examples.llama.text.corpus import load_corpus
 from examples.llama.train import DIVERGED, train
 
 REFERENCE: OptimizerName = "adamw"
@@ -161,14 +161,14 @@ def run(command: Command, console: Console) -> int:
         name: Experiment(settle(OptimizerConfig(name), command.setup.preset), command.setup)
         for name in command.optimizers
     }
-    corpus = load_corpus(command.corpus, console)
+    corpus = load_corpus(command.corpus, command.setup.model.vocabulary, console)
     whole = RunFolder(command.run_dir)
     if command.fresh and (aside := whole.move_aside()) is not None:
         console.print(f"Moved {whole.path} aside to {aside}", soft_wrap=True)
     folders = {name: RunFolder(command.run_dir / name) for name in experiments}
     for name, experiment in experiments.items():
         console.rule(RECIPES[name].title)
-        code = train(experiment, corpus, folders[name], command.run, console)
+        code = train(experiment, corpus, folders[name], command.run, console, command.corpus)
         if code not in (0, DIVERGED):
             return code
     entries = [read_entry(name, experiments[name], folders[name]) for name in experiments]

@@ -1,6 +1,7 @@
 """What determines a training run: frozen dataclasses, from which the command line is made."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,8 +15,9 @@ PresetName = Literal["cpu", "60m", "130m", "350m", "1b", "7b"]
 """The presets to choose from; `examples.llama.presets.PRESETS` has an entry for each."""
 
 Precision = Literal["float32", "mixed", "bfloat16"]
-"""float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16 arithmetic.
-bfloat16: weights, gradients and optimizer state too, as in the papers. The loss is float32 in all."""
+"""float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16
+arithmetic. bfloat16: weights, gradients and optimizer state too, as in the papers. The loss is
+float32 in all."""
 
 
 class InputError(ValueError):
@@ -88,6 +90,11 @@ class DataConfig:
                 f"a batch of {self.batch_size} rows cannot be divided into {self.microbatches} "
                 f"equal parts; choose --batch-size as a multiple of --microbatches"
             )
+        if self.validation_rows < 0 or self.sequence_length < 1:
+            raise InputError(
+                f"validation_rows is {self.validation_rows} and sequence_length "
+                f"{self.sequence_length}; they must be at least 0 and 1"
+            )
 
     @property
     def tokens_per_step(self) -> int:
@@ -134,7 +141,8 @@ class Setup:
 
     preset: PresetName = "cpu"
     """Where the defaults of all other options come from: cpu trains in minutes without a download;
-    60m to 7b are the papers' models and schedules on C4, which needs --text and --tokenizer."""
+    60m to 7b are the papers' models and schedules on C4, --text hub or a folder of its files. Their
+    tokenizer is T5's; without its file in --tokenizer, byte pairs are learned."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     steps: int = 300
@@ -178,18 +186,51 @@ class CorpusConfig:
     ($XDG_CACHE_HOME or ~/.cache)."""
 
 
+Tracker = Literal["tensorboard", "wandb"]
+
+
 @dataclass(frozen=True)
 class RunConfig:
-    """How a run is watched and saved; none of it changes the result."""
+    """How a run is carried out, watched and saved: what does not change its result."""
 
+    mesh: tuple[int, int, int] = (1, 1, 1)
+    """Devices along the axes data, fsdp and tensor: batches are split over the first two, weights
+    and optimizer state over the last two. A run can go on with another mesh."""
     save_every: int = 100
     """Steps between checkpoints."""
     keep: int = 2
     """Checkpoints kept, the newest ones."""
     log_every: int = 10
     """Steps between lines where the output is not a terminal."""
+    track: tuple[Tracker, ...] = ()
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb, or both. TensorBoard's files are
+    written to the run's folder; Weights & Biases takes its settings from WANDB_* variables."""
+    profile: bool = False
+    """Write a JAX trace of ten steps to the run's folder, for TensorBoard or Perfetto."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one."""
+        for name in ("save_every", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
 
 
 def as_json(config: Any) -> dict[str, Any]:
     """Return a configuration as what JSON can hold."""
-    return dataclasses.asdict(config)
+    values = dataclasses.asdict(config)
+    return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
+
+
+def experiment_from_json(stored: Mapping[str, Any]) -> Experiment:
+    """Back from what `as_json` made of an experiment; other keys are left out."""
+    setup = dict(stored["setup"])
+    model, data = ModelConfig(**setup.pop("model")), DataConfig(**setup.pop("data"))
+    return Experiment(
+        OptimizerConfig(**stored["optimizer"]), Setup(model=model, data=data, **setup)
+    )
+
+
+def corpus_from_json(stored: Mapping[str, Any]) -> CorpusConfig:
+    """Back from what `as_json` made of a corpus's configuration."""
+    paths = {key: stored[key] and Path(stored[key]) for key in ("corpus_root", "cache")}
+    return CorpusConfig(**{**stored, **paths})

@@ -1,103 +1,52 @@
-"""Loss in training and in validation."""
+"""Validate a trained model: `python -m examples.llama.evaluate --run-dir runs/sinkgd`."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from flax import nnx
+from rich.console import Console
 
-from examples.llama.model import Definition, Params
+from examples.llama.command import run_command
+from examples.llama.loop import prepare
+from examples.llama.records import write_json
+from examples.llama.trained import TrainedConfig, load_trained
+
 
 @dataclass(frozen=True)
-class Validation:
-    """What a model loses on the validation text."""
+class Command:
+    """The validation loss of a checkpoint, on the text of its training or on another.
 
-    loss: float
-    """Mean over all tokens of -log p(token), in nats."""
-
-    @property
-    def perplexity(self) -> float:
-        """exp(loss); infinite where that is more than a float can hold."""
-        try:
-            return math.exp(self.loss)
-        except OverflowError:
-            return math.inf
-
-    @property
-    def bits_per_byte(self) -> float:
-        """The loss in bits; a token is a byte."""
-        return self.loss / math.log(2)
-
-    def as_json(self) -> dict[str, float | None]:
-        """The three figures by name; JSON has no infinity, so such a perplexity is None."""
-        return {
-            "validation_loss": self.loss,
-            "perplexity": self.perplexity if math.isfinite(self.perplexity) else None,
-            "bits_per_byte": self.bits_per_byte,
-        }
-
-    def __str__(self) -> str:
-        """The three figures in a line."""
-        return (
-            f"validation loss {self.loss:.4f} nats, perplexity {self.perplexity:.3f}, "
-            f"{self.bits_per_byte:.4f} bits/byte"
-        )
-
-
-def predicted(rows_BxS: jax.Array) -> jax.Array:
-    """Which of a row's T = S - 1 tokens after the first are predicted: those that are no padding.
-
-    Padding is any negative token.
+    The loss is the sum over all predicted tokens divided by their number, padding left out.
     """
-    return rows_BxS[:, 1:].astype(jnp.int32) >= 0
+
+    trained: TrainedConfig = field(default_factory=TrainedConfig)
+    validation_rows: int | None = None
+    """Rows of validation text, 0 for all; by default as many as in training."""
+    results: Path | None = None
+    """File for the result, as JSON."""
 
 
-def token_losses(definition: Definition, params: Params, rows_BxS: jax.Array) -> jax.Array:
-    """Cross-entropy (B, T) of each of a row's T = S - 1 predicted tokens, in float32; 0 at padding.
-
-    Padding comes after the text and attention is causal, so that what the model makes of it does
-    not matter.
-    """
-    tokens_BxS = jnp.maximum(rows_BxS.astype(jnp.int32), 0)
-    logits_BxTxV = nnx.merge(definition, params)(tokens_BxS[:, :-1]).astype(jnp.float32)
-    losses_BxT = optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, tokens_BxS[:, 1:])
-    return jnp.where(predicted(rows_BxS), losses_BxT, 0)
-
-
-@partial(jax.jit, static_argnames="definition")
-def _losses_of_rows(
-    definition: Definition, params: Params, batches_KxBxS: jax.Array
-) -> jax.Array:
-    def batch(rows_BxS: jax.Array) -> jax.Array:
-        return token_losses(definition, params, rows_BxS).sum(axis=-1)
-
-    return jax.lax.map(batch, batches_KxBxS)
+def run(command: Command, console: Console) -> int:
+    """Validate; return the exit code."""
+    trained = load_trained(command.trained, console)
+    setup = trained.experiment.setup
+    if command.validation_rows is not None:
+        data = dataclasses.replace(setup.data, validation_rows=command.validation_rows)
+        setup = dataclasses.replace(setup, data=data)
+    task = prepare(dataclasses.replace(trained.experiment, setup=setup), trained.corpus)
+    result = task.validate(trained.params)
+    console.print(f"{command.trained.run_dir}, step {trained.step}: {result}", soft_wrap=True)
+    if command.results is not None:
+        found = {"step": trained.step, "corpus": trained.corpus.name, **result.as_json()}
+        write_json(command.results, {"run": str(command.trained.run_dir), **found})
+    return 0
 
 
-def make_validate(
-    definition: Definition, rows_RxS: np.ndarray, batch_size: int
-) -> Callable[[Params], Validation]:
-    """Return params -> Validation over all the rows.
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    return run_command("examples.llama.evaluate", Command, run, arguments)
 
-    The rows are filled up to whole batches; rows filled in do not count, nor does padding. The
-    figure is the sum over all predicted tokens divided by their number: an average of batch means
-    would be biased by a short batch.
-    """
-    count, length = rows_RxS.shape
-    tokens = int((rows_RxS[:, 1:].astype(np.int64) >= 0).sum())
-    batches = -(-count // batch_size)
-    filled = np.zeros((batches * batch_size, length), rows_RxS.dtype)
-    filled[:count] = rows_RxS
-    batches_KxBxS = jnp.asarray(filled.reshape(batches, batch_size, length))
 
-    def validate(params: Params) -> Validation:
-        losses_KxB = _losses_of_rows(definition, params, batches_KxBxS)
-        losses = np.asarray(losses_KxB, np.float64).reshape(-1)[:count]
-        return Validation(float(losses.sum() / tokens))
-
-    return validate
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,84 +1,65 @@
-"""Text from a trained model: one token at a time, through a window of fixed length."""
+"""Text from a trained model: `python -m examples.llama.generate --prompt "def "`."""
 
-from functools import partial
+import sys
+from dataclasses import dataclass, field
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
 
-from examples.llama.model import Definition, Params
-
-
-@partial(jax.jit, static_argnames=("definition", "length"))
-def _sample(
-    definition: Definition,
-    params: Params,
-    window_T: jax.Array,
-    filled: jax.Array,
-    key: jax.Array,
-    temperature: jax.Array,
-    length: int,
-) -> jax.Array:
-    model = nnx.merge(definition, params)
-    size = window_T.shape[0]
-
-    def body(
-        carry: tuple[jax.Array, jax.Array], key: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        window_T, filled = carry
-        # positions after the last token do not matter: attention is causal
-        logits_V = model(window_T[None])[0, filled - 1, :256]
-        token = jax.random.categorical(key, logits_V / temperature)
-        full = filled == size
-        window_T = jnp.where(full, jnp.roll(window_T, -1), window_T)
-        filled = jnp.where(full, size, filled + 1)
-        return (window_T.at[filled - 1].set(token), filled), token
-
-    _, tokens = jax.lax.scan(body, (window_T, filled), jax.random.split(key, length))
-    return tokens
+from examples.llama.command import run_command
+from examples.llama.config import InputError
+from examples.llama.model import abstract_llama
+from examples.llama.sampling import generate
+from examples.llama.trained import TrainedConfig, load_trained
 
 
-def generate(
-    definition: Definition,
-    params: Params,
-    *,
-    prompt: str = "def ",
-    length: int = 240,
-    window: int = 256,
-    temperature: float = 0.7,
-    seed: int = 0,
-) -> str:
-    """Continue `prompt` by `length` bytes; return both as text.
+@dataclass(frozen=True)
+class Command:
+    """Let a trained model go on with a text."""
 
-    The whole window is computed anew for each byte, at a cost of seconds for a small model.
+    trained: TrainedConfig = field(default_factory=TrainedConfig)
+    prompt: str = "def "
+    """How the text begins."""
+    length: int = 240
+    """Tokens to add, at most: a model may end its text."""
+    temperature: float = 0.7
+    """Divides the logits: small is cautious, large is adventurous."""
+    samples: int = 1
+    """How many texts."""
+    seed: int = 0
+    """Of the first text's random choices; the others count up."""
 
-    Args:
-        definition: the model without its weights.
-        params: the weights.
-        prompt: the beginning, at least one byte.
-        length: bytes to add.
-        window: bytes that the model sees.
-        temperature: divides the logits; small is cautious.
-        seed: of the random choices.
-    """
-    start = np.frombuffer(prompt.encode(), np.uint8).astype(np.int32)[-window:]
-    if len(start) == 0 or temperature <= 0:
-        raise ValueError(
-            f"cannot continue {prompt!r} at temperature {temperature}: the prompt needs at least "
-            f"one byte, the temperature must be positive"
+    def __post_init__(self) -> None:
+        """Refuse counts below one."""
+        for name in ("length", "samples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}, but must be at least 1")
+
+
+def run(command: Command, console: Console) -> int:
+    """Sample; return the exit code."""
+    trained = load_trained(command.trained, console)
+    setup = trained.experiment.setup
+    for seed in range(command.seed, command.seed + command.samples):
+        text = generate(
+            abstract_llama(setup.model)[0],
+            trained.params,
+            trained.corpus.tokenizer,
+            prompt=command.prompt,
+            length=command.length,
+            window=setup.data.sequence_length,
+            temperature=command.temperature,
+            seed=seed,
         )
-    window_T = jnp.zeros(window, jnp.int32).at[: len(start)].set(start)
-    tokens = _sample(
-        definition,
-        params,
-        window_T,
-        jnp.asarray(len(start)),
-        jax.random.key(seed),
-        jnp.asarray(temperature),
-        length,
-    )
-    text = prompt + np.asarray(tokens).astype(np.uint8).tobytes().decode(errors="replace")
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+        console.print(Panel(Text(text), title=f"step {trained.step}, seed {seed}"))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    return run_command("examples.llama.generate", Command, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

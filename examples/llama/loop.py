@@ -1,11 +1,8 @@
 """The training loop that every command shares, as a generator of what happened."""
 
-import dataclasses
-import functools
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -13,20 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from examples.llama.config import Experiment, InputError, ModelConfig, OptimizerConfig
-from examples.llama.corpus import Corpus
-from examples.llama.data import training_batches, validation_rows
-from examples.llama.evaluate import Validation, make_validate, predicted, token_losses
-from examples.llama.model import Definition, Params, abstract_llama, init_llama
-from examples.llama.optimizers import make_optimizer, peak_rates
-
-
-class TrainState(NamedTuple):
-    """What a step changes."""
-
-    step: jax.Array
-    params: Params
-    optimizer_state: optax.OptState
+from examples.llama.config import Experiment
+from examples.llama.loss import Validation, make_validate
+from examples.llama.mesh import ONE_DEVICE, Placement
+from examples.llama.model import Definition, Params, abstract_llama
+from examples.llama.optimizers import make_optimizer
+from examples.llama.processes import Agreement
+from examples.llama.step import TrainState, initial_state, make_train_step
+from examples.llama.text.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -76,93 +67,40 @@ class Task:
     batches: grain.IterDataset
     train_step: Callable[[TrainState, np.ndarray], tuple[TrainState, jax.Array]]
     validate: Callable[[Params], Validation]
+    placement: Placement = ONE_DEVICE
 
     def initial_state(self) -> TrainState:
         """The weights that the seed draws, and the optimizer's state for them."""
-        params = init_llama(self.experiment.setup.model, self.experiment.setup.seed)
-        return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+        return self.placement.create(lambda: initial_state(self.experiment))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of `initial_state()`; nothing is computed."""
+        return self.placement.abstract(lambda: initial_state(self.experiment))
 
 
-def mean_loss_and_gradients(
-    definition: Definition, params: Params, rows_BxS: jax.Array, microbatches: int
-) -> tuple[jax.Array, Params]:
-    """The mean loss over all predicted tokens of a batch, and its gradients.
+def prepare(experiment: Experiment, corpus: Corpus, placement: Placement = ONE_DEVICE) -> Task:
+    """Build the parts of a settled experiment; nothing is computed yet.
 
-    With several microbatches they are computed one after another and their gradients added up in
-    float32, a sum that lives inside this function. Each token counts alike, wherever the padding
-    is: the result is that of the whole batch up to rounding.
+    Raises:
+        InputError: the text does not suffice, or the mesh does not divide batch or heads.
     """
-    count = jnp.maximum(1, predicted(rows_BxS).sum())
-
-    def part(params: Params, rows: jax.Array) -> jax.Array:
-        return token_losses(definition, params, rows).sum() / count
-
-    gradient_of_part = jax.value_and_grad(part)
-    if microbatches == 1:
-        return gradient_of_part(params, rows_BxS)
-
-    def add(total: Any, rows: jax.Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient_of_part(params, rows)), None
-
-    zero = (jnp.zeros(()), jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), params))
-    # every M-th row: parts of contiguous rows would lie on some of the devices of a mesh each
-    parts_MxbxS = rows_BxS.reshape(-1, microbatches, rows_BxS.shape[1]).swapaxes(0, 1)
-    (loss, gradients), _ = jax.lax.scan(add, zero, parts_MxbxS)
-    return loss, jax.tree.map(lambda total, w: total.astype(w.dtype), gradients, params)
-
-
-@functools.cache
-def _compiled_step(
-    model: ModelConfig, microbatches: int, steps: int, optimizer: OptimizerConfig
-) -> Callable[..., tuple[TrainState, jax.Array]]:
-    """The train step without its peak rates, which are an argument: tries of rates share it."""
-    definition, _ = abstract_llama(model)
-
-    def train_step(
-        state: TrainState, rows_BxS: jax.Array, peaks: dict[str, jax.Array]
-    ) -> tuple[TrainState, jax.Array]:
-        transformation = make_optimizer(dataclasses.replace(optimizer, **peaks), steps)
-        loss, gradients = mean_loss_and_gradients(definition, state.params, rows_BxS, microbatches)
-        updates, optimizer_state = transformation.update(
-            gradients, state.optimizer_state, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, optimizer_state), loss
-
-    return jax.jit(train_step, donate_argnums=0)
-
-
-def make_train_step(
-    experiment: Experiment,
-) -> Callable[[TrainState, np.ndarray], tuple[TrainState, jax.Array]]:
-    """The step (state, rows) -> (state, loss) of a settled experiment; the state is donated."""
-    setup, optimizer = experiment.setup, experiment.optimizer
-    peaks = peak_rates(optimizer)
-    unrated = dataclasses.replace(optimizer, **dict.fromkeys(peaks))
-    step = _compiled_step(setup.model, setup.data.microbatches, setup.steps, unrated)
-    arrays = {name: jnp.float32(peak) for name, peak in peaks.items()}
-    return lambda state, rows_BxS: step(state, rows_BxS, arrays)
-
-
-def prepare(experiment: Experiment, corpus: Corpus) -> Task:
-    """Build the parts of a settled experiment; nothing is computed yet."""
     setup = experiment.setup
-    if setup.model.vocabulary < 256:
-        raise InputError(
-            f"--vocabulary {setup.model.vocabulary} is too small: tokens are bytes, 0 to 255"
-        )
+    placement.check(setup)
     definition, _ = abstract_llama(setup.model)
     return Task(
         experiment=experiment,
         definition=definition,
         optimizer=make_optimizer(experiment.optimizer, setup.steps),
-        batches=training_batches(corpus.train, setup.data),
-        train_step=make_train_step(experiment),
+        batches=corpus.training_batches(setup.data),
+        train_step=make_train_step(experiment, placement),
         validate=make_validate(
             definition,
-            validation_rows(corpus.validation, setup.data),
+            corpus.validation_rows(setup.data),
             setup.data.batch_size // setup.data.microbatches,
+            corpus.validation_bytes_per_token(setup.data),
+            placement,
         ),
+        placement=placement,
     )
 
 
@@ -177,7 +115,7 @@ def _segment(
     batches: Iterator[np.ndarray],
     first: int,
     last: int,
-    should_stop: Callable[[], bool],
+    stop: Agreement,
 ) -> Generator[Step, None, tuple[TrainState, int]]:
     """Run steps `first` + 1 to `last`; return the state and the last step run."""
     clock = perf_counter()
@@ -191,7 +129,7 @@ def _segment(
         return Step(number, value, seconds)
 
     number, pending = first, None
-    while number < last and not (number > first and should_stop()):
+    while number < last and not (number > first and stop.soon()):
         state, loss = task.train_step(state, next(batches))
         number += 1
         if pending is not None:
@@ -225,7 +163,8 @@ def fit(
         state: where to begin; donated, use the states of the savepoints afterwards.
         batches: iterator over `task.batches`, at the position that belongs to `state`.
         save_every: steps between savepoints; None for no savepoint at all.
-        should_stop: asked after every step; true ends the training with a savepoint.
+        should_stop: asked after every step; once true it has to stay true, and ends the training
+            with a savepoint. Of several processes, any can stop all.
 
     Yields:
         A `Step` for each step, in order; `Validated` and `Savepoint` when due. A savepoint's state
@@ -235,12 +174,12 @@ def fit(
         DivergedError: the loss, the validation loss or the weights are not finite.
     """
     steps, validate_every = task.experiment.setup.steps, task.experiment.setup.validate_every
-    number = int(state.step)
+    number, stop = int(state.step), Agreement(should_stop)
     while number < steps:
         pauses = [steps, _next_multiple(number, validate_every)]
         if save_every is not None:
             pauses.append(_next_multiple(number, save_every))
-        state, number = yield from _segment(task, state, batches, number, min(pauses), should_stop)
+        state, number = yield from _segment(task, state, batches, number, min(pauses), stop)
         if not bool(_all_finite(state.params)):
             raise DivergedError(number, "a weight after the update")
         if number == steps or number % validate_every == 0:
@@ -248,7 +187,7 @@ def fit(
             if not np.isfinite(validation.loss):
                 raise DivergedError(number, "the validation loss")
             yield Validated(number, validation)
-        stopped = should_stop()
+        stopped = stop.now()
         if save_every is not None and (stopped or number == steps or number % save_every == 0):
             yield Savepoint(number, state)
         if stopped:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from examples.llama.config import ModelConfig, Precision
+from examples.llama.mesh import features_together, rows_apart
 
 Params = dict[str, Any]
 """The weights as nested dictionaries of arrays, e.g. `params["layers"]["mlp"]["up"]["kernel"]`."""
@@ -25,7 +26,7 @@ _linear = partial(nnx.Linear, use_bias=False, kernel_init=_INIT)
 _norm = partial(nnx.RMSNorm, epsilon=_NORM_EPSILON)
 
 
-def dtypes(precision: Precision) -> dict[str, jnp.dtype]:
+def dtypes(precision: Precision) -> dict[str, Any]:
     """The dtype of the weights (`param_dtype`) and of the arithmetic (`dtype`).
 
     Norms, the softmax of attention and the loss are reduced in float32 in any case.
@@ -129,11 +130,14 @@ class Llama(nnx.Module):
         layer_definition, weights_L = nnx.split(self.layers)
 
         def body(x_BxTxD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(layer_definition, weights)(x_BxTxD), None
+            return rows_apart(nnx.merge(layer_definition, weights)(x_BxTxD)), None
 
         if self.remat:
             body = jax.checkpoint(body)
-        x_BxTxD, _ = jax.lax.scan(body, self.embed(tokens_BxT), weights_L)
+        # the lookup by hand: nnx.Embed's would take from a table whose features are spread out too
+        table_VxD = features_together(self.embed.embedding[...].astype(self.embed.dtype))
+        x_BxTxD = rows_apart(jnp.take(table_VxD, tokens_BxT, axis=0))
+        x_BxTxD, _ = jax.lax.scan(body, x_BxTxD, weights_L)
         return self.head(self.final_norm(x_BxTxD))
 
 

@@ -114,19 +114,17 @@ def _swan(options: Options, steps: int) -> optax.GradientTransformation:
 
 def _muon(options: Options, steps: int) -> optax.GradientTransformation:
     kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-    return optax.contrib.muon(
+    matrices = optax.contrib.muon(
         schedule(options["learning_rate"], steps),
         beta=options["momentum"],
         nesterov=options["nesterov"],
         weight_decay=options["weight_decay"],
-        adam_learning_rate=schedule(options["rest_learning_rate"], steps),
-        adam_b2=options["b2"],
-        muon_weight_dimension_numbers=lambda params: jax.tree.map(
-            lambda label: kernel if label == MATRIX else None,
-            mo.group_labels(mo.LLAMA_RULES)(params),
-        ),
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: kernel, params),
         consistent_rms=1.0,  # entries of root mean square 1, as for the others: rates compare
     )
+    # not muon's own Adam, which follows its choice of nesterov
+    rest = optax.adam(schedule(options["rest_learning_rate"], steps), b2=options["b2"])
+    return optax.partition({MATRIX: matrices, "adam": rest}, mo.group_labels(mo.LLAMA_RULES))
 
 
 def _adamw(options: Options, steps: int) -> optax.GradientTransformation:

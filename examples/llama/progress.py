@@ -5,8 +5,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from examples.llama.evaluate import Validation
 from examples.llama.loop import Step
+from examples.llama.loss import Validation
 
 
 class Reporter:

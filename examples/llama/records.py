@@ -7,11 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+_UNFINISHED = ".unfinished"
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether this is what a process left that was killed while it wrote a file."""
+    return path.name.endswith(_UNFINISHED)
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in the place of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent
+    )
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)

@@ -1,10 +1,13 @@
 """A run's folder: its configuration, its metrics, its result.
 
 config.json     what determines the run; a run of another configuration is refused
+source.json     where its text came from
 metrics.jsonl   a line per step and per validation
 checkpoints/    the newest ones
 summary.json    the result; there once the run is finished
 loss.png        the curves
+profile/        a JAX trace, tensorboard/ and wandb/ the trackers' files, where asked for
+damaged/        checkpoints that could not be read
 """
 
 import json
@@ -13,7 +16,13 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from examples.llama.config import InputError
-from examples.llama.records import read_json, read_lines, write_atomically, write_json
+from examples.llama.records import (
+    is_unfinished,
+    read_json,
+    read_lines,
+    write_atomically,
+    write_json,
+)
 
 
 class ConfigMismatchError(InputError):
@@ -27,10 +36,12 @@ class RunFolder:
         """Name the folder; nothing is read or written."""
         self.path = path
         self.config = path / "config.json"
+        self.source = path / "source.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.summary = path / "summary.json"
         self.picture = path / "loss.png"
+        self.profile = path / "profile"
 
     def move_aside(self) -> Path | None:
         """Rename the folder to the first free name with a number, if it exists; nothing is lost."""
@@ -56,7 +67,7 @@ class RunFolder:
                     + "\nTo keep it, choose another folder with --run-dir; to start over there, "
                     "add --fresh, which moves the folder aside."
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and any(not is_unfinished(p) for p in self.path.iterdir()):
             raise ConfigMismatchError(
                 f"{self.path} is not empty, and has no config.json of a run. Choose another folder "
                 f"with --run-dir, or add --fresh, which moves this one aside."

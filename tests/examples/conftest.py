@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, DataConfig, ModelConfig, Setup
-from examples.llama.corpus import Corpus, load_corpus
+from examples.llama.text.corpus import Corpus, load_corpus
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,12 +49,12 @@ def source_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus_config(source_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> CorpusConfig:
-    return CorpusConfig(source_folder, tmp_path_factory.mktemp("cache"))
+    return CorpusConfig(corpus_root=source_folder, cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def corpus(corpus_config: CorpusConfig) -> Corpus:
-    return load_corpus(corpus_config, Console(file=io.StringIO()))
+    return load_corpus(corpus_config, 256, Console(file=io.StringIO()))
 
 
 @pytest.fixture

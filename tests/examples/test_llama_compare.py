@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from examples.llama.compare import Entry, compare, main, tokens_to_reach
+from examples.llama.config import OptimizerName
 from examples.llama.optimizers import RECIPES
 from examples.llama.records import read_lines
 
@@ -22,6 +24,29 @@ def test_tokens_to_reach_interpolates_to_the_first_crossing(
 def test_diverged_run_is_a_row_without_figures() -> None:
     (row,) = compare([Entry("sgd", {"learning_rate": 9.0}, ([], []), None)])
     assert row == {"optimizer": "sgd", "learning_rate": 9.0, "diverged": True}
+
+
+def _finished(name: OptimizerName, loss: float, speed: float) -> Entry:
+    """A run whose curve is CURVE, moved so that it ends at `loss`."""
+    summary: dict[str, Any] = dict.fromkeys(
+        ("train_loss", "perplexity", "bits_per_byte", "state_bytes", "state_bytes_matrices"), 1.0
+    )
+    summary |= {"parameter_bytes": 1.0, "tokens": 400}
+    summary |= {"validation_loss": loss, "tokens_per_second": speed}
+    moved = [value + loss - CURVE[1][-1] for value in CURVE[1]]
+    return Entry(name, {"learning_rate": 1.0}, (CURVE[0], moved), summary)
+
+
+def test_tokens_and_speed_are_compared_with_one_rate_of_adamw() -> None:
+    entries = [_finished("sinkgd", 2.5, 80.0), _finished("adamw", 3.0, 100.0)]
+    sinkgd, adamw = compare(entries)
+    assert sinkgd["speed_ratio"] == pytest.approx(0.8)
+    assert sinkgd["tokens_to_reach_reference"] == 200
+    assert adamw["speed_ratio"] == 1
+    assert adamw["tokens_to_reach_reference"] == 250
+    (alone,) = compare(entries[:1])
+    assert alone["speed_ratio"] is alone["tokens_to_reach_reference"] is None
+    assert alone["validation_loss"] == 2.5
 
 
 def test_comparison_end_to_end(

@@ -2,9 +2,19 @@ import itertools
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from examples.llama.config import DataConfig, InputError
-from examples.llama.data import cut_rows, training_batches, validation_rows
+from examples.llama.text.data import (
+    PADDING,
+    cut_rows,
+    document_tokens,
+    pad_rows,
+    training_batches,
+    validation_rows,
+)
+from examples.llama.text.tokenizer import JsonTokenizer
+from tests.examples.c4_files import LINES, t5_tokenizer
 
 TOKENS = np.arange(201, dtype=np.uint8)
 CONFIG = DataConfig(batch_size=4, sequence_length=10, validation_rows=0)
@@ -48,3 +58,24 @@ def test_validation_rows_are_spread_and_fixed() -> None:
 def test_more_validation_rows_than_there_are_is_refused() -> None:
     with pytest.raises(InputError, match=r"20 rows.*fewer than --validation-rows 21"):
         validation_rows(TOKENS, DataConfig(sequence_length=10, validation_rows=21))
+
+
+@pytest.mark.parametrize("length", [2, 7, 20, 30, 100])
+def test_document_is_ended_cut_and_padded_as_t5_does_it(length: int) -> None:
+    reference = Tokenizer.from_str(t5_tokenizer().decode())
+    reference.enable_truncation(length)
+    reference.enable_padding(length=length)
+    tokenizer = JsonTokenizer.from_bytes(t5_tokenizer())
+    for text in (LINES[0], " ".join(LINES[:5]), "fox", ""):
+        expected = reference.encode(text)
+        tokens = document_tokens(tokenizer.encode(text), tokenizer.end, length)
+        (row,) = pad_rows([tokens], length)
+        np.testing.assert_array_equal(row >= 0, np.array(expected.attention_mask) == 1)
+        np.testing.assert_array_equal(row[row >= 0], np.array(expected.ids)[row >= 0])
+        assert tokens[-1] == tokenizer.end
+
+
+def test_document_without_end_token_is_cut_where_the_row_ends() -> None:
+    rows = [document_tokens(TOKENS[:count], None, 4) for count in (3, 4, 5)]
+    assert pad_rows(rows, 4).tolist() == [[0, 1, 2, PADDING], [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert pad_rows(rows, 4).dtype == np.int32

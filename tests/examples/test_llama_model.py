@@ -1,4 +1,6 @@
 import dataclasses
+from collections.abc import Callable
+from typing import get_args
 
 import chex
 import jax
@@ -7,13 +9,22 @@ import pytest
 from flax import nnx, traverse_util
 
 import multinorm_optax as mo
-from examples.llama.config import InputError, ModelConfig
-from examples.llama.model import Params, init_llama, rotate_positions
+from examples.llama.config import InputError, ModelConfig, Precision, PresetName
+from examples.llama.model import Params, abstract_llama, init_llama, rotate_positions
+from examples.llama.presets import PRESETS
+
+
+def _forward(config: ModelConfig) -> Callable[[Params, jax.Array], jax.Array]:
+    definition, _ = abstract_llama(config)
+    return jax.jit(lambda params, tokens: nnx.merge(definition, params)(tokens))
 
 
 def _logits(config: ModelConfig, tokens: jax.Array) -> jax.Array:
-    definition, params = init_llama(config, seed=0)
-    return jax.jit(lambda p: nnx.merge(definition, p)(tokens))(params)
+    return _forward(config)(init_llama(config, seed=0), tokens)
+
+
+def _cast(params: Params, dtype: jax.typing.DTypeLike) -> Params:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
 def test_logits_do_not_depend_on_future_tokens(tiny_model: ModelConfig) -> None:
@@ -29,12 +40,9 @@ def test_rematerialization_changes_neither_loss_nor_gradient(tiny_model: ModelCo
     tokens = jax.random.randint(jax.random.key(0), (2, 16), 0, 256)
 
     def gradient(config: ModelConfig) -> Params:
-        definition, params = init_llama(config, seed=0)
-
-        def mean_square(params: Params) -> jax.Array:
-            return jnp.square(nnx.merge(definition, params)(tokens)).mean()
-
-        return jax.jit(jax.grad(mean_square))(params)
+        forward = _forward(config)
+        mean_square = jax.grad(lambda params: jnp.square(forward(params, tokens)).mean())
+        return jax.jit(mean_square)(init_llama(config, seed=0))
 
     without = dataclasses.replace(tiny_model, remat=False)
     chex.assert_trees_all_close(gradient(tiny_model), gradient(without), atol=1e-6)
@@ -55,7 +63,7 @@ def test_rotated_products_depend_on_relative_positions_alone() -> None:
 
 
 def test_parameter_paths_are_those_of_the_rules(tiny_model: ModelConfig) -> None:
-    _, params = init_llama(tiny_model, seed=0)
+    params = init_llama(tiny_model, seed=0)
     shapes = {
         path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
     }
@@ -75,13 +83,80 @@ def test_parameter_paths_are_those_of_the_rules(tiny_model: ModelConfig) -> None
     assert {path for path, label in labels.items() if label == "matrix"} == matrices.keys()
 
 
-def test_default_model_has_the_size_that_is_promised() -> None:
-    shapes = jax.eval_shape(lambda: init_llama(ModelConfig(), seed=0)[1])
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 857_216
+@pytest.mark.parametrize(
+    ("preset", "millions"),
+    [
+        ("cpu", 0.857216),
+        # the papers' sizes
+        ("60m", 58.1),
+        ("130m", 134.1),
+        ("350m", 368.0),
+        ("1b", 1339.1),
+        ("7b", 6738.4),
+    ],
+)
+def test_presets_have_the_sizes_that_are_promised(preset: PresetName, millions: float) -> None:
+    _, shapes = abstract_llama(PRESETS[preset].setup.model)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert parameters / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_abstract_model_has_the_shapes_and_dtypes_of_the_weights_drawn(
+    precision: Precision, tiny_model: ModelConfig
+) -> None:
+    config = dataclasses.replace(tiny_model, precision=precision)
+    _, abstract = abstract_llama(config)
+    chex.assert_trees_all_equal_shapes_and_dtypes(abstract, init_llama(config, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("precision", "weights", "logits"),
+    [
+        ("float32", jnp.float32, jnp.float32),
+        ("mixed", jnp.float32, jnp.bfloat16),
+        ("bfloat16", jnp.bfloat16, jnp.bfloat16),
+    ],
+)
+def test_precision_decides_the_dtypes_of_weights_and_logits(
+    precision: Precision,
+    weights: jax.typing.DTypeLike,
+    logits: jax.typing.DTypeLike,
+    tiny_model: ModelConfig,
+) -> None:
+    config = dataclasses.replace(tiny_model, precision=precision)
+    params = init_llama(config, seed=0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(weights)}
+    tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
+    assert jax.eval_shape(_forward(config), params, tokens).dtype == logits
+
+
+def test_bfloat16_changes_logits_by_its_rounding_only(tiny_model: ModelConfig) -> None:
+    tokens = jax.random.randint(jax.random.key(0), (2, 16), 0, 256)
+    rounded = _cast(init_llama(tiny_model, seed=0), jnp.bfloat16)
+    exact = _forward(tiny_model)(_cast(rounded, jnp.float32), tokens)
+    half = _forward(dataclasses.replace(tiny_model, precision="bfloat16"))(rounded, tokens)
+    mixed = _forward(dataclasses.replace(tiny_model, precision="mixed"))(
+        _cast(rounded, jnp.float32), tokens
+    )
+    # every number on the way is rounded by up to 2^-9 of itself, half a unit in the last place, a
+    # few times in each of the two layers
+    for logits in (half, mixed):
+        error = jnp.linalg.norm(logits.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+        assert 2**-10 < error < 4 * 2**-9
+    chex.assert_trees_all_equal(half, mixed)
+
+
+def test_seed_decides_the_weights(tiny_model: ModelConfig) -> None:
+    first, again, other = (init_llama(tiny_model, seed) for seed in (1, jnp.int32(1), 2))
+    chex.assert_trees_all_equal(first, again)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True):
+        gains = a.ndim == 1 or bool((a == 1).all())
+        assert gains or float(jnp.abs(a - b).max()) > 1e-3
 
 
 def test_layers_of_the_stack_are_drawn_apart(tiny_model: ModelConfig) -> None:
-    _, params = init_llama(tiny_model, seed=0)
+    params = init_llama(tiny_model, seed=0)
     first, second = params["layers"]["mlp"]["up"]["kernel"]
     assert jnp.abs(first - second).max() > 1e-3
     assert 0.015 < jnp.std(first) < 0.025

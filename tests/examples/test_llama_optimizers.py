@@ -1,17 +1,34 @@
+import itertools
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import multinorm_optax as mo
-from examples.llama.config import InputError, ModelConfig, OptimizerConfig, OptimizerName
-from examples.llama.model import init_llama
+from examples.llama.config import (
+    Experiment,
+    InputError,
+    ModelConfig,
+    OptimizerConfig,
+    OptimizerName,
+    PresetName,
+    Setup,
+)
+from examples.llama.loop import Step, fit, prepare
+from examples.llama.model import abstract_llama, init_llama
 from examples.llama.optimizers import RECIPES, make_optimizer, schedule, scheduled_rates, settle
+from examples.llama.presets import PRESETS
+from examples.llama.text.corpus import Corpus
 
 
 def _second_update(config: OptimizerConfig, model: ModelConfig) -> dict:
     """The update at the peak rate: two steps are scheduled, the first at rate 0."""
-    _, params = init_llama(model, seed=0)
+    params = init_llama(model, seed=0)
     generator = np.random.default_rng(0)
     gradients = jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape, np.float32), params)
     optimizer = make_optimizer(settle(config), steps=2)
@@ -24,11 +41,20 @@ def _rms(update: jax.Array) -> float:
     return float(jnp.sqrt(jnp.mean(jnp.square(update))))
 
 
-@pytest.mark.parametrize("name", ["sinkgd", "swan", "adamw2"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        OptimizerConfig("sinkgd", 3e-3, 5e-2),
+        OptimizerConfig("swan", 3e-3, 5e-2),
+        # optax's Muon lets Adam look ahead too, which lengthens its first steps
+        OptimizerConfig("muon", 3e-3, 5e-2, nesterov=False),
+        OptimizerConfig("adamw2", 3e-3, 5e-2),
+    ],
+    ids=lambda config: config.name,
+)
 def test_matrices_and_rest_move_at_their_own_rates(
-    name: OptimizerName, tiny_model: ModelConfig
+    config: OptimizerConfig, tiny_model: ModelConfig
 ) -> None:
-    config = OptimizerConfig(name, learning_rate=3e-3, rest_learning_rate=5e-2)
     updates = _second_update(config, tiny_model)
     assert _rms(updates["layers"]["mlp"]["up"]["kernel"]) == pytest.approx(3e-3, rel=0.15)
     for rest in (updates["embed"]["embedding"], updates["layers"]["mlp_norm"]["scale"]):
@@ -40,11 +66,11 @@ def test_adamw_has_one_rate(tiny_model: ModelConfig) -> None:
     assert all(_rms(leaf) == pytest.approx(3e-3, rel=1e-3) for leaf in jax.tree.leaves(updates))
 
 
-@pytest.mark.parametrize("name", ["sinkgd", "swan", "adamw", "adamw2"])
+@pytest.mark.parametrize("name", ["sinkgd", "swan", "muon", "adamw", "adamw2"])
 def test_weight_decay_shrinks_the_matrices_alone(
     name: OptimizerName, tiny_model: ModelConfig
 ) -> None:
-    _, params = init_llama(tiny_model, seed=0)
+    params = init_llama(tiny_model, seed=0)
     rate = RECIPES[name].defaults["learning_rate"]
     plain = _second_update(OptimizerConfig(name), tiny_model)
     decayed = _second_update(OptimizerConfig(name, weight_decay=0.5), tiny_model)
@@ -57,19 +83,67 @@ def test_weight_decay_shrinks_the_matrices_alone(
     assert jnp.abs(difference["embed"]["embedding"]).max() == 0
 
 
-@pytest.mark.parametrize("name", ["sinkgd", "swan", "sgd"])
-def test_matrices_have_no_state_unless_momentum_is_asked_for(
-    name: OptimizerName, tiny_model: ModelConfig
+def test_stateless_tables_give_every_token_a_step_of_one_size(tiny_model: ModelConfig) -> None:
+    config = OptimizerConfig("sinkgd", 3e-3, 5e-2, rest="sinkhorn")
+    updates = _second_update(config, tiny_model)
+    tokens = np.concatenate([updates["embed"]["embedding"], updates["head"]["kernel"].T])
+    np.testing.assert_allclose(np.sqrt(np.square(tokens).mean(axis=1)), 5e-2, rtol=1e-3)
+    assert _rms(updates["layers"]["mlp"]["up"]["kernel"]) == pytest.approx(3e-3, rel=0.15)
+    assert _rms(updates["layers"]["mlp_norm"]["scale"]) == pytest.approx(5e-2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "matrices", "tables", "gains"),
+    [
+        (OptimizerConfig("sinkgd"), 0, 2, 2),
+        (OptimizerConfig("sinkgd", momentum=0.9), 1, 2, 2),
+        (OptimizerConfig("sinkgd", rest="sinkhorn"), 0, 0, 2),
+        (OptimizerConfig("sinkgd", rest="sinkhorn", momentum=0.9), 1, 0, 2),
+        (OptimizerConfig("swan"), 0, 2, 2),
+        (OptimizerConfig("swan", momentum=0.9), 1, 2, 2),
+        (OptimizerConfig("muon"), 1, 2, 2),
+        (OptimizerConfig("adamw"), 2, 2, 2),
+        (OptimizerConfig("adamw2"), 2, 2, 2),
+        (OptimizerConfig("sgd"), 1, 1, 1),
+        (OptimizerConfig("sgd", momentum=0.0), 0, 0, 0),
+    ],
+    ids=lambda value: value.name if isinstance(value, OptimizerConfig) else str(value),
+)
+def test_state_has_so_many_numbers_per_weight(
+    config: OptimizerConfig, matrices: int, tables: int, gains: int, tiny_model: ModelConfig
 ) -> None:
-    _, params = init_llama(tiny_model, seed=0)
-    matrices = 4 * 2 * (4 * 16 * 16 + 3 * 16 * 24)
+    _, params = abstract_llama(tiny_model)
+    weights = {"matrix": 2 * (4 * 16 * 16 + 3 * 16 * 24), "table": 2 * 256 * 16, "gain": 5 * 16}
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(weights.values())
+    optimizer = make_optimizer(settle(config), steps=10)
+    state = jax.tree.leaves(jax.eval_shape(optimizer.init, params))
+    shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
+    numbers = sum(leaf.size for leaf in state if leaf.shape in shapes)
+    # counts of steps, and Muon's coefficients
+    assert all(leaf.size <= 3 for leaf in state if leaf.shape not in shapes)
+    expected = matrices * weights["matrix"] + tables * weights["table"] + gains * weights["gain"]
+    assert numbers == expected
+    audited = mo.audit(optimizer, params, axes=mo.LLAMA_RULES).state_bytes_of("matrix")
+    assert audited == 4 * matrices * weights["matrix"]
 
-    def state_bytes(config: OptimizerConfig) -> int:
-        optimizer = make_optimizer(settle(config), steps=10)
-        return mo.audit(optimizer, params, axes=mo.LLAMA_RULES).state_bytes_of("matrix")
 
-    assert state_bytes(OptimizerConfig(name)) == 0
-    assert state_bytes(OptimizerConfig(name, momentum=0.9)) == matrices
+@pytest.mark.parametrize(
+    "options",
+    [{"name": name} for name in RECIPES]
+    + [
+        {"name": "sinkgd", "rest": "sinkhorn", "momentum": 0.9, "nesterov": True},
+        {"name": "swan", "momentum": 0.9, "clip_norm": 1.0, "weight_decay": 0.1},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_every_optimizer_learns(options: dict[str, Any], tiny_setup: Setup, corpus: Corpus) -> None:
+    task = prepare(Experiment(settle(OptimizerConfig(**options)), tiny_setup), corpus)
+    one_batch = itertools.repeat(next(iter(task.batches)))
+    losses = [e.loss for e in fit(task, task.initial_state(), one_batch) if isinstance(e, Step)]
+    assert len(losses) == 12
+    # the first step has rate 0
+    assert losses[1] == losses[0] == pytest.approx(math.log(256), rel=0.01)
+    assert losses[-1] < min(losses[:3]) - 0.01
 
 
 def test_schedule_warms_up_and_falls_to_a_tenth() -> None:
@@ -79,12 +153,78 @@ def test_schedule_warms_up_and_falls_to_a_tenth() -> None:
     assert float(schedule(1.0, 100)(100)) == pytest.approx(0.1)
 
 
+@given(steps=st.integers(10, 10_000), share=st.floats(0, 1), peak=st.floats(1e-5, 10), traced=...)
+def test_schedule_is_a_line_and_a_cosine(
+    steps: int, share: float, peak: float, traced: bool
+) -> None:
+    count, warm_up = int(share * steps), round(steps / 10)
+    if count < warm_up:
+        expected = peak * count / warm_up
+    else:
+        angle = math.pi * (count - warm_up) / (steps - warm_up)
+        expected = peak * (0.1 + 0.9 * (1 + math.cos(angle)) / 2)
+    rate = schedule(jnp.float32(peak) if traced else peak, steps)
+    assert float(rate(jnp.int32(count))) == pytest.approx(expected, rel=1e-5, abs=1e-6 * peak)
+
+
+def test_peak_of_a_schedule_may_be_traced() -> None:
+    counts = jnp.arange(100)
+    rates = jax.jit(lambda peak: schedule(peak, 100)(counts))(0.3)
+    np.testing.assert_allclose(rates, schedule(0.3, 100)(counts), rtol=1e-6)
+
+
+def test_schedule_of_a_few_steps_reaches_its_peak() -> None:
+    for steps in (1, 2, 5):
+        assert float(schedule(0.3, steps)(0)) == 0
+        assert float(schedule(0.3, steps)(1)) == pytest.approx(0.3)
+
+
 def test_defaults_are_filled_in() -> None:
     settled = settle(OptimizerConfig("sinkgd", learning_rate=0.5))
     assert settled.learning_rate == 0.5
     assert settled.num_iters == 5
+    assert settled.rest == "adam"
     assert settle(settled) == settled
-    assert settle(OptimizerConfig("sgd")).rest_learning_rate is None
+    assert settle(OptimizerConfig("adamw")).rest_learning_rate is None
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "rates"),
+    [
+        # alpha = 0.05 times 0.02, and 0.02, as in the papers
+        ("sinkgd", "60m", (1e-3, 2e-2)),
+        ("swan", "350m", (1e-3, 2e-2)),
+        ("adamw", "60m", (1e-3, None)),
+        ("adamw", "1b", (7e-4, None)),
+        ("adamw2", "1b", (7e-4, 7e-4)),
+    ],
+)
+def test_presets_have_the_papers_rates(
+    name: OptimizerName, preset: PresetName, rates: tuple[float, float | None]
+) -> None:
+    settled = settle(OptimizerConfig(name), preset)
+    assert (settled.learning_rate, settled.rest_learning_rate) == rates
+    assert settle(OptimizerConfig(name, learning_rate=0.5), preset).learning_rate == 0.5
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_optimizer_has_all_of_its_options_in_every_preset(
+    name: OptimizerName, preset: PresetName
+) -> None:
+    settled = settle(OptimizerConfig(name), preset)
+    options = {key for key in RECIPES[name].defaults if getattr(settled, key) is not None}
+    assert options == RECIPES[name].defaults.keys() >= PRESETS[preset].rates.get(name, {}).keys()
+    assert settle(settled, preset) == settled
+
+
+def test_refusal_lists_the_options_there_are() -> None:
+    with pytest.raises(InputError) as refusal:
+        settle(OptimizerConfig("muon", clip_norm=1.0))
+    assert str(refusal.value) == (
+        "--clip-norm has no meaning for muon, which has only --learning-rate, "
+        "--rest-learning-rate, --momentum, --nesterov, --b2, --weight-decay"
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,6 +233,8 @@ def test_defaults_are_filled_in() -> None:
         (OptimizerConfig("adamw", num_iters=3), "--num-iters has no meaning for adamw"),
         (OptimizerConfig("adamw", rest_learning_rate=1.0), "--rest-learning-rate has no meaning"),
         (OptimizerConfig("sgd", b2=0.9), "--b2 has no meaning for sgd"),
+        (OptimizerConfig("swan", rest="adam"), "--rest has no meaning for swan"),
+        (OptimizerConfig("adamw", nesterov=False), "--nesterov has no meaning for adamw"),
         (OptimizerConfig("sinkgd", learning_rate=0.0), "--learning-rate is 0.0, but must be"),
         (OptimizerConfig("sinkgd", momentum=-1.0), "--momentum is -1.0, but must be"),
     ],

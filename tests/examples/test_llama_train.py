@@ -15,26 +15,25 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from examples.llama import train as train_module
 from examples.llama.checkpoint import Checkpoints
-from examples.llama.config import Experiment, OptimizerConfig, RunConfig, Setup
-from examples.llama.corpus import Corpus
-from examples.llama.loop import (
-    DivergedError,
-    Savepoint,
-    Step,
-    Task,
-    TrainState,
-    Validated,
-    fit,
-    prepare,
+from examples.llama.config import (
+    CorpusConfig,
+    Experiment,
+    OptimizerConfig,
+    RunConfig,
+    Setup,
+    corpus_from_json,
 )
+from examples.llama.loop import Step, Task, prepare
 from examples.llama.optimizers import settle
+from examples.llama.progress import Reporter
 from examples.llama.records import read_lines
 from examples.llama.run_folder import ConfigMismatchError, RunFolder
+from examples.llama.step import TrainState
+from examples.llama.text.corpus import Corpus
 from examples.llama.train import DIVERGED, main, train
 
-NAMES = ["config.json", "metrics.jsonl", "checkpoints", "summary.json", "loss.png"]
+NAMES = ["config.json", "source.json", "metrics.jsonl", "checkpoints", "summary.json", "loss.png"]
 
 
 def _experiment(setup: Setup, **options: Any) -> Experiment:
@@ -49,23 +48,23 @@ def _train(experiment: Experiment, corpus: Corpus, path: Path, **run: Any) -> tu
 
 def _stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process SIGINT, as Ctrl-C does, when the metrics of a step are shown."""
-    show = train_module.Reporter.step
+    show = Reporter.step
 
     def show_and_signal(self: Any, event: Step) -> None:
         show(self, event)
         if event.number == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(train_module.Reporter, "step", show_and_signal)
+    monkeypatch.setattr(Reporter, "step", show_and_signal)
 
 
 def _last_state(path: Path, task: Task) -> tuple[TrainState, Any]:
     """What a run saved last, and the batch that would be next."""
     batches = iter(task.batches)
-    with Checkpoints(path / "checkpoints", keep=2) as checkpoints:
-        step = checkpoints.latest
-        assert step is not None
-        return checkpoints.restore(step, task.initial_state(), batches), next(batches)
+    with Checkpoints(path / "checkpoints", writable=False) as checkpoints:
+        state, saved = checkpoints.load(checkpoints.steps()[0], task.initial_state())
+    batches.set_state(saved["position"])
+    return state, next(batches)
 
 
 def _without_times(path: Path) -> list[dict[str, Any]]:
@@ -121,6 +120,8 @@ def test_run_leaves_its_records(corpus: Corpus, tiny_setup: Setup, tmp_path: Pat
     assert summary["state_bytes_matrices"] == 0
     assert summary["sample"].startswith("def ")
     assert summary["config"]["optimizer"]["learning_rate"] == 1e-3
+    assert summary["corpus"] == corpus.name
+    assert summary["train_loss"] == lines[-2]["loss"]  # the last tenth of twelve steps is one step
     assert "optimizer state" in output
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
@@ -137,6 +138,34 @@ def test_finished_run_is_shown_and_not_touched(
     assert _contents(tmp_path / "run") == before
 
 
+def test_run_that_ended_before_its_summary_needs_no_further_step(
+    corpus: Corpus, tiny_setup: Setup, tmp_path: Path
+) -> None:
+    experiment = _experiment(tiny_setup, name="sgd")
+    _train(experiment, corpus, tmp_path / "run")
+    before = _contents(tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    code, output = _train(experiment, corpus, tmp_path / "run")
+    assert code == 0
+    assert "after step 12" in output
+    assert "step 12/12" not in output
+    assert _contents(tmp_path / "run") == before
+
+
+def test_settings_that_change_no_result_may_change_on_the_way(
+    corpus: Corpus, tiny_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = _experiment(tiny_setup, name="sgd")
+    with monkeypatch.context() as patch:
+        _stop_after(3, patch)
+        _train(experiment, corpus, tmp_path / "run", save_every=5)
+    code, output = _train(experiment, corpus, tmp_path / "run", save_every=1, keep=3, log_every=1)
+    assert code == 0
+    assert "step 11/12  loss" in output
+    checkpoints = sorted(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
+    assert checkpoints == [10, 11, 12]
+
+
 def test_other_configuration_is_refused_with_the_difference(
     corpus: Corpus, tiny_setup: Setup, tmp_path: Path
 ) -> None:
@@ -150,6 +179,15 @@ def test_other_configuration_is_refused_with_the_difference(
     assert "--run-dir" in message
     assert "--fresh" in message
     assert _contents(tmp_path / "run") == before
+
+
+def test_other_text_is_refused(corpus: Corpus, tiny_setup: Setup, tmp_path: Path) -> None:
+    experiment = _experiment(tiny_setup, name="sgd")
+    _train(experiment, corpus, tmp_path / "run")
+    config = tmp_path / "run" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer": "other"}))
+    with pytest.raises(ConfigMismatchError, match="tokenizer: other in the folder, bytes asked"):
+        _train(experiment, corpus, tmp_path / "run")
 
 
 def test_folder_that_is_no_run_is_refused(
@@ -177,27 +215,6 @@ def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-def test_loop_pauses_where_it_should(corpus: Corpus, tiny_setup: Setup) -> None:
-    task = prepare(_experiment(tiny_setup, name="sgd"), corpus)
-    seen = []
-    for event in fit(task, task.initial_state(), iter(task.batches), save_every=5):
-        seen.append((type(event), event.number))
-        if isinstance(event, Savepoint):
-            assert int(event.state.step) == event.number
-    assert [number for kind, number in seen if kind is Step] == list(range(1, 13))
-    assert [number for kind, number in seen if kind is Validated] == [4, 8, 12]
-    assert [number for kind, number in seen if kind is Savepoint] == [5, 10, 12]
-    assert seen.index((Step, 5)) < seen.index((Savepoint, 5)) < seen.index((Step, 6))
-
-
-def test_loop_raises_on_weights_that_are_not_finite(corpus: Corpus, tiny_setup: Setup) -> None:
-    experiment = _experiment(tiny_setup, name="sgd", learning_rate=1e30)
-    task = prepare(experiment, corpus)
-    with pytest.raises(DivergedError) as diverged:
-        list(fit(task, task.initial_state(), iter(task.batches)))
-    assert diverged.value.step in (2, 3)
-
-
 def test_command_line_trains_starts_over_and_refuses(
     tiny_options: list[str],
     tmp_path: Path,
@@ -212,21 +229,22 @@ def test_command_line_trains_starts_over_and_refuses(
     assert main([*command, "--learning-rate", "0.1", "--fresh"]) == 0
     assert main([*command, "--num-iters", "3", "--fresh"]) == 2
     assert "--num-iters has no meaning for adamw" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--batch-size", "4", "--microbatches", "3"])
+    assert end.value.code == 2
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["adamw", "adamw.1"]
     old = json.loads((tmp_path / "runs" / "adamw.1" / "summary.json").read_text())
     assert old["config"]["optimizer"]["learning_rate"] != 0.1
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "tune"])
-def test_help_is_a_page(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = __import__(f"examples.llama.{command}", fromlist=["main"])
-    with pytest.raises(SystemExit) as end:
-        module.main(["--help"])
-    assert end.value.code == 0
-    page = capsys.readouterr().out
-    assert f"python -m examples.llama.{command}" in page
-    for option in ("--steps", "--corpus-root", "--batch-size"):
-        assert option in page
+def test_run_remembers_where_its_text_came_from(
+    tiny_options: list[str], corpus_config: CorpusConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    options = ["--optimizer", "sgd", "--steps", "1", "--run-dir", str(folder)]
+    assert main([*tiny_options, *options]) == 0
+    source = corpus_from_json(json.loads((folder / "source.json").read_text()))
+    assert source == corpus_config
 
 
 def test_sigterm_saves_and_ends_with_143(tiny_options: list[str], tmp_path: Path) -> None:

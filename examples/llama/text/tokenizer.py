@@ -1,15 +1,15 @@
 """Tokenizers: from text to ids and back."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from examples.llama.config import InputError
-from examples.llama.extras import import_extra
+from examples.llama.text.extras import import_extra
 
 _END_TOKENS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eos|>", "[EOS]")
 
@@ -102,10 +102,11 @@ class SentencePieceTokenizer:
 
 @dataclass(frozen=True, eq=False)
 class JsonTokenizer:
-    """A tokenizer of the tokenizers package."""
+    """A tokenizer of the tokenizers package. Special tokens are not looked for in a text."""
 
     name: str
     tokenizer: Any
+    content: bytes = field(repr=False)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "JsonTokenizer":
@@ -121,7 +122,11 @@ class JsonTokenizer:
             raise ValueError(str(error)) from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        return cls(f"tokenizers-{_digest(content)}", tokenizer)
+        tokenizer.encode_special_tokens = True
+        return cls(f"tokenizers-{_digest(content)}", tokenizer, content)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JsonTokenizer.from_bytes, (self.content,)  # the package forgets settings
 
     @property
     def vocabulary(self) -> int:
@@ -153,7 +158,10 @@ def read_tokenizer(path: Path) -> Tokenizer:
     Raises:
         InputError: there is no such file, or it holds no tokenizer.
     """
-    kinds = {".model": SentencePieceTokenizer, ".json": JsonTokenizer}
+    kinds: dict[str, Callable[[bytes], Tokenizer]] = {
+        ".model": SentencePieceTokenizer.from_bytes,
+        ".json": JsonTokenizer.from_bytes,
+    }
     if path.suffix not in kinds or not path.is_file():
         fault = "is no file" if path.suffix in kinds else "is no tokenizer"
         raise InputError(
@@ -161,11 +169,11 @@ def read_tokenizer(path: Path) -> Tokenizer:
             f"(*.model) or of a file of the tokenizers package (*.json)"
         )
     try:
-        tokenizer: Tokenizer = kinds[path.suffix].from_bytes(path.read_bytes())
+        tokenizer = kinds[path.suffix](path.read_bytes())
         empty = tokenizer.vocabulary == 0
+    except InputError:
+        raise
     except ValueError as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} holds no tokenizer: {error}; choose another file") from error
     if empty:
         raise InputError(f"{path} holds a tokenizer without tokens; choose another file")

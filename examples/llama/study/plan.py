@@ -1,10 +1,10 @@
-"""What the learning study compares: variants of the optimizers, in cells of model and batch size."""
+"""What the learning study compares: variants of optimizers, in cells of model and batch size."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from examples.llama.config import DataConfig, ModelConfig, OptimizerConfig, Setup
-from examples.llama.rate_search import Rates
+from examples.llama.study.search import Rates
 
 REFERENCE = "adamw2"
 """Tokens are counted up to the final loss of this variant."""

@@ -11,14 +11,17 @@ from time import perf_counter
 from rich.console import Console
 
 from examples.llama.command import run_command
-from examples.llama.config import CorpusConfig, Experiment, InputError
-from examples.llama.corpus import Corpus, load_corpus
+from examples.llama.config import CorpusConfig, Experiment, InputError, ModelConfig
 from examples.llama.loop import DivergedError, Step, Validated, fit, prepare
 from examples.llama.optimizers import peak_rates, settle
 from examples.llama.progress import Reporter
-from examples.llama.rate_search import Rates, best, propose
-from examples.llama.study_file import Run, StudyFile
-from examples.llama.study_plan import CELLS, SEEDS, VARIANTS
+from examples.llama.records import write_json
+from examples.llama.study.file import Run, StudyFile
+from examples.llama.study.plan import CELLS, SEEDS, VARIANTS
+from examples.llama.study.plot import plot_curves, plot_losses
+from examples.llama.study.report import findings, make_table
+from examples.llama.study.search import Rates, best, propose
+from examples.llama.text.corpus import Corpus, load_corpus
 
 _CURVE_POINTS = 10
 """Validations of a repetition, the last one included."""
@@ -147,13 +150,31 @@ def carry_out(due: Due, corpus: Corpus, environment: int, console: Console) -> R
 
 def run(command: Command, console: Console) -> int:
     """Carry out what is missing, then report; return the exit code."""
-    corpus = load_corpus(command.corpus, console)
+    corpus = load_corpus(command.corpus, ModelConfig().vocabulary, console)
     file = StudyFile(command.results, corpus.name)
     if not command.show:
+        file.check(command.cells, command.variants)
         environment = file.environment()
         for due in due_runs(file, command.cells, command.variants):
             file.add(carry_out(due, corpus, environment, console))
+    report(command, file, console)
     return 0
+
+
+def report(command: Command, file: StudyFile, console: Console) -> None:
+    """Print the tables of what is complete, and draw it beside the results file."""
+    found = {cell: rows for cell in command.cells if (rows := findings(file, cell))}
+    if not found:
+        raise InputError(f"{command.results} has no optimizer with all of its runs yet")
+    for cell, rows in found.items():
+        console.print(make_table(cell, rows))
+    pictures = [command.results.with_name(f"study_{kind}.png") for kind in ("losses", "curves")]
+    plot_losses(pictures[0], found)
+    plot_curves(pictures[1], found)
+    summary = command.results.with_name("study_summary.json")
+    write_json(summary, [one.as_json() for rows in found.values() for one in rows])
+    written = ", ".join(map(str, (command.results, summary, *pictures)))
+    console.print(f"Written: {written}", soft_wrap=True)
 
 
 def _run_or_stop(command: Command, console: Console) -> int:

@@ -1,4 +1,4 @@
-"""The file of a learning study: every run with what determined it, written as soon as it is done."""
+"""The file of a learning study: every run and what determined it, written when it is done."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,9 +7,9 @@ from typing import Any
 
 from examples.llama.config import InputError, as_json
 from examples.llama.environment import machine, versions
-from examples.llama.rate_search import Rates
 from examples.llama.records import read_json, write_json
-from examples.llama.study_plan import CELLS, VARIANTS
+from examples.llama.study.plan import CELLS, VARIANTS
+from examples.llama.study.search import Rates
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,32 @@ class StudyFile:
     """The runs of a study, in a JSON file."""
 
     def __init__(self, path: Path, corpus: str):
-        """Read the file if it is there.
-
-        Raises:
-            InputError: its cells, variants or text are others than those of this program.
-        """
+        """Read the file if it is there."""
         self.path, self._corpus = path, corpus
         stored = read_json(path) if path.exists() else {}
         self._plan: dict[str, Any] = stored.get("plan", {"corpus": corpus})
         self._environments: list[dict[str, Any]] = stored.get("environments", [])
         self.runs = [Run(**run) for run in stored.get("runs", [])]
 
-    def _check(self, key: str, value: Any) -> None:
-        if self._plan.setdefault(key, value) != value:
-            raise InputError(
-                f"{self.path} was made with another {key}: {self._plan[key]} there, {value} here; "
-                f"choose another file with --results"
-            )
+    def _plan_of(self, cells: Sequence[str], variants: Sequence[str]) -> dict[str, Any]:
+        return (
+            {"corpus": self._corpus}
+            | {f"cell {cell}": as_json(CELLS[cell].setup) for cell in cells}
+            | {f"variant {variant}": as_json(VARIANTS[variant].optimizer) for variant in variants}
+        )
+
+    def check(self, cells: Sequence[str], variants: Sequence[str]) -> None:
+        """Check that runs of these may be added.
+
+        Raises:
+            InputError: the file's text, or one of these in it, is not that of this program.
+        """
+        for key, value in self._plan_of(cells, variants).items():
+            if self._plan.get(key, value) != value:
+                raise InputError(
+                    f"{self.path} was made with another {key}: {self._plan[key]} there, {value} "
+                    f"here; choose another file with --results"
+                )
 
     def environment(self) -> int:
         """The index of this machine and these versions, added if they are new."""
@@ -77,11 +86,13 @@ class StudyFile:
         return self._environments
 
     def add(self, run: Run) -> None:
-        """Keep a run, and write the file."""
-        cell, variant = CELLS[run.cell], VARIANTS[run.variant]
-        self._check("corpus", self._corpus)
-        self._check(f"cell {run.cell}", as_json(cell.setup))
-        self._check(f"variant {run.variant}", as_json(variant.optimizer))
+        """Keep a run, and write the file.
+
+        Raises:
+            InputError: see `check`.
+        """
+        self.check([run.cell], [run.variant])
+        self._plan |= self._plan_of([run.cell], [run.variant])
         self.runs.append(run)
         write_json(
             self.path,

@@ -22,9 +22,9 @@ class Rates(NamedTuple):
         return f"{self.matrices:.3g}" + ("" if self.rest is None else f" / {self.rest:.3g}")
 
 
-_FACTORS = (2.0, math.sqrt(2.0))
-"""Neighbours are this far apart: first the coarse ones, then, once the best is better than all of
-them, the fine ones."""
+_FACTORS = tuple(2.0 ** (0.5**level) for level in range(8))
+"""Neighbours are this far apart: first a factor of 2, then, once the best is better than all of
+them, its square root, and so on."""
 
 
 def _close(a: Rates, b: Rates) -> bool:
@@ -70,7 +70,7 @@ def propose(start: Rates, tried: Sequence[tuple[Rates, float]]) -> Rates:
 
 def _onward(center: Rates, tried: Sequence[tuple[Rates, float]]) -> Rates | None:
     """One step beyond the best, as far as it is from the best before it."""
-    before = [one for one in tried[: next(i for i, one in enumerate(tried) if one[0] == center)]]
+    before = tried[: next(i for i, one in enumerate(tried) if one[0] == center)]
     if not before:
         return None
     previous = best(before)

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from examples.llama.config import InputError
-from examples.llama.extras import import_extra
 from examples.llama.records import write_atomically
-from examples.llama.tokenizer import Tokenizer, read_tokenizer
+from examples.llama.text.extras import import_extra
+from examples.llama.text.tokenizer import Tokenizer, read_tokenizer
 
 END = "<|endoftext|>"
 """The token that ends a text; it has id 0."""

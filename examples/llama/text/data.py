@@ -1,9 +1,18 @@
-"""From tokens to batches, by grain: rows, their order, and the fixed validation rows."""
+"""From tokens to rows and batches.
+
+A row is a row of token ids. Where a text is contiguous, rows are cut from it; where it comes as
+documents, each has a row of its own, filled up with `PADDING`.
+"""
+
+from collections.abc import Sequence
 
 import grain
 import numpy as np
 
 from examples.llama.config import DataConfig, InputError
+
+PADDING = -1
+"""Stands where a row has no token; the loss leaves it out."""
 
 
 def cut_rows(tokens: np.ndarray, sequence_length: int) -> np.ndarray:
@@ -16,6 +25,26 @@ def cut_rows(tokens: np.ndarray, sequence_length: int) -> np.ndarray:
         )
     windows = np.lib.stride_tricks.sliding_window_view(tokens, sequence_length + 1)
     return windows[::sequence_length]
+
+
+def document_tokens(tokens: np.ndarray, end: int | None, sequence_length: int) -> np.ndarray:
+    """Put `end`, if there is one, after a document's tokens; cut to `sequence_length` in all.
+
+    A document that is too long loses tokens before its end, not the end: this is what T5's
+    tokenizer makes of it in the transformers library (`truncation=True`, `max_length`), with which
+    the published C4 benchmarks prepare their rows.
+    """
+    if end is None:
+        return tokens[:sequence_length]
+    return np.append(tokens[: sequence_length - 1], end).astype(tokens.dtype)
+
+
+def pad_rows(rows: Sequence[np.ndarray], sequence_length: int) -> np.ndarray:
+    """Stack rows of up to `sequence_length` tokens as int32, with `PADDING` after each."""
+    padded = np.full((len(rows), sequence_length), PADDING, np.int32)
+    for row, tokens in zip(padded, rows, strict=True):
+        row[: len(tokens)] = tokens
+    return padded
 
 
 def training_batches(tokens: np.ndarray, config: DataConfig) -> grain.IterDataset:

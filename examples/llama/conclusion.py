@@ -1,0 +1,88 @@
+"""What a finished run leaves: a sample of text, a picture, a summary."""
+
+import statistics
+
+import jax
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+import multinorm_optax as mo
+from examples.llama.config import as_json
+from examples.llama.environment import machine, versions
+from examples.llama.loop import Task
+from examples.llama.loss import Validation
+from examples.llama.optimizers import MATRIX, RECIPES
+from examples.llama.plot import plot_run
+from examples.llama.processes import is_main_process
+from examples.llama.records import read_lines
+from examples.llama.run_folder import RunFolder
+from examples.llama.sampling import generate
+from examples.llama.step import TrainState
+from examples.llama.text.corpus import Corpus
+
+_PROMPT = "def "
+
+
+def conclude(
+    task: Task, state: TrainState, corpus: Corpus, folder: RunFolder, console: Console
+) -> None:
+    """Sample, draw, and write the summary last, which marks the run as finished.
+
+    Of several processes, each has a part of the weights only and one writes: there is no sample
+    then; `examples.llama.generate` makes one.
+    """
+    if not is_main_process():
+        return
+    experiment = task.experiment
+    recipe = RECIPES[experiment.optimizer.name]
+    lines = read_lines(folder.metrics)
+    steps = [line for line in lines if "loss" in line]
+    validations = [line for line in lines if "validation_loss" in line]
+    result = Validation.from_json(validations[-1])
+    sample = None
+    if jax.process_count() == 1:
+        sample = generate(
+            task.definition,
+            state.params,
+            corpus.tokenizer,
+            prompt=_PROMPT,
+            window=experiment.setup.data.sequence_length,
+        )
+    plot_run(
+        folder.picture,
+        f"{recipe.title}: {result}",
+        ([line["tokens"] for line in steps], [line["loss"] for line in steps]),
+        (
+            [line["tokens"] for line in validations],
+            [line["validation_loss"] for line in validations],
+        ),
+    )
+    audit = mo.audit(task.optimizer, state.params, axes=mo.LLAMA_RULES)
+    last_tenth = steps[-max(1, len(steps) // 10) :]
+    summary = {
+        "train_loss": statistics.fmean(line["loss"] for line in last_tenth),
+        **result.as_json(),
+        "steps": experiment.setup.steps,
+        "tokens": experiment.setup.steps * experiment.setup.data.tokens_per_step,
+        "parameters": audit.parameters,
+        "parameter_bytes": audit.parameter_bytes,
+        "state_bytes": audit.state_bytes,
+        "state_bytes_matrices": audit.state_bytes_of(MATRIX),
+        "tokens_per_second": statistics.median(line["tokens_per_second"] for line in steps),
+        "seconds": lines[-1]["elapsed_seconds"],
+        "sample": sample,
+        "config": as_json(experiment),
+        "corpus": corpus.name,
+        "versions": versions(),
+        "machine": machine(),
+    }
+    folder.finish(summary)
+    if sample is not None:
+        console.print(Panel(Text(sample), title="sample", title_align="left"))
+    console.print(audit.summary(), soft_wrap=True)
+    console.print(
+        f"{recipe.title}: {result}; {summary['tokens_per_second']:,.0f} tokens/s, "
+        f"{summary['seconds']:.0f} s; see {folder.path}",
+        soft_wrap=True,
+    )

@@ -1,0 +1,1 @@
+"""What training costs: bytes from shapes and compiled steps, and time by turns."""

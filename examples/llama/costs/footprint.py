@@ -1,0 +1,112 @@
+"""What training needs of memory, from shapes and from the compiled step; nothing is allocated."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+import jax
+import jax.numpy as jnp
+
+import multinorm_optax as mo
+from examples.llama.config import Experiment, InputError, PresetName
+from examples.llama.model import abstract_llama, init_llama
+from examples.llama.optimizers import MATRIX, make_optimizer
+from examples.llama.step import TrainState, make_train_step
+
+GIB = 2**30
+
+_ADAM: Mapping[PresetName, float] = {"60m": 0.32, "130m": 0.75, "350m": 2.05, "1b": 7.48}
+_STATELESS: Mapping[PresetName, float] = {"60m": 0.23, "130m": 0.43, "350m": 0.93, "1b": 2.98}
+
+PUBLISHED: Mapping[str, Mapping[PresetName, float]] = {
+    "adamw": _ADAM,
+    "adamw2": _ADAM,
+    "sinkgd": _STATELESS,
+    "swan": _STATELESS,
+}
+"""GiB of weights and optimizer state in bfloat16, as printed: the memory columns of Scetbon et al.,
+arXiv 2502.06742, and Ma et al., arXiv 2412.13148. They follow from the number of weights alone: for
+Adam 2 bytes times 3N, for SinkGD and SWAN 2 bytes times N + 2(N_embedding + N_head + N_norms). The
+last printed digit is rounded in some and cut off in others."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stays in memory from step to step."""
+
+    parameters: int
+    """Weights of the model."""
+    matrix_parameters: int
+    """Weights in the matrices of the layers."""
+    weight_bytes: int
+    state_bytes: int
+    """The optimizer's state, its counts of steps included."""
+    matrix_state_bytes: int
+    """The state that belongs to the matrices of the layers."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Weights and state."""
+        return self.weight_bytes + self.state_bytes
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The memory plan of one compiled train step, in bytes, as XLA reports it."""
+
+    temporary_bytes: int
+    """What is there during the step only."""
+    argument_bytes: int
+    """Weights, state and rows."""
+    output_bytes: int
+    """Weights, state and loss after the step."""
+    alias_bytes: int
+    """Outputs in the place of arguments, because the state is donated."""
+    compile_seconds: float
+
+
+def kept(experiment: Experiment) -> Kept:
+    """Count the bytes of weights and optimizer state of a settled experiment."""
+    _, params = abstract_llama(experiment.setup.model)
+    optimizer = make_optimizer(experiment.optimizer, experiment.setup.steps)
+    audit = mo.audit(optimizer, params, axes=mo.LLAMA_RULES)
+    return Kept(
+        parameters=audit.parameters,
+        matrix_parameters=sum(math.prod(r.shape) for r in audit.rows if r.group == MATRIX),
+        weight_bytes=audit.parameter_bytes,
+        state_bytes=audit.state_bytes,
+        matrix_state_bytes=audit.state_bytes_of(MATRIX),
+    )
+
+
+def compiled(experiment: Experiment, row_length: int) -> Compiled:
+    """Compile the train step of a settled experiment for this backend, and read its memory plan.
+
+    Args:
+        experiment: its batch size and microbatches are those of the step.
+        row_length: tokens in a row.
+    """
+    setup = experiment.setup
+    optimizer = make_optimizer(experiment.optimizer, setup.steps)
+
+    def initial_state() -> TrainState:
+        params = init_llama(setup.model, setup.seed)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    rows_BxS = jax.ShapeDtypeStruct((setup.data.batch_size, row_length), jnp.int32)
+    start = perf_counter()
+    step = jax.jit(make_train_step(experiment), donate_argnums=0)
+    plan = step.lower(jax.eval_shape(initial_state), rows_BxS).compile().memory_analysis()
+    if plan is None:
+        raise InputError(
+            f"XLA's {jax.default_backend()} backend does not say how much memory it plans to use; "
+            f"--no-compile leaves the step out"
+        )
+    return Compiled(
+        temporary_bytes=plan.temp_size_in_bytes,
+        argument_bytes=plan.argument_size_in_bytes,
+        output_bytes=plan.output_size_in_bytes,
+        alias_bytes=plan.alias_size_in_bytes,
+        compile_seconds=round(perf_counter() - start, 1),
+    )

@@ -1,0 +1,119 @@
+"""Loss in training and in validation."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from examples.llama.mesh import ONE_DEVICE, Placement
+from examples.llama.model import Definition, Params
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a model loses on the validation text."""
+
+    loss: float
+    """Mean over all predicted tokens of -log p(token), in nats."""
+    bytes_per_token: float | None = 1.0
+    """Bytes of text to a predicted token, if it is known."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that is more than a float can hold."""
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The loss in bits per byte of text, which compares between tokenizers."""
+        return None if self.bytes_per_token is None else self._bits / self.bytes_per_token
+
+    @property
+    def _bits(self) -> float:
+        return self.loss / math.log(2)
+
+    def as_json(self) -> dict[str, float | None]:
+        """The three figures by name; JSON has no infinity, so such a perplexity is None."""
+        return {
+            "validation_loss": self.loss,
+            "perplexity": self.perplexity if math.isfinite(self.perplexity) else None,
+            "bits_per_byte": self.bits_per_byte,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Validation":
+        """Back from what `as_json` gave."""
+        loss, bits = record["validation_loss"], record["bits_per_byte"]
+        return cls(loss, loss / math.log(2) / bits if bits else None)
+
+    def __str__(self) -> str:
+        """The figures in a line."""
+        bits = "" if self.bits_per_byte is None else f", {self.bits_per_byte:.4f} bits/byte"
+        return f"validation loss {self.loss:.4f} nats, perplexity {self.perplexity:.3f}{bits}"
+
+
+def predicted(rows_BxS: jax.Array) -> jax.Array:
+    """Which of a row's T = S - 1 tokens after the first are predicted: those that are no padding.
+
+    Padding is any negative token.
+    """
+    return rows_BxS[:, 1:].astype(jnp.int32) >= 0
+
+
+def token_losses(definition: Definition, params: Params, rows_BxS: jax.Array) -> jax.Array:
+    """Cross-entropy (B, T) of each of a row's T = S - 1 predicted tokens, in float32; 0 at padding.
+
+    Padding comes after the text and attention is causal, so that what the model makes of it does
+    not matter.
+    """
+    tokens_BxS = jnp.maximum(rows_BxS.astype(jnp.int32), 0)
+    logits_BxTxV = nnx.merge(definition, params)(tokens_BxS[:, :-1]).astype(jnp.float32)
+    losses_BxT = optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, tokens_BxS[:, 1:])
+    return jnp.where(predicted(rows_BxS), losses_BxT, 0)
+
+
+@partial(jax.jit, static_argnames="definition")
+def _losses_of_rows(definition: Definition, params: Params, batches_KxBxS: jax.Array) -> jax.Array:
+    def batch(rows_BxS: jax.Array) -> jax.Array:
+        return token_losses(definition, params, rows_BxS).sum(axis=-1)
+
+    return jax.lax.map(batch, batches_KxBxS)
+
+
+def make_validate(
+    definition: Definition,
+    rows_RxS: np.ndarray,
+    batch_size: int,
+    bytes_per_token: float | None = 1.0,
+    placement: Placement = ONE_DEVICE,
+) -> Callable[[Params], Validation]:
+    """Return params -> Validation over all the rows.
+
+    The rows are filled up to whole batches; rows filled in do not count, nor does padding. The
+    figure is the sum over all predicted tokens divided by their number: an average of batch means
+    would be biased by a short batch.
+    """
+    count, length = rows_RxS.shape
+    tokens = int((rows_RxS[:, 1:].astype(np.int64) >= 0).sum())
+    batches = -(-count // batch_size)
+    filled = np.zeros((batches * batch_size, length), rows_RxS.dtype)
+    filled[:count] = rows_RxS
+    batches_KxBxS = jnp.asarray(placement.rows(filled.reshape(batches, batch_size, length), axis=1))
+
+    def validate(params: Params) -> Validation:
+        with placement.entered():
+            losses_KxB = placement.fetch(_losses_of_rows(definition, params, batches_KxBxS))
+        losses = losses_KxB.astype(np.float64).reshape(-1)[:count]
+        return Validation(float(losses.sum() / tokens), bytes_per_token)
+
+    return validate

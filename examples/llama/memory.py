@@ -1,0 +1,188 @@
+"""What each optimizer costs in memory: `python -m examples.llama.memory`."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from examples.llama.command import run_command
+from examples.llama.config import (
+    DataConfig,
+    Experiment,
+    InputError,
+    OptimizerConfig,
+    Precision,
+    PresetName,
+)
+from examples.llama.costs.candidates import choose
+from examples.llama.costs.footprint import GIB, compiled, kept
+from examples.llama.costs.plot import MemoryBar, MemoryPanel, plot_memory
+from examples.llama.costs.table import CARDS_GIB, Row, heading, make_table, unit_of
+from examples.llama.environment import machine, versions
+from examples.llama.optimizers import RECIPES
+from examples.llama.presets import PRESETS
+from examples.llama.records import write_json
+
+_OF_WEIGHTS_AND_STATE = (
+    "Weights and state follow from shapes alone, and are the same on every machine. Under papers "
+    "is what arXiv 2502.06742 and 2412.13148 print for their sum."
+)
+
+_OF_TEMPORARY = (
+    "Temporary is what XLA plans for one compiled step of {batch} on its {backend} backend besides "
+    "weights and state: gradients, activations, logits, and what the optimizer works with. Total "
+    "is all of it; fits says whether {cards} GiB hold it. Another backend plans otherwise, and "
+    "more rows need more."
+)
+
+_OF_BFLOAT16 = (
+    "On a CPU, XLA multiplies in float32 what is bfloat16, and holds a float32 copy of all weights "
+    "through the forward and backward pass: --precision float32 shows the step without that detour."
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """Add up the memory that training needs: weights, optimizer state, and what a step takes.
+
+    Nothing is trained and no weight is allocated, so that the largest models can be asked about on
+    any machine. Weights and state are counted from shapes. For the rest the real train step is
+    compiled, which takes seconds for each optimizer and preset, and the compiler says how much
+    temporary memory it will use. The figures go to a JSON file, with a picture beside it.
+    """
+
+    presets: tuple[PresetName, ...] = tuple(PRESETS)
+    """Models to ask about."""
+    optimizers: tuple[str, ...] = tuple(RECIPES)
+    """Optimizers to ask about, each with its default options; variants of the learning study, such
+    as sinkgd-momentum and sinkgd-tokens, are possible too."""
+    precision: Precision | None = None
+    """Instead of the preset's own: bfloat16 for the papers' models, float32 for cpu."""
+    microbatch_rows: int = 1
+    """Rows for which the step is compiled. With few of them the optimizer is not hidden behind
+    activations and logits, which are gone when it has its turn."""
+    microbatches: int = 1
+    """Parts of the batch, each of that many rows. More than one add a float32 sum of the gradients,
+    4 bytes a parameter, whatever the optimizer."""
+    compile: bool = True
+    """Compile the train step. Without it only weights and state are shown, which takes moments."""
+    results: Path = Path("runs/memory/memory.json")
+    """The file of all figures; the picture is written beside it, as .png."""
+
+
+def experiment_of(command: Command, preset: PresetName, optimizer: OptimizerConfig) -> Experiment:
+    """What is asked about: a preset's model with a small batch of its own."""
+    setup = PRESETS[preset].setup
+    precision = command.precision or setup.model.precision
+    data = DataConfig(
+        batch_size=command.microbatch_rows * command.microbatches,
+        microbatches=command.microbatches,
+        sequence_length=setup.data.sequence_length,
+    )
+    model = dataclasses.replace(setup.model, precision=precision)
+    return Experiment(optimizer, dataclasses.replace(setup, model=model, data=data))
+
+
+def measure(command: Command, preset: PresetName, console: Console) -> list[Row]:
+    """One preset's rows, in the order of the optimizers."""
+    rows = []
+    # where text is contiguous, a row has one token more than it predicts
+    length = PRESETS[preset].setup.data.sequence_length + (PRESETS[preset].corpus.text == "python")
+    for name, candidate in choose(command.optimizers, preset).items():
+        experiment = experiment_of(command, preset, candidate.optimizer)
+        step = None
+        if command.compile:
+            with console.status(f"compiling {preset}, {candidate.title}"):
+                step = compiled(experiment, length)
+            console.print(f"{preset}, {candidate.title}: compiled in {step.compile_seconds:.0f} s")
+        precision = experiment.setup.model.precision
+        rows.append(Row(preset, name, candidate.title, precision, kept(experiment), step))
+    return rows
+
+
+def panel_of(rows: Sequence[Row]) -> MemoryPanel:
+    """One preset's part of the picture."""
+    unit, size = unit_of(rows)
+    return MemoryPanel(
+        title=f"{rows[0].preset}: {rows[0].kept.parameters / 1e6:.1f} M parameters",
+        unit=unit,
+        bars=[
+            MemoryBar(
+                row.title,
+                row.kept.weight_bytes / size,
+                row.kept.state_bytes / size,
+                0.0 if row.step is None else row.step.temporary_bytes / size,
+            )
+            for row in rows
+        ],
+        marks=(CARDS_GIB[0] * GIB / size, CARDS_GIB[1] * GIB / size),
+    )
+
+
+def batch_of(command: Command) -> str:
+    """The batch for which steps are compiled, in words."""
+    rows = "1 row" if command.microbatch_rows == 1 else f"{command.microbatch_rows} rows"
+    return rows if command.microbatches == 1 else f"{command.microbatches} microbatches of {rows}"
+
+
+def notes(command: Command, rows: Sequence[Row]) -> list[str]:
+    """What a reader of the figures has to know."""
+    found = [_OF_WEIGHTS_AND_STATE]
+    if command.compile:
+        backend = jax.default_backend()
+        cards = " or ".join(map(str, CARDS_GIB))
+        found.append(_OF_TEMPORARY.format(batch=batch_of(command), backend=backend, cards=cards))
+        if backend == "cpu" and any(row.precision == "bfloat16" for row in rows):
+            found.append(_OF_BFLOAT16)
+    return found
+
+
+def run(command: Command, console: Console) -> int:
+    """Count, compile and report; return the exit code."""
+    for option in ("presets", "optimizers"):
+        if not getattr(command, option):
+            raise InputError(f"--{option} names none; leave the option out to take all")
+    if command.microbatch_rows < 1 or command.microbatches < 1:
+        raise InputError("--microbatch-rows and --microbatches must be at least 1")
+    panels = []
+    every_row = []
+    for preset in dict.fromkeys(command.presets):
+        rows = measure(command, preset, console)
+        console.print(heading(rows), style="bold", highlight=False, soft_wrap=True)
+        console.print(make_table(rows))
+        panels.append(panel_of(rows))
+        every_row += rows
+    texts = notes(command, every_row)
+    console.print(*texts, sep="\n", soft_wrap=True)
+    picture = command.results.with_suffix(".png")
+    title = "Memory of training"
+    if command.compile:
+        title += f": a step of {batch_of(command)}, compiled for {jax.default_backend()}"
+    plot_memory(picture, title, panels)
+    write_json(
+        command.results,
+        {
+            "rows": [row.as_json() for row in every_row],
+            "microbatch_rows": command.microbatch_rows,
+            "microbatches": command.microbatches,
+            "backend": jax.default_backend() if command.compile else None,
+            "notes": texts,
+            "versions": versions(),
+            "machine": machine(),
+        },
+    )
+    console.print(f"Written: {command.results}, {picture}", soft_wrap=True)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    return run_command("examples.llama.memory", Command, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Several processes that train together: how they join, who writes, and how they agree.
+
+Every process runs the same program on its own devices, and takes the same decisions in the same
+order, or one would wait for the others for ever. What only one of them can know, such as a signal
+or what is in a folder, is therefore shared before it decides anything. With one process all of this
+costs nothing.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from examples.llama.config import InputError
+
+AUTO = "auto"
+"""The coordinator that the cluster names."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Which processes train together; the same command runs in each, all with the same files."""
+
+    coordinator: str | None = None
+    """Address of process 0, host:port, which the others can reach; auto asks the cluster (Slurm,
+    Open MPI, Kubernetes, Cloud TPU) for all three. Left out, the process trains alone."""
+    processes: int | None = None
+    """Number of processes."""
+    process_id: int | None = None
+    """Number of this process, from 0, which prints and writes the records."""
+
+
+def join_processes(config: DistributedConfig) -> None:
+    """Connect to the other processes, if there are any; before anything else is done with JAX.
+
+    Raises:
+        InputError: the options are incomplete, or there is no cluster to ask.
+    """
+    processes, number = config.processes, config.process_id
+    if config.coordinator is None:
+        if processes is not None or number is not None:
+            raise InputError(
+                "--processes and --process-id have no meaning without --coordinator; add the "
+                "address of process 0 as host:port, or leave them out to train alone"
+            )
+    elif config.coordinator == AUTO:
+        try:
+            jax.distributed.initialize(num_processes=processes, process_id=number)
+        except ValueError as error:
+            raise InputError(
+                f"--coordinator auto finds no cluster ({error}); give --coordinator host:port, "
+                f"--processes and --process-id"
+            ) from error
+    else:
+        host, _, port = config.coordinator.rpartition(":")
+        if not host or not port.isdecimal():
+            raise InputError(f"--coordinator {config.coordinator} is not host:port, nor auto")
+        if processes is None or number is None or not 0 <= number < processes:
+            raise InputError(
+                f"--coordinator {config.coordinator} needs --processes, their number, and "
+                f"--process-id, from 0 to one less; they are {processes} and {number}"
+            )
+        jax.distributed.initialize(config.coordinator, processes, number)
+
+
+def is_main_process() -> bool:
+    """Whether this is process 0, the one that prints and writes the records."""
+    return jax.process_index() == 0
+
+
+def from_main_process(action: Callable[[], Any]) -> Any:
+    """What `action` returns on process 0, on all processes; the others do not carry it out.
+
+    All processes have to come here. The result has to be something that JSON can hold.
+
+    Raises:
+        InputError: on every process, if it was raised on process 0.
+        RuntimeError: on the other processes, if process 0 failed in another way.
+    """
+    if jax.process_count() == 1:
+        return action()
+    failure, answer = None, {}
+    if is_main_process():
+        try:
+            answer = {"result": action()}
+        except Exception as error:
+            failure, kind = error, "refused" if isinstance(error, InputError) else "failed"
+            answer = {kind: str(error)}
+    answer = _from_main_process(answer)
+    if failure is not None:
+        raise failure
+    if "refused" in answer:
+        raise InputError(answer["refused"])
+    if "failed" in answer:
+        raise RuntimeError(f"process 0 failed: {answer['failed']}")
+    return answer["result"]
+
+
+def _from_main_process(value: Any) -> Any:
+    text = json.dumps(value).encode()
+    # all processes have to bring an array of the same size, so the size comes first
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.frombuffer(text[:size].ljust(size), np.uint8)
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+
+
+class Agreement:
+    """A condition that counts as soon as it holds on any process, and then on all of them at once.
+
+    All processes have to ask the same questions in the same order.
+    """
+
+    def __init__(self, condition: Callable[[], bool]):
+        """Name the condition of this process."""
+        self._condition = condition
+        self._asked: jax.Array | None = None
+
+    def soon(self) -> bool:
+        """Ask, and return the answer to the question before: nothing waits for the devices.
+
+        What was dispatched before that question has to be done for it, and no more. With one
+        process it is the answer of this moment.
+        """
+        if jax.process_count() == 1:
+            return self._condition()
+        before, self._asked = self._asked, _any_process(self._condition())
+        return before is not None and bool(before)
+
+    def now(self) -> bool:
+        """Ask, and wait for the answer."""
+        if jax.process_count() == 1:
+            return self._condition()
+        return bool(_any_process(self._condition()))
+
+
+def _any_process(flag: bool) -> jax.Array:
+    """Whether a flag is set on any process; dispatched, not awaited."""
+    sharding, reduce = _reduction()
+    flags = jax.make_array_from_callback(
+        (jax.device_count(),), sharding, lambda _: np.array([flag])
+    )
+    return reduce(flags)
+
+
+@functools.cache
+def _reduction() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    mesh = jax.make_mesh((jax.device_count(),), ("device",), axis_types=(AxisType.Auto,))
+    everywhere = NamedSharding(mesh, P())
+    return NamedSharding(mesh, P("device")), jax.jit(jnp.any, out_shardings=everywhere)

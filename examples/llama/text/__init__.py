@@ -1,0 +1,1 @@
+"""Text with a tokenizer, as rows of token ids."""

@@ -1,0 +1,106 @@
+"""Documents in C4's own format: gzipped lines of JSON with the keys text, timestamp and url."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from examples.llama.config import InputError
+
+
+class Part(Protocol):
+    """A part of a text, such as a file: documents in an order that never changes.
+
+    It can be pickled, so that a worker process can read it.
+    """
+
+    def documents(self, start: int) -> Iterator[str]:
+        """The texts of the documents from number `start` on, the first is 0.
+
+        Raises:
+            InputError: it cannot be read; the message says where, and what to do.
+        """
+
+
+@dataclass(frozen=True)
+class C4File:
+    """A file of C4, for example c4-train.00000-of-01024.json.gz; document n is line n + 1."""
+
+    path: Path
+
+    def documents(self, start: int) -> Iterator[str]:
+        """The texts from line `start` + 1 on; lines before it are not looked into."""
+        number = 0
+        try:
+            with gzip.open(self.path) as lines:
+                for number, line in enumerate(lines, start=1):
+                    if number > start:
+                        yield self._text(number, line)
+        except EOFError as error:
+            raise InputError(
+                f"{self.path} ends in the middle of line {number + 1}: it was cut short; download "
+                f"it again"
+            ) from error
+        except (OSError, zlib.error) as error:
+            raise InputError(
+                f"{self.path} cannot be read after line {number} ({error}); download it again"
+            ) from error
+        if number < max(1, start):
+            found = f"has {number} lines, but {start} were read before" if number else "is empty"
+            raise InputError(f"{self.path} {found}; download it again")
+
+    def _text(self, number: int, line: bytes) -> str:
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise self._bad_line(number, f"is not JSON ({error})") from error
+        if not isinstance(record, dict) or "text" not in record:
+            raise self._bad_line(number, "has no key 'text'")
+        text = record["text"]
+        if not isinstance(text, str):
+            raise self._bad_line(
+                number, f"has a 'text' of type {type(text).__name__}, not a string"
+            )
+        if not is_unicode(text):
+            raise self._bad_line(number, "has a text with half a surrogate pair")
+        return text
+
+    def _bad_line(self, number: int, fault: str) -> InputError:
+        return InputError(
+            f"{self.path}, line {number} {fault}; the files must have C4's format, a line like "
+            f'{{"text": "...", "timestamp": "...", "url": "..."}} for each document'
+        )
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be encoded; JSON can hold halves of surrogate pairs, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def c4_files(folder: Path, split: str) -> tuple[C4File, ...]:
+    """The files of a split, `train` or `validation`, in the order of their names.
+
+    Raises:
+        InputError: there are none.
+    """
+    pattern = f"c4-{split}.*.json.gz"
+    if not folder.is_dir():
+        raise InputError(
+            f"--text {folder} is no folder; it takes python, hub, or a folder with C4's files "
+            f"(c4-train.*.json.gz and c4-validation.*.json.gz)"
+        )
+    files = tuple(C4File(path) for path in sorted(folder.glob(pattern)) if path.is_file())
+    if not files:
+        raise InputError(
+            f"{folder} has no {split} files: none has a name like {pattern}, for example "
+            f"c4-{split}.00000-of-{'01024' if split == 'train' else '00008'}.json.gz; download "
+            f"some of C4's, or choose another folder with --text"
+        )
+    return files

@@ -1,0 +1,137 @@
+"""Batches of documents: rows of several streams in turn, in an order that readers cannot change.
+
+Row k comes from stream k modulo their number, whoever reads it. Every row brings along its stream's
+position after it, so that what was read ahead and not yet used is not part of the state.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from examples.llama.config import InputError
+from examples.llama.text.data import pad_rows
+from examples.llama.text.reader import Reader, Row, RowMaker, prepare_process
+from examples.llama.text.streams import Position, Stream
+
+_CHUNKS_AHEAD = 2
+"""Chunks that each reader keeps ready; as many rows as two batches over all readers."""
+
+
+class DocumentBatches(grain.IterDataset):
+    """Endless batches (B, S) of documents, int32 with padding; each row one document.
+
+    Its iterators can be saved in a checkpoint: their state is where each stream is, a few numbers
+    per stream. It does not depend on the number of workers either.
+    """
+
+    def __init__(self, maker: RowMaker, streams: tuple[Stream, ...], batch_size: int, workers: int):
+        """Check the workers.
+
+        Args:
+            maker: makes the rows.
+            streams: what is read.
+            batch_size: rows of a batch.
+            workers: processes that read, a divisor of the number of streams; 0 for a thread.
+        """
+        super().__init__()
+        divisors = [n for n in range(1, len(streams) + 1) if len(streams) % n == 0]
+        if workers != 0 and workers not in divisors:
+            raise InputError(
+                f"--workers {workers} cannot share {len(streams)} streams of documents equally; "
+                f"choose one of 0, {', '.join(map(str, divisors))} (there are as many streams as "
+                f"--streams says, but not more than files)"
+            )
+        self._maker, self._streams = maker, streams
+        self._batch_size, self._workers = batch_size, workers
+
+    def __iter__(self) -> "_BatchIterator":
+        """Return an iterator at the beginning; nothing is read before its first batch."""
+        return _BatchIterator(self)
+
+    def rows(
+        self, positions: Sequence[Position], turn: int
+    ) -> Generator[Row | InputError, None, None]:
+        """The rows from each stream's position on, that of stream `turn` first."""
+        placed = list(zip(self._streams, positions, strict=True))
+        readers = max(1, self._workers)
+        reader = Reader(self._maker, placed[turn:] + placed[:turn], -(-self._batch_size // readers))
+        chunks: Any
+        if self._workers:
+            if not flags.FLAGS.is_parsed():  # grain 0.2.18 reads a flag of its own without a check
+                flags.FLAGS.mark_as_parsed()
+            options = grain.MultiprocessingOptions(self._workers, _CHUNKS_AHEAD)
+            chunks = iter(reader.mp_prefetch(options, worker_init_fn=prepare_process))
+        else:
+            ahead = grain.experimental.ThreadPrefetchIterDataset(
+                reader, prefetch_buffer_size=_CHUNKS_AHEAD
+            )
+            chunks = iter(ahead)
+        try:
+            while True:
+                for rows in zip(*(next(chunks).rows for _ in range(readers)), strict=True):
+                    yield from rows
+        finally:
+            if hasattr(chunks, "close"):  # not in the oldest grain, where the last reference counts
+                chunks.close()
+
+    def start(self) -> list[Position]:
+        """The position of each stream before its first row."""
+        return [Position()] * len(self._streams)
+
+    def stack(self, rows: Sequence[Row]) -> np.ndarray:
+        """A batch (B, S) of rows."""
+        return pad_rows([row.tokens for row in rows], self._maker.sequence_length)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch."""
+        return self._batch_size
+
+
+class _BatchIterator(grain.DatasetIterator):
+    def __init__(self, batches: DocumentBatches):
+        super().__init__()
+        self._batches = batches
+        self._positions, self._turn = batches.start(), 0
+        self._rows: Generator[Row | InputError, None, None] | None = None
+        self._closed = False
+
+    def __next__(self) -> np.ndarray:
+        if self._closed:
+            raise ValueError("the batches are closed; make a new iterator")
+        if self._rows is None:
+            self._rows = self._batches.rows(tuple(self._positions), self._turn)
+        rows: list[Row] = []
+        while len(rows) < self._batches.batch_size:
+            row = next(self._rows)
+            if isinstance(row, InputError):
+                self.close()
+                raise row
+            rows.append(row)
+        for row in rows:
+            self._positions[row.stream] = row.after
+        self._turn = (rows[-1].stream + 1) % len(self._positions)
+        return self._batches.stack(rows)
+
+    def get_state(self) -> dict[str, Any]:
+        """Where each stream is, and whose turn it is."""
+        return {"turn": self._turn, "positions": [list(place) for place in self._positions]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there with the next batch."""
+        self._stop()
+        self._turn = state["turn"]
+        self._positions = [Position(*place) for place in state["positions"]]
+
+    def close(self) -> None:
+        """Stop reading ahead, and end the processes."""
+        self._closed = True
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None

@@ -1,0 +1,91 @@
+"""Metrics besides metrics.jsonl: TensorBoard and Weights & Biases, when asked for."""
+
+import contextlib
+import hashlib
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from examples.llama.config import InputError, Tracker
+
+Log = Callable[[Mapping[str, Any]], None]
+"""Takes a line of metrics.jsonl."""
+
+
+def _import(package: str, tracker: Tracker) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"--track {tracker} needs the package {package}: pip install {package}"
+        ) from error
+
+
+def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in line.items()
+        if name != "step" and isinstance(value, int | float)
+    }
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: Path, config: Mapping[str, Any], done: int) -> Iterator[Log]:
+    # what a killed run wrote after its checkpoint is taken back: those steps are made anew
+    writer = _import("tensorboardX", "tensorboard").SummaryWriter(
+        str(folder / "tensorboard"), purge_step=done + 1
+    )
+
+    def log(line: Mapping[str, Any]) -> None:
+        for name, value in _scalars(line).items():
+            writer.add_scalar(name, value, line["step"])
+
+    try:
+        yield log
+    finally:
+        writer.close()
+
+
+@contextlib.contextmanager
+def _wandb(folder: Path, config: Mapping[str, Any], done: int) -> Iterator[Log]:
+    wandb = _import("wandb", "wandb")
+    # the same folder goes on with the same run
+    identity = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+    run = wandb.init(
+        id=identity, name=folder.name, dir=str(folder), config=dict(config), resume="allow"
+    )
+
+    def log(line: Mapping[str, Any]) -> None:
+        run.log(_scalars(line), step=line["step"])
+
+    try:
+        yield log
+    finally:
+        run.finish()
+
+
+_TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb}
+
+
+@contextlib.contextmanager
+def track(
+    trackers: Sequence[Tracker], folder: Path, config: Mapping[str, Any], done: int
+) -> Iterator[Log]:
+    """Open the trackers for a run in `folder` of which `done` steps are done.
+
+    Raises:
+        InputError: a tracker's package is not installed.
+    """
+    with contextlib.ExitStack() as stack:
+        logs = [
+            stack.enter_context(_TRACKERS[name](folder, config, done))
+            for name in dict.fromkeys(trackers)
+        ]
+
+        def log(line: Mapping[str, Any]) -> None:
+            for each in logs:
+                each(line)
+
+        yield log

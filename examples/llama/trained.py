@@ -1,0 +1,99 @@
+"""A trained model, read back from its run's folder."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from examples.llama.checkpoint import Checkpoints, DamagedError
+from examples.llama.config import (
+    CorpusConfig,
+    Experiment,
+    InputError,
+    corpus_from_json,
+    experiment_from_json,
+)
+from examples.llama.model import Params
+from examples.llama.records import read_json
+from examples.llama.run_folder import RunFolder
+from examples.llama.step import initial_state
+from examples.llama.text.corpus import Corpus, load_corpus
+
+
+@dataclass(frozen=True)
+class TrainedConfig:
+    """Which model, and on what text; what is left out is as it was in training."""
+
+    run_dir: Path = Path("runs/sinkgd")
+    """Folder of the run that trained the model."""
+    step: int | None = None
+    """Step of the checkpoint; the newest by default."""
+    text: str | None = None
+    """Other text, see `examples.llama.train --help`."""
+    tokenizer: str | None = None
+    """Where the tokenizer's file is now, if it was moved; it must be the same tokenizer."""
+    corpus_root: Path | None = None
+    """Other folder of *.py files."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with what it was trained as and on."""
+
+    step: int
+    experiment: Experiment
+    params: Params
+    corpus: Corpus
+
+
+def _source(config: TrainedConfig, folder: RunFolder) -> CorpusConfig:
+    stored = corpus_from_json(read_json(folder.source)) if folder.source.exists() else None
+    given: dict[str, Any] = {
+        name: value
+        for name in ("text", "tokenizer", "corpus_root")
+        if (value := getattr(config, name)) is not None
+    }
+    return dataclasses.replace(stored or CorpusConfig(), **given)
+
+
+def load_trained(config: TrainedConfig, console: Console) -> Trained:
+    """Read configuration, text, tokenizer and weights of a run.
+
+    Raises:
+        InputError: the folder holds no run or no such checkpoint, the checkpoint is damaged, or the
+            tokenizer is not the one that the model was trained with.
+    """
+    folder = RunFolder(config.run_dir)
+    if not folder.config.exists():
+        raise InputError(
+            f"{config.run_dir} holds no run (there is no {folder.config.name}); choose the folder "
+            f"of a run of examples.llama.train with --run-dir"
+        )
+    stored = read_json(folder.config)
+    experiment = experiment_from_json(stored)
+    model = experiment.setup.model
+    corpus = load_corpus(_source(config, folder), model.vocabulary, console)
+    if corpus.tokenizer.name != stored["tokenizer"]:
+        raise InputError(
+            f"{config.run_dir} was trained with the tokenizer {stored['tokenizer']}, but this is "
+            f"{corpus.tokenizer.name}; choose that one with --tokenizer"
+        )
+    with Checkpoints(folder.checkpoints, writable=False) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps or config.step not in (None, *steps):
+            raise InputError(
+                f"{folder.checkpoints} has no checkpoint of step {config.step}, but of {steps}"
+                if steps
+                else f"{folder.checkpoints} has no checkpoint"
+            )
+        step = steps[0] if config.step is None else config.step
+        try:
+            state, _ = checkpoints.load(step, initial_state(experiment))
+        except DamagedError as error:
+            raise InputError(
+                f"the checkpoint of step {step} in {folder.checkpoints} is damaged: {error}; "
+                f"choose another with --step, there are {steps}"
+            ) from error
+    return Trained(step, experiment, state.params, corpus)

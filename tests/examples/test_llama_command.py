@@ -1,0 +1,122 @@
+"""What all command lines have in common."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from examples.llama.command import BAD_INPUT, run_command
+from examples.llama.config import InputError, RunConfig, Setup
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of these tests."""
+
+    number: int = 1
+    """Any number but 13."""
+
+    def __post_init__(self) -> None:
+        """Refuse 13."""
+        if self.number == 13:
+            raise InputError("13 is no number; choose --number 12")
+
+
+def _run(*arguments: str, action: Any = lambda command: 0) -> int:
+    return run_command("a.command", Command, lambda command, _: action(command), arguments)
+
+
+def test_exit_code_is_that_of_the_command() -> None:
+    assert _run("--number", "7", action=lambda command: command.number) == 7
+
+
+def test_arguments_are_those_of_the_process_if_none_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["a.command", "--number", "5"])
+    assert run_command("a.command", Command, lambda command, _: command.number, None) == 5
+
+
+def test_input_error_ends_the_command_with_its_message(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(command: Command) -> int:
+        # what looks like markup has to come out as it is, and nothing is wrapped
+        raise InputError("no file [bold]/a[/bold]; " + "choose another one. " * 20)
+
+    assert _run(action=refuse) == BAD_INPUT == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("Error: no file [bold]/a[/bold]; choose another one. ")
+
+
+def test_other_errors_are_not_hidden() -> None:
+    def fail(command: Command) -> int:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        _run(action=fail)
+
+
+def test_configuration_that_refuses_itself_is_a_readable_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        _run("--number", "13")
+    assert end.value.code == 2
+    assert "13 is no number; choose --number 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hidden", "30"], "hidden width 30 cannot be split into 4 heads"),
+        (["--batch-size", "6", "--microbatches", "4"], "a batch of 6 rows cannot be divided"),
+        (["--steps", "0"], "steps is 0, but must be at least 1"),
+        (["--save-every", "0"], "save_every is 0, but must be at least 1"),
+    ],
+)
+def test_options_that_contradict_each_other_are_readable_errors(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = importlib.import_module("examples.llama.train")
+    with pytest.raises(SystemExit) as end:
+        train.main(arguments)
+    assert end.value.code == 2
+    written = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in written
+    assert "Traceback" not in written
+
+
+@pytest.mark.parametrize("name", ["steps", "validate_every"])
+def test_set_up_counts_from_one(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is 0, but must be at least 1"):
+        Setup(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["save_every", "keep", "log_every"])
+def test_run_counts_from_one(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is 0, but must be at least 1"):
+        RunConfig(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("module_name", "options"),
+    [
+        ("train", ["--steps", "--corpus-root", "--batch-size", "--run-dir"]),
+        ("compare", ["--steps", "--corpus-root", "--batch-size", "--optimizers"]),
+        ("study.__main__", ["--cells", "--corpus-root", "--variants", "--results", "--show"]),
+    ],
+)
+def test_help_is_a_page(
+    module_name: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"examples.llama.{module_name}")
+    with pytest.raises(SystemExit) as end:
+        module.main(["--help"])
+    assert end.value.code == 0
+    page = capsys.readouterr().out
+    command = module_name.removesuffix(".__main__")
+    assert f"python -m examples.llama.{command}" in page
+    for option in options:
+        assert option in page

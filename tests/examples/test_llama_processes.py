@@ -1,0 +1,186 @@
+"""Training in two processes with four devices each, by the trainer's command."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from examples.llama.config import CorpusConfig, InputError
+from examples.llama.processes import (
+    Agreement,
+    DistributedConfig,
+    from_main_process,
+    is_main_process,
+    join_processes,
+)
+from examples.llama.records import read_lines
+from examples.llama.text.corpus import Corpus
+from examples.llama.train import main
+
+STEPS = 24
+
+
+class _Pair:
+    """Two processes that train in one folder."""
+
+    def __init__(self, options: list[str], folder: Path, compiled: Path):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        command = [sys.executable, "-m", "examples.llama.train", *options, "--run-dir", str(folder)]
+        joint = ["--coordinator", address, "--processes", "2", "--process-id"]
+        environment = os.environ | {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+        }
+        self._folder = folder
+        self._outputs = [folder.with_name(f"{folder.name}-{number}.txt") for number in range(2)]
+        self.processes = []
+        for number, path in enumerate(self._outputs):
+            with path.open("w") as output:
+                self.processes.append(
+                    subprocess.Popen(
+                        [*command, *joint, str(number)],
+                        env=environment,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+
+    @property
+    def step(self) -> int:
+        """The last step in the metrics."""
+        return max((line["step"] for line in read_lines(self._folder / "metrics.jsonl")), default=0)
+
+    def output(self, number: int) -> str:
+        """What a process has printed."""
+        return self._outputs[number].read_text()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return as soon as something is so, while both train."""
+        deadline = time.monotonic() + 300
+        while not condition():
+            for number, process in enumerate(self.processes):
+                assert process.poll() is None, self.output(number)
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def end(self) -> list[int]:
+        """The exit codes."""
+        return [process.wait(timeout=300) for process in self.processes]
+
+    def kill(self) -> None:
+        """End both, if they are not."""
+        for process in self.processes:
+            process.kill()
+        self.end()
+
+
+@pytest.fixture
+def options(corpus_config: CorpusConfig, corpus: Corpus) -> list[str]:
+    """A tiny run; the text is in the cache by then."""
+    return [
+        *("--optimizer", "sinkgd", "--momentum", "0.9", "--num-iters", "2"),
+        *("--hidden", "16", "--mlp", "24", "--heads", "2", "--layers", "2"),
+        *("--sequence-length", "16", "--batch-size", "16", "--microbatches", "2"),
+        *("--validation-rows", "12", "--validate-every", "4"),
+        *("--steps", str(STEPS), "--save-every", "5"),
+        *("--corpus-root", str(corpus_config.corpus_root), "--cache", str(corpus_config.cache)),
+    ]
+
+
+def _figures(folder: Path, name: str) -> np.ndarray:
+    lines = [line for line in read_lines(folder / "metrics.jsonl") if name in line]
+    every = 1 if name == "loss" else 4
+    assert [line["step"] for line in lines] == list(range(every, STEPS + 1, every))
+    return np.array([line[name] for line in lines])
+
+
+def test_pair_killed_and_stopped_on_changing_meshes_trains_as_one_device_does(
+    options: list[str], tmp_path: Path
+) -> None:
+    alone, together, compiled = tmp_path / "alone", tmp_path / "together", tmp_path / "compiled"
+    assert main([*options, "--run-dir", str(alone)]) == 0
+
+    pair = _Pair([*options, "--mesh", "2", "2", "2"], together, compiled)
+    try:
+        pair.wait_until(lambda: (together / "checkpoints" / "5").is_dir() and pair.step >= 7)
+    finally:
+        pair.kill()
+    assert pair.end() == [-signal.SIGKILL] * 2
+    killed_after = pair.step
+    assert killed_after < STEPS - 8
+
+    on_another = [*options, "--mesh", "1", "4", "2"]
+    pair = _Pair(on_another, together, compiled)
+    try:
+        pair.wait_until(lambda: pair.step >= killed_after + 2)
+        pair.processes[1].send_signal(signal.SIGTERM)
+        codes = pair.end()
+    finally:
+        pair.kill()
+    assert codes[1] == 128 + signal.SIGTERM, pair.output(1)
+    assert "Going on in" in pair.output(0)
+    assert f"Stopped after step {pair.step}" in pair.output(0)
+    assert killed_after + 2 <= pair.step < STEPS
+    assert (together / "checkpoints" / str(pair.step)).is_dir()
+
+    single = tmp_path / "single"
+    shutil.copytree(together, single)
+    assert main([*options, "--mesh", "1", "8", "1", "--run-dir", str(single)]) == 0
+    pair = _Pair(on_another, together, compiled)
+    try:
+        assert pair.end() == [0, 0], pair.output(0) + pair.output(1)
+    finally:
+        pair.kill()
+    for folder in (single, together):
+        assert (folder / "summary.json").exists()
+        for name in ("loss", "validation_loss"):
+            # every loss is a mean over hundreds of tokens, whose roundings average out
+            tolerance = 30 * np.finfo(np.float32).eps
+            np.testing.assert_allclose(_figures(folder, name), _figures(alone, name), tolerance)
+
+
+def test_what_process_0_refuses_ends_both(options: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
+    pair = _Pair([*options, "--mesh", "8", "1", "1"], folder, tmp_path / "compiled")
+    try:
+        assert pair.end() == [2, 2], pair.output(0) + pair.output(1)
+    finally:
+        pair.kill()
+    assert "thesis is not empty" in pair.output(0)
+
+
+def test_one_process_is_its_own_master() -> None:
+    join_processes(DistributedConfig())
+    assert is_main_process()
+    assert from_main_process(lambda: [1]) == [1]
+    answers = iter([False, True, True])
+    agreement = Agreement(lambda: next(answers))
+    assert [agreement.soon(), agreement.soon(), agreement.now()] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DistributedConfig(processes=2), "no meaning without --coordinator"),
+        (DistributedConfig("localhost"), "not host:port"),
+        (DistributedConfig("localhost:1"), "needs --processes"),
+        (DistributedConfig("localhost:1", 2, 2), "from 0 to one less; they are 2 and 2"),
+    ],
+)
+def test_incomplete_options_are_refused(config: DistributedConfig, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        join_processes(config)

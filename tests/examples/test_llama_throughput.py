@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from examples.llama.config import Setup
+from examples.llama.costs import turns
+from examples.llama.costs.candidates import CANDIDATES
+from examples.llama.costs.rounds import Spread, ratios, rounds_of, spread
+from examples.llama.costs.turns import random_rows
+from examples.llama.optimizers import RECIPES
+from examples.llama.study.plan import VARIANTS
+from examples.llama.throughput import compare, main
+
+TINY = [
+    *("--hidden", "16", "--mlp", "24", "--heads", "2", "--layers", "2"),
+    *("--sequence-length", "16", "--batch-size", "4", "--microbatches", "2"),
+]
+
+
+def test_everything_that_can_be_trained_can_be_measured() -> None:
+    assert CANDIDATES.keys() == RECIPES.keys() | VARIANTS.keys()
+
+
+def test_spread_is_median_and_quartiles() -> None:
+    assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(2.0, 3.0, 4.0)
+    assert str(Spread(0.5, 1.0, 2.0)) == "1.000 (0.500 to 2.000)"
+
+
+def test_slow_rounds_do_not_change_ratios() -> None:
+    over, under, slowness = [1.0, 1.1, 0.9], [2.0, 2.2, 1.8], [1.0, 9.0, 3.0]
+
+    def slowed(seconds: list[float]) -> list[float]:
+        return [one * factor for one, factor in zip(seconds, slowness, strict=True)]
+
+    assert ratios(slowed(over), slowed(under)).median == pytest.approx(0.5)
+    assert ratios(over, over) == Spread(1.0, 1.0, 1.0)
+
+
+def test_everything_has_one_turn_a_round_in_changing_order() -> None:
+    taken: list[str] = []
+    everyone = {name: lambda name=name: taken.append(name) for name in "abcd"}
+    seconds = list(rounds_of(everyone, 5))
+    assert all(list(one) == list("abcd") and min(one.values()) >= 0 for one in seconds)
+    orders = [tuple(taken[start : start + 4]) for start in range(0, 20, 4)]
+    assert all(set(order) == set("abcd") for order in orders)
+    assert len(set(orders)) > 1
+
+
+def test_ratios_are_to_the_reference() -> None:
+    candidates = {name: CANDIDATES[name] for name in ("adamw", "swan")}
+    steps = {"adamw": [1.0, 2.0, 1.0], "swan": [2.0, 4.0, 2.0]}
+    updates = {"adamw": [0.1, 0.1, 0.1], "swan": [1.0, 1.0, 1.0]}
+    adamw, swan = compare(candidates, steps, updates, tokens=100)
+    assert adamw["speed_ratio"] == adamw["update_ratio"] == Spread(1.0, 1.0, 1.0)
+    assert swan["speed_ratio"].median == 0.5  # half as many tokens in the same time
+    assert swan["update_ratio"].median == pytest.approx(10.0)
+    assert swan["tokens_per_second"].median == 50.0
+
+
+def test_random_rows_predict_the_sequence_length(tiny_setup: Setup) -> None:
+    rows_BxS = random_rows(tiny_setup)
+    assert rows_BxS.shape == (4, 17)
+    assert 0 <= rows_BxS.min() < rows_BxS.max() < tiny_setup.model.vocabulary
+
+
+def test_measurement_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "throughput.json"
+    arguments = ["--optimizers", "sinkgd-1", "--rounds", "3", "--results", str(results), *TINY]
+    assert main(arguments) == 0
+    assert "SinkGD, L = 1" in capsys.readouterr().out
+    written = json.loads(results.read_text())
+    assert written["reference"] == "adamw"
+    assert written["setup"]["model"]["hidden"] == 16
+    adamw, sinkgd = written["rows"]
+    assert (adamw["optimizer"], sinkgd["optimizer"]) == ("adamw", "sinkgd-1")
+    assert adamw["speed_ratio"] == adamw["update_ratio"] == {"low": 1, "median": 1, "high": 1}
+    assert sinkgd["options"]["num_iters"] == 1
+    for row in written["rows"]:
+        assert len(row["step_seconds_by_round"]) == len(row["update_seconds_by_round"]) == 3
+        assert min(row["step_seconds_by_round"]) > 0
+        assert row["tokens_per_second"]["low"] <= row["tokens_per_second"]["high"]
+    assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_does_not_fit_into_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(turns, "device_memory", lambda: 24 * 2**30)
+    results = tmp_path / "throughput.json"
+    arguments = ["--preset", "1b", "--optimizers", "sinkgd", "muon", "swan", "sgd", "adamw2"]
+    assert main([*arguments, "--results", str(results)]) == 2
+    output = capsys.readouterr().out
+    assert "6 optimizers take turns" in output
+    assert "at least 33.6 GiB together, but there are 24.0" in output
+    assert "fewer --optimizers" in output
+    assert not results.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--optimizers", "lamb"], "--optimizers: lamb is none of"),
+        (["--rounds", "0"], "--rounds is 0, but must be at least 1"),
+    ],
+)
+def test_bad_input_is_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY, *options, "--results", str(tmp_path / "throughput.json")]) == 2
+    assert message in capsys.readouterr().out
+
+
+def test_help_says_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--help"])
+    assert exit_info.value.code == 0
+    output = capsys.readouterr().out
+    for word in ("tokens per second", "--rounds", "--batch-size", "sinkgd-momentum"):
+        assert word in output
