@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 
 from examples.llama.checkpoint import Checkpoints, SaveError
@@ -112,7 +114,11 @@ def settled(experiment: Experiment) -> Experiment:
 def _train(
     experiment: Experiment, corpus: Corpus, folder: RunFolder, run: RunConfig, console: Console
 ) -> int:
-    task = prepare(experiment, corpus, place(run.mesh))
+    placement = place(run.mesh)
+    if placement.mesh is None and jax.device_count() > 1:
+        devices = jax.device_count()
+        console.print(f"Training on one of {devices} devices; --mesh {devices} 1 1 takes all")
+    task = prepare(experiment, corpus, placement)
     config = identity(experiment, corpus)
     with (
         StopSignals(console) as signals,
@@ -144,7 +150,8 @@ def _train(
             f"Stopped after step {last}, saved in {folder.path}; the same command goes on",
             soft_wrap=True,
         )
-        return signals.exit_code
+        # another process may have been the one that got the signal
+        return signals.exit_code or 128 + signal.SIGTERM
     conclude(task, state, corpus, folder, console)
     return 0
 

@@ -22,14 +22,25 @@ from examples.llama.config import (
     Setup,
 )
 from examples.llama.study import __main__ as study
+from examples.llama.study import costs as study_costs
 from examples.llama.study import file as study_file
 from examples.llama.study import plot as plot_study
 from examples.llama.study import report as study_report
-from examples.llama.study.__main__ import Due, carry_out, due_runs, experiment_of, main, next_run
+from examples.llama.study import schedule as study_schedule
+from examples.llama.study import tables as study_tables
+from examples.llama.study.__main__ import carry_out, main
 from examples.llama.study.file import Run, StudyFile
 from examples.llama.study.plan import CELLS, SEEDS, VARIANTS, Cell, Variant
-from examples.llama.study.report import difference_text, findings, reached_text
+from examples.llama.study.report import findings
+from examples.llama.study.schedule import Due, due_runs, experiment_of, next_run
 from examples.llama.study.search import Rates
+from examples.llama.study.tables import (
+    as_markdown,
+    as_rich,
+    difference_text,
+    reached_text,
+    tabulate,
+)
 from examples.llama.text.corpus import Corpus
 
 FIRST, SECOND = CELL_NAMES = ("small-1k", "small-8k")
@@ -51,7 +62,16 @@ def _tiny_plan(tiny_model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def _patch(monkeypatch: pytest.MonkeyPatch, **plan: Any) -> None:
-    for module in (study, study_file, study_report, plot_study):
+    modules = (
+        study,
+        study_costs,
+        study_file,
+        study_report,
+        study_schedule,
+        study_tables,
+        plot_study,
+    )
+    for module in modules:
         for name in plan.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, plan[name])
 
@@ -359,7 +379,7 @@ def test_study_end_to_end(
     assert all(run.environment == 0 for run in runs)
     written = {file: file.read_bytes() for file in path.parent.iterdir()}
     assert sorted(file.name for file in written) == [
-        *("study.json", "study_curves.png", "study_losses.png", "study_summary.json")
+        *("study.json", "study.md", "study_curves.png", "study_losses.png", "study_summary.json")
     ]
 
     # nothing is run twice, and what is known can be shown
@@ -432,3 +452,30 @@ def test_names_that_are_none_are_refused(
         main([option, "third", *options])
     assert end.value.code == 2
     assert f"{option}: third is none of" in " ".join(capsys.readouterr().err.split())
+
+
+def test_costs_are_measured_and_join_the_tables(
+    tmp_path: Path, corpus_config: CorpusConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _study_with(tmp_path / "study.json", LOSSES)
+    study_costs.measure_costs([FIRST], ["sinkgd", "adamw"], file.path, Console(quiet=True))
+    costs = study_costs.read_costs(file.path)[FIRST]
+    assert set(costs) == {"adamw2", "sinkgd", "adamw"}
+    assert costs["adamw2"]["time_ratio"]["median"] == 1
+    assert costs["sinkgd"]["matrix_state_bytes"] == 0
+    weights = costs["adamw"]["weight_bytes"]
+    assert 2 * weights < costs["adamw"]["state_bytes"] < 2 * weights + 64
+    for one in costs.values():
+        assert one["peak_bytes"] > one["weight_bytes"] + one["state_bytes"]
+        assert one["seconds_per_step"] > 0
+    measured = tabulate(FIRST, findings(file, FIRST), costs)
+    assert measured.heads[-3:] == [
+        "seconds of training (ratio)",
+        "state: all / matrices",
+        "peak memory of a step",
+    ]
+    assert all(len(row) == len(measured.heads) for row in measured.rows)
+    assert len(tabulate(FIRST, findings(file, FIRST), {}).heads) == len(measured.heads) - 3
+    page = as_markdown(measured)
+    assert page.count("\n|") == len(measured.rows) + 2
+    assert as_rich(measured).row_count == len(measured.rows)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 import multinorm_optax as mo
 from examples.llama.config import Experiment, InputError, PresetName
-from examples.llama.model import abstract_llama, init_llama
+from examples.llama.model import abstract_llama
 from examples.llama.optimizers import MATRIX, make_optimizer
-from examples.llama.step import TrainState, make_train_step
+from examples.llama.step import initial_state, make_train_step
 
 GIB = 2**30
 
@@ -88,16 +88,14 @@ def compiled(experiment: Experiment, row_length: int) -> Compiled:
         row_length: tokens in a row.
     """
     setup = experiment.setup
-    optimizer = make_optimizer(experiment.optimizer, setup.steps)
-
-    def initial_state() -> TrainState:
-        params = init_llama(setup.model, setup.seed)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
     rows_BxS = jax.ShapeDtypeStruct((setup.data.batch_size, row_length), jnp.int32)
     start = perf_counter()
     step = jax.jit(make_train_step(experiment), donate_argnums=0)
-    plan = step.lower(jax.eval_shape(initial_state), rows_BxS).compile().memory_analysis()
+    plan = (
+        step.lower(jax.eval_shape(lambda: initial_state(experiment)), rows_BxS)
+        .compile()
+        .memory_analysis()
+    )
     if plan is None:
         raise InputError(
             f"XLA's {jax.default_backend()} backend does not say how much memory it plans to use; "

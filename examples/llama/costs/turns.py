@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -13,7 +12,7 @@ from examples.llama.config import Experiment, InputError, Setup
 from examples.llama.costs.footprint import GIB, kept
 from examples.llama.model import Params, abstract_llama, init_llama
 from examples.llama.optimizers import make_optimizer
-from examples.llama.step import TrainState, make_train_step, mean_loss_and_gradients
+from examples.llama.step import initial_state, make_train_step, mean_loss_and_gradients
 
 Turn = Callable[[], None]
 """Does its work and returns when it is done."""
@@ -47,9 +46,7 @@ def random_rows(setup: Setup) -> np.ndarray:
 def step_turn(experiment: Experiment) -> Turn:
     """A turn is one whole train step, with a state of its own."""
     setup = experiment.setup
-    params = init_llama(setup.model, setup.seed)
-    optimizer = make_optimizer(experiment.optimizer, setup.steps)
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    state = initial_state(experiment)
     step, rows_BxS = make_train_step(experiment), random_rows(setup)
 
     def turn() -> None:

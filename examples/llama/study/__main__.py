@@ -1,9 +1,7 @@
 """The learning study: `python -m examples.llama.study`."""
 
-import dataclasses
 import signal
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -11,20 +9,19 @@ from time import perf_counter
 from rich.console import Console
 
 from examples.llama.command import run_command
-from examples.llama.config import CorpusConfig, Experiment, InputError, ModelConfig
+from examples.llama.config import CorpusConfig, InputError, ModelConfig
 from examples.llama.loop import DivergedError, Step, Validated, fit, prepare
-from examples.llama.optimizers import peak_rates, settle
+from examples.llama.optimizers import peak_rates
 from examples.llama.progress import Reporter
-from examples.llama.records import write_json
+from examples.llama.records import write_atomically, write_json
+from examples.llama.study.costs import measure_costs, read_costs
 from examples.llama.study.file import Run, StudyFile
-from examples.llama.study.plan import CELLS, SEEDS, VARIANTS
+from examples.llama.study.plan import CELLS, VARIANTS
 from examples.llama.study.plot import plot_curves, plot_losses
-from examples.llama.study.report import findings, make_table
-from examples.llama.study.search import Rates, best, propose
+from examples.llama.study.report import findings
+from examples.llama.study.schedule import Due, due_runs, experiment_of
+from examples.llama.study.tables import as_markdown, as_rich, tabulate
 from examples.llama.text.corpus import Corpus, load_corpus
-
-_CURVE_POINTS = 10
-"""Validations of a repetition, the last one included."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,9 @@ class Command:
     """The file of all runs; pictures are written beside it."""
     show: bool = False
     """Train nothing; show what the results file holds."""
+    costs: bool = False
+    """Train nothing; measure seconds per step, optimizer state and peak memory, for the tables. The
+    machine should have nothing else to do."""
 
     def __post_init__(self) -> None:
         """Refuse names that are none."""
@@ -53,60 +53,6 @@ class Command:
         ):
             if unknown := set(chosen) - set(known):
                 raise InputError(f"{option}: {', '.join(unknown)} is none of {', '.join(known)}")
-
-
-@dataclass(frozen=True)
-class Due:
-    """A run that the study still needs."""
-
-    cell: str
-    variant: str
-    rates: Rates
-    seed: int
-
-
-def next_run(file: StudyFile, cell: str, variant: str) -> Due | None:
-    """The next run of a variant in a cell; None when it is complete there.
-
-    First the tries, each chosen by what the ones before gave; they begin at the best rates of the
-    last cell before this one that has any. Then the repetitions.
-    """
-    tries = [(run.rates, run.score) for run in file.tries(cell, variant)]
-    if len(tries) < CELLS[cell].tries:
-        order = list(CELLS)
-        before = [file.tries(other, variant) for other in order[: order.index(cell)]]
-        tuned = [runs for runs in before if runs]
-        start = (
-            best([(run.rates, run.score) for run in tuned[-1]])
-            if tuned
-            else VARIANTS[variant].start
-        )
-        return Due(cell, variant, propose(start, tries), 0)
-    seeds = {run.seed for run in file.repetitions(cell, variant)}
-    missing = [seed for seed in SEEDS if seed not in seeds]
-    return Due(cell, variant, best(tries), missing[0]) if missing else None
-
-
-def due_runs(file: StudyFile, cells: Sequence[str], variants: Sequence[str]) -> Iterator[Due]:
-    """Everything that is still to do; each run is to be added to the file before the next."""
-    for cell in cells:
-        for variant in variants:
-            while (due := next_run(file, cell, variant)) is not None:
-                yield due
-
-
-def experiment_of(due: Due) -> Experiment:
-    """What a run trains; all that its seed decides is decided by one number."""
-    optimizer = dataclasses.replace(
-        VARIANTS[due.variant].optimizer,
-        learning_rate=due.rates.matrices,
-        rest_learning_rate=due.rates.rest,
-    )
-    setup = CELLS[due.cell].setup
-    every = setup.steps // _CURVE_POINTS if due.seed else setup.steps
-    data = dataclasses.replace(setup.data, data_seed=due.seed)
-    setup = dataclasses.replace(setup, data=data, seed=due.seed, validate_every=every)
-    return Experiment(settle(optimizer), setup)
 
 
 def carry_out(due: Due, corpus: Corpus, environment: int, console: Console) -> Run:
@@ -150,9 +96,11 @@ def carry_out(due: Due, corpus: Corpus, environment: int, console: Console) -> R
 
 def run(command: Command, console: Console) -> int:
     """Carry out what is missing, then report; return the exit code."""
+    if command.costs:
+        measure_costs(command.cells, command.variants, command.results, console)
     corpus = load_corpus(command.corpus, ModelConfig().vocabulary, console)
     file = StudyFile(command.results, corpus.name)
-    if not command.show:
+    if not (command.show or command.costs):
         file.check(command.cells, command.variants)
         environment = file.environment()
         for due in due_runs(file, command.cells, command.variants):
@@ -166,14 +114,19 @@ def report(command: Command, file: StudyFile, console: Console) -> None:
     found = {cell: rows for cell in command.cells if (rows := findings(file, cell))}
     if not found:
         raise InputError(f"{command.results} has no optimizer with all of its runs yet")
-    for cell, rows in found.items():
-        console.print(make_table(cell, rows))
+    costs = read_costs(command.results)
+    tables = [tabulate(cell, rows, costs.get(cell, {})) for cell, rows in found.items()]
+    for table in tables:
+        console.print(as_rich(table))
+    text = command.results.with_suffix(".md")
+    markdown = "\n".join(as_markdown(table) for table in tables)
+    write_atomically(text, lambda file: file.write(markdown.encode()))
     pictures = [command.results.with_name(f"study_{kind}.png") for kind in ("losses", "curves")]
     plot_losses(pictures[0], found)
     plot_curves(pictures[1], found)
     summary = command.results.with_name("study_summary.json")
     write_json(summary, [one.as_json() for rows in found.values() for one in rows])
-    written = ", ".join(map(str, (command.results, summary, *pictures)))
+    written = ", ".join(map(str, (command.results, text, summary, *pictures)))
     console.print(f"Written: {written}", soft_wrap=True)
 
 

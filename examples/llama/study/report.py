@@ -1,12 +1,10 @@
-"""What a learning study found: one row per cell and variant, as tables."""
+"""What a learning study found: one row per cell and variant, the best first."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from rich.table import Table
 
 from examples.llama.compare import tokens_to_reach
 from examples.llama.plot import Curve
@@ -110,45 +108,3 @@ def findings(file: StudyFile, cell: str) -> list[Finding]:
             )
         )
     return sorted(found, key=lambda one: one.mean)
-
-
-def difference_text(found: Finding) -> str:
-    """Mean and standard deviation of the differences to the reference, seed by seed."""
-    if not found.differences or found.variant == REFERENCE:
-        return "-"
-    mean, spread = statistics.fmean(found.differences), statistics.stdev(found.differences)
-    return f"{mean:+.3f} ± {spread:.3f}"
-
-
-def reached_text(found: Finding) -> str:
-    """Tokens to the reference's final loss, absolute and as a share of the run's."""
-    if found.tokens_to_reference is None:
-        return "not reached"
-    return (
-        f"{found.tokens_to_reference / 1e3:.0f} k "
-        f"({found.tokens_to_reference / found.curve[0][-1]:.0%})"
-    )
-
-
-def make_table(cell: str, found: Sequence[Finding]) -> Table:
-    """One cell's table for a terminal."""
-    table = Table(title=CELLS[cell].title, title_justify="left")
-    table.add_column("")
-    for title in (
-        "peak rates: matrices / rest",
-        "validation loss, nats/byte",
-        f"minus {VARIANTS[REFERENCE].title}",
-        "tokens to its loss",
-    ):
-        table.add_column(title, justify="right")
-    table.add_column("open ends")
-    for one in found:
-        table.add_row(
-            VARIANTS[one.variant].title,
-            str(one.rates),
-            f"{one.mean:.3f} ± {one.spread:.3f}" if math.isfinite(one.mean) else "diverged",
-            difference_text(one),
-            reached_text(one),
-            "; ".join(one.open_ends),
-        )
-    return table
