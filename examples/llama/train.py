@@ -100,8 +100,9 @@ def _claim(
 
 def identity(experiment: Experiment, corpus: Corpus) -> dict[str, Any]:
     """Everything that determines the result of a settled experiment, as config.json has it."""
-    texts = {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
-    return as_json(experiment) | texts
+    config = as_json(experiment)
+    del config["setup"]["data"]["workers"]  # the rows are the same with any number of them
+    return config | {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
 
 
 def settled(experiment: Experiment) -> Experiment:

@@ -1,5 +1,6 @@
 """A corpus of a few files and a model of a few thousand weights, so that runs take moments."""
 
+import gc
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,16 @@ def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture
+def orbax_collected() -> Iterator[None]:
+    """Collect what orbax leaves of a read that failed: coroutines that complain when they go.
+
+    Otherwise some later test would be blamed.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

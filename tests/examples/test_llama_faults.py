@@ -25,6 +25,7 @@ from examples.llama.run_folder import RunFolder
 from examples.llama.step import TrainState, initial_state
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import NOT_SAVED, settled, train
+from tests.examples.damage import flip_a_bit, largest_file, reads_damaged
 
 
 def _train(experiment: Experiment, corpus: Corpus, path: Path, **run: Any) -> tuple[int, str]:
@@ -118,21 +119,8 @@ def test_run_killed_at_random_moments_ends_bit_for_bit_like_one_never_killed(
     assert saved[0] == saved[1]
 
 
-def _largest_file(folder: Path) -> Path:
-    return max(
-        (path for path in folder.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
-    )
-
-
-def _flip_a_bit(folder: Path) -> None:
-    path = _largest_file(folder)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def _truncate(folder: Path) -> None:
-    path = _largest_file(folder)
+    path = largest_file(folder)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -144,7 +132,8 @@ def _remove_metadata(folder: Path) -> None:
     (folder / "_CHECKPOINT_METADATA").unlink()
 
 
-@pytest.mark.parametrize("damage", [_flip_a_bit, _truncate, _remove_arrays, _remove_metadata])
+@reads_damaged
+@pytest.mark.parametrize("damage", [flip_a_bit, _truncate, _remove_arrays, _remove_metadata])
 def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     experiment: Experiment, corpus: Corpus, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -164,13 +153,14 @@ def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     chex.assert_trees_all_equal(_state(damaged, experiment, 12), _state(whole, experiment, 12))
 
 
+@reads_damaged
 def test_checkpoints_that_are_all_damaged_are_an_error_that_loses_nothing(
     experiment: Experiment, corpus: Corpus, tmp_path: Path
 ) -> None:
     assert _train(experiment, corpus, tmp_path / "run", save_every=6)[0] == 0
     (tmp_path / "run" / "summary.json").unlink()
     for step in ("6", "12"):
-        _flip_a_bit(tmp_path / "run" / "checkpoints" / step)
+        flip_a_bit(tmp_path / "run" / "checkpoints" / step)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(
         InputError, match=r"all checkpoints .* are damaged, steps \[12, 6\].*--fresh"
@@ -242,6 +232,7 @@ def test_fingerprint_tells_any_bit_and_any_place(experiment: Experiment) -> None
         assert (fingerprint(state._replace(params=params)) != first).sum() == 1
 
 
+@reads_damaged
 def test_checkpoint_carries_its_configuration(
     experiment: Experiment, corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from examples.llama.config import CorpusConfig
 from examples.llama.records import read_lines
 from examples.llama.train import main as train
+from tests.examples.damage import flip_a_bit, reads_damaged
 
 EVALUATE = "examples.llama.evaluate"
 GENERATE = "examples.llama.generate"
@@ -186,14 +187,11 @@ def test_run_without_a_checkpoint_is_named(copied: Path, invoke: Invoke) -> None
     assert f"{copied / 'checkpoints'} does not exist" in output
 
 
+@reads_damaged
 def test_damaged_checkpoint_is_named_and_another_can_be_chosen(
     copied: Path, invoke: Invoke
 ) -> None:
-    files = (path for path in (copied / "checkpoints" / "8").rglob("*") if path.is_file())
-    largest = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
+    flip_a_bit(copied / "checkpoints" / "8")
     for module in (EVALUATE, GENERATE):
         output = invoke(module, "--run-dir", copied, code=2)
         assert f"the checkpoint of step 8 in {copied / 'checkpoints'} is damaged" in output
