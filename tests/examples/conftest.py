@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, DataConfig, ModelConfig, Setup
+from examples.llama.text.c4 import DocumentCorpus
 from examples.llama.text.corpus import Corpus, load_corpus
+from tests.examples.c4_files import EACH, FILES, corpus_of, write_c4
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -88,3 +90,15 @@ def tiny_options(corpus_config: CorpusConfig) -> list[str]:
         *("--validation-rows", "12", "--validate-every", "4"),
         *("--corpus-root", str(corpus_config.corpus_root), "--cache", str(corpus_config.cache)),
     ]
+
+
+@pytest.fixture(scope="session")
+def c4_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few small files in C4's format; tests that change files make their own."""
+    return write_c4(tmp_path_factory.mktemp("c4"), [EACH] * FILES, [8, 7])
+
+
+@pytest.fixture(scope="session")
+def c4(c4_folder: Path) -> DocumentCorpus:
+    """Their documents as bytes."""
+    return corpus_of(c4_folder)

@@ -28,16 +28,6 @@ from tests.examples.c4_files import (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_c4(tmp_path_factory.mktemp("c4"), [EACH] * FILES, [8, 7])
-
-
-@pytest.fixture(scope="module")
-def c4(folder: Path) -> DocumentCorpus:
-    return corpus_of(folder)
-
-
 def test_a_document_is_a_row_with_an_end_and_padding(c4: DocumentCorpus) -> None:
     rows = c4.validation_rows(make_config())
     assert (rows.shape, rows.dtype) == ((10, LENGTH), np.int32)
@@ -64,9 +54,9 @@ def test_all_validation_rows_and_their_bytes(c4: DocumentCorpus) -> None:
 
 
 @pytest.mark.parametrize("eos_id", [2, -1])
-def test_bytes_per_token_counts_the_end_where_it_is_a_token(folder: Path, eos_id: int) -> None:
+def test_bytes_per_token_counts_the_end_where_it_is_a_token(c4_folder: Path, eos_id: int) -> None:
     tokenizer = SentencePieceTokenizer.from_bytes(sentencepiece_model(eos_id))
-    corpus = DocumentCorpus(folder_documents(folder), tokenizer)
+    corpus = DocumentCorpus(folder_documents(c4_folder), tokenizer)
     read = documents("validation", 0, 8) + documents("validation", 1, 2)
     end = int(eos_id >= 0)
     num_bytes = sum(len(text) + end for text in read)
@@ -105,21 +95,21 @@ def test_options_without_meaning_are_refused(
         c4.training_batches(make_config(**{option: value}))
 
 
-def test_name_depends_on_files_and_tokenizer(folder: Path, tmp_path: Path) -> None:
+def test_name_depends_on_files_and_tokenizer(c4_folder: Path, tmp_path: Path) -> None:
     other = write_c4(tmp_path, [EACH] * FILES, [8, 6])
     model = SentencePieceTokenizer.from_bytes(sentencepiece_model())
     made = [
-        corpus_of(folder),
+        corpus_of(c4_folder),
         corpus_of(other),
-        DocumentCorpus(folder_documents(folder), model),
+        DocumentCorpus(folder_documents(c4_folder), model),
     ]
     assert len({corpus.name for corpus in made}) == 3
-    assert corpus_of(folder).name == made[0].name
+    assert corpus_of(c4_folder).name == made[0].name
 
 
-def test_a_folder_is_loaded_with_byte_pairs(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_is_loaded_with_byte_pairs(c4_folder: Path, tmp_path: Path) -> None:
     output = io.StringIO()
-    config = CorpusConfig(text=str(folder), tokenizer="bpe", cache=tmp_path)
+    config = CorpusConfig(text=str(c4_folder), tokenizer="bpe", cache=tmp_path)
     made = [load_corpus(config, 280, Console(file=output, width=500)) for _ in range(2)]
     assert made[0].name == made[1].name
     assert output.getvalue().count("Learning 280 byte pairs") == 1

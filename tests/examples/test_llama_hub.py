@@ -14,32 +14,18 @@ from examples.llama.text.corpus import load_corpus
 from examples.llama.text.hub import HubDataset
 from tests.examples.c4_files import (
     BYTES,
-    EACH,
-    FILES,
-    corpus_of,
     make_config,
     texts,
     write_c4,
 )
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_c4(tmp_path_factory.mktemp("c4"), [EACH] * FILES, [8, 7])
-
-
-@pytest.fixture(scope="module")
-def c4(folder: Path) -> DocumentCorpus:
-    return corpus_of(folder)
-
-
 GOOD = '{"text": "good", "timestamp": "2019-04-25T12:57:54Z", "url": "u"}' + "\n"
 
 
 @pytest.fixture
-def hub(folder: Path) -> Documents:
+def hub(c4_folder: Path) -> Documents:
     """The folder, read as a data set of the hub would be."""
-    return hub_documents(HubDataset(str(folder), configuration=None, revision=None))
+    return hub_documents(HubDataset(str(c4_folder), configuration=None, revision=None))
 
 
 def test_hub_gives_the_rows_of_its_files(hub: Documents, c4: DocumentCorpus) -> None:

@@ -13,22 +13,10 @@ import pytest
 from examples.llama.config import InputError
 from examples.llama.text.c4 import DocumentCorpus
 from tests.examples.c4_files import (
-    EACH,
-    FILES,
     corpus_of,
     make_config,
     write_c4,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_c4(tmp_path_factory.mktemp("c4"), [EACH] * FILES, [8, 7])
-
-
-@pytest.fixture(scope="module")
-def c4(folder: Path) -> DocumentCorpus:
-    return corpus_of(folder)
 
 
 def test_workers_change_neither_order_nor_state(c4: DocumentCorpus) -> None:
@@ -71,10 +59,10 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_need_no_device_and_end_quietly(folder: Path, tmp_path: Path) -> None:
+def test_workers_need_no_device_and_end_quietly(c4_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(tmp_path / "script.py"), str(folder)],
+        [sys.executable, "-W", "error", str(tmp_path / "script.py"), str(c4_folder)],
         # whoever looks for a device does not find this one
         env={**os.environ, "JAX_PLATFORMS": "absent", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,

@@ -22,16 +22,6 @@ from tests.examples.c4_files import (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_c4(tmp_path_factory.mktemp("c4"), [EACH] * FILES, [8, 7])
-
-
-@pytest.fixture(scope="module")
-def c4(folder: Path) -> DocumentCorpus:
-    return corpus_of(folder)
-
-
 def test_every_document_comes_once_in_an_epoch_and_in_another_order_in_the_next(
     c4: DocumentCorpus,
 ) -> None:
