@@ -6,7 +6,9 @@ arXiv 2502.06742, algorithm MultiNorm). The iteration takes one of two forms:
 - `MatrixAlternation` carries the matrix and serves any projections;
 - `DiagonalAlternation` serves Euclidean norms (rows, columns, Frobenius), which only rescale groups
   of entries: every iterate is G times one positive scale per group, so that the scales alone are
-  iterated, and no other array of the weight's size is made (Sinkhorn-Knopp on G*G).
+  iterated, and no other array of the weight's size is made (Sinkhorn-Knopp on G*G). Each half-step
+  reads the weight once. Weights with dead rows or columns, or entries whose squares leave the range
+  of the dtype, are recognised by their sums, and iterated with more care.
 
 If all projections keep zero rows and columns, these do not count in the sizes m and n. Otherwise a
 dead column would make the energies of row and column targets disagree, and dead rows would hand
@@ -15,8 +17,9 @@ their share of the energy to the live ones.
 
 import abc
 import dataclasses
+import functools
 import math
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +27,12 @@ import jax.numpy as jnp
 from multinorm_optax._axes import MatrixAxes
 from multinorm_optax._norms import EuclideanNorm, MatrixSize, Projection
 from multinorm_optax._precision import (
-    abs_sq,
     any_nonzero,
     inverse_or_one,
     inverse_power_of_two,
     largest,
     peak,
-    sqrt_or_zero,
+    sum_of_squares,
 )
 
 State = TypeVar("State")
@@ -77,7 +79,7 @@ class Alternation(abc.ABC, Generic[State]):
         """A residual without the matrix axes that it keeps to broadcast."""
 
 
-def alternate(alternation: Alternation[State], num_iters: Any, tol: Any = None) -> Any:
+def alternate(alternation: Alternation[Any], num_iters: Any, tol: Any = None) -> Any:
     """Runs sweeps and returns the last iterate.
 
     Args:
@@ -86,19 +88,51 @@ def alternate(alternation: Alternation[State], num_iters: Any, tol: Any = None) 
       tol: if not None, stop as soon as no constraint is violated by more than this. The
         constraint of the last projection is taken to hold, as it has just been applied.
     """
-    state = sweep(alternation, alternation.start, first=True)
-    if tol is not None:
-        state = _sweep_to_tolerance(alternation, state, num_iters, tol)
-    elif not isinstance(num_iters, int) or num_iters > 1:
-        state = jax.lax.fori_loop(1, num_iters, lambda _, state: sweep(alternation, state), state)
-    return alternation.value(state)
+    if isinstance(alternation, DiagonalAlternation):
+        scales = _last_scales(alternation.members, alternation.x, num_iters, tol)
+        return alternation.value(jax.lax.optimization_barrier(scales))
+    return alternation.value(_last_state(alternation, num_iters, tol))
 
 
-def sweep(alternation: Alternation[State], state: State, first: bool = False) -> State:
-    """One pass over all projections."""
+def _last_scales(members: tuple[Member, ...], x: jax.Array, num_iters: Any, tol: Any) -> "Scaled":
+    """Quickly, as far as that goes; where it does not, carefully from the beginning."""
+
+    def carefully() -> Scaled:
+        return _last_state(DiagonalAlternation(members, x), num_iters, tol)
+
+    quick = DiagonalAlternation(members, x, careful=False)
+    if not quick.reveals_dead_groups:
+        return carefully()
+    state = _sweep(quick, quick.start, first=True)
+    if not isinstance(num_iters, int) or num_iters > 1:
+        state = jax.lax.cond(
+            jnp.all(state.safe),
+            lambda state: _sweeps_after_first(quick, state, num_iters, tol),
+            lambda state: state,
+            state,
+        )
+    return jax.lax.cond(jnp.all(state.safe), lambda: state, carefully)
+
+
+def _last_state(alternation: Alternation[State], num_iters: Any, tol: Any) -> State:
+    state = _sweep(alternation, alternation.start, first=True)
+    return _sweeps_after_first(alternation, state, num_iters, tol)
+
+
+def _sweep(alternation: Alternation[State], state: State, first: bool = False) -> State:
     for k in range(alternation.length):
         state, _ = alternation.half_step(k, state, first)
     return state
+
+
+def _sweeps_after_first(
+    alternation: Alternation[State], state: State, num_iters: Any, tol: Any
+) -> State:
+    if tol is not None:
+        return _sweep_to_tolerance(alternation, state, num_iters, tol)
+    if isinstance(num_iters, int) and num_iters == 1:
+        return state
+    return jax.lax.fori_loop(1, num_iters, lambda _, state: _sweep(alternation, state), state)
 
 
 def _sweep_to_tolerance(
@@ -141,22 +175,27 @@ def _live_size(x: jax.Array, axes: MatrixAxes) -> MatrixSize:
     )
 
 
-def _sizes(members: tuple[Member, ...], x: jax.Array) -> list[MatrixSize]:
-    if all(member.projection.keeps_support for member in members):
-        live = {member.axes: _live_size(x, member.axes) for member in members}
-        return [live[member.axes] for member in members]
+def _sizes(members: tuple[Member, ...], x: jax.Array, live: bool) -> list[MatrixSize]:
+    if live and all(member.projection.keeps_support for member in members):
+        found = {member.axes: _live_size(x, member.axes) for member in members}
+        return [found[member.axes] for member in members]
     return [member.axes.matrix_shape(x.shape) for member in members]
 
 
 class _WeightAlternation(Alternation[State]):
     """What both forms share: the members, their sizes, and residuals that broadcast."""
 
-    def __init__(self, members: tuple[Member, ...], x: jax.Array):
+    def __init__(self, members: tuple[Member, ...], x: jax.Array, careful: bool = True):
         self.members = members
         self.length = len(members)
         self.x = x
-        self.sizes = _sizes(members, x)
+        self.careful = careful
         self._same_batch = len({frozenset(member.axes.matrix) for member in members}) == 1
+
+    @functools.cached_property
+    def sizes(self) -> list[MatrixSize]:
+        """(m, n) of each member's matrices; if careful, without dead rows and columns."""
+        return _sizes(self.members, self.x, live=self.careful)
 
     def _broadcastable(self, residual: jax.Array) -> jax.Array:
         # Members that slice the weight into different matrices have no residual per matrix.
@@ -195,43 +234,74 @@ class MatrixAlternation(_WeightAlternation[jax.Array]):
 Scales = tuple[jax.Array, ...]
 
 
-class DiagonalAlternation(_WeightAlternation[Scales]):
+class Scaled(NamedTuple):
+    """An iterate G * scales[0] * scales[1] * ..."""
+
+    scales: Scales
+    """One array for each norm, with one scale for each of its groups."""
+    safe: jax.Array
+    """For each matrix: whether no group was dead and no square left the range so far."""
+
+
+_SAFE_EXPONENT = {4: 96, 8: 960}
+"""Sums of squares between 2^-e and 2^e have lost nothing to underflow that rounding would not."""
+
+
+class DiagonalAlternation(_WeightAlternation[Scaled]):
     """Carries one scale per group and norm; the iterate is the gradient times all of them.
 
-    A half-step divides the scales of its norm by the root mean square of the groups of the current
-    iterate, which stays of order one; only before a norm's first half-step are its groups brought
-    there by a power of two. Barriers keep the half-steps apart: XLA would otherwise compute once
-    what two of them have in common and keep it, in an array of the gradient's size.
+    The new scale of a norm follows from the others: with y = G times all other scales, a half-step
+    sets it to one over the root mean square of y in each group. If `careful`, dead groups do not
+    count, and a power of two brings every group of y to order one: that of its largest entry in the
+    first sweep, that of its old scale later. Such factors are exact, so that where no care is
+    needed both forms agree bit by bit.
+
+    Barriers keep the half-steps apart: XLA would otherwise compute once what two of them have in
+    common and keep it, in an array of the gradient's size.
     """
 
-    def __init__(self, members: tuple[Member, ...], x: jax.Array):
-        super().__init__(members, x)
+    def __init__(self, members: tuple[Member, ...], x: jax.Array, careful: bool = True):
+        super().__init__(members, x, careful)
         self.norms = [_euclidean(member) for member in members]
-        real = jnp.finfo(x.dtype).dtype
-        self.start = tuple(
-            jnp.ones([1 if i in group else d for i, d in enumerate(x.shape)], real)
-            for group in self._groups()
-        )
-
-    def _groups(self) -> list[tuple[int, ...]]:
-        return [
-            norm.group(member.axes) for norm, member in zip(self.norms, self.members, strict=True)
+        self.groups = [
+            norm.group(member.axes) for norm, member in zip(self.norms, members, strict=True)
         ]
+        self.reveals_dead_groups = all(
+            side in self.groups
+            for member in members
+            for side in (member.axes.input, member.axes.output)
+        )
+        scales = tuple(_ones(x, group) for group in self.groups)
+        self.start = Scaled(scales, _ones(x, members[0].axes.matrix) > 0)
 
-    def half_step(self, k: int, state: Scales, first: bool = False) -> tuple[Scales, jax.Array]:
-        group = self._groups()[k]
-        if first:
-            reach = peak(self.value(state), group)
-            state = jax.lax.optimization_barrier(_replace(state, k, inverse_power_of_two(reach)))
-        total = jnp.sum(abs_sq(self.value(state)), axis=group, keepdims=True)
-        mean = total / jnp.maximum(1, self.norms[k].group_size(self.sizes[k]))
-        error = jnp.where(total == 0, 0, jnp.abs(sqrt_or_zero(mean) - 1))
+    def half_step(self, k: int, state: Scaled, first: bool = False) -> tuple[Scaled, jax.Array]:
+        group, old = self.groups[k], state.scales[k]
+        others = state.scales[:k] + state.scales[k + 1 :]
+        if self.careful and first:
+            near: Any = inverse_power_of_two(peak(math.prod(others, start=self.x), group))
+        else:
+            near = 1 / inverse_power_of_two(old) if self.careful else 1
+        others = jax.lax.optimization_barrier((near, *others)) if self.careful else others
+        size = jnp.maximum(1, self.norms[k].group_size(self.sizes[k]))
+        mean = sum_of_squares(self.x, others, group) / size
+        new = near * jnp.sqrt(inverse_or_one(mean))
+        error = jnp.where(mean == 0, 0, jnp.abs(old / new - 1))
         residual = self._broadcastable(largest(error, self.members[k].axes.matrix))
-        state = _replace(state, k, jnp.sqrt(inverse_or_one(mean)))
-        return jax.lax.optimization_barrier(state), residual
+        scales = jax.lax.optimization_barrier((*state.scales[:k], new, *state.scales[k + 1 :]))
+        return Scaled(scales, state.safe & self._in_range(jax.lax.stop_gradient(mean))), residual
 
-    def value(self, state: Scales) -> jax.Array:
-        return math.prod(state, start=self.x)
+    def _in_range(self, mean: jax.Array) -> jax.Array:
+        limit = 2.0 ** _SAFE_EXPONENT[mean.dtype.itemsize]
+        axes = self.members[0].axes.matrix
+        return jnp.all((mean > 1 / limit) & (mean < limit), axis=axes, keepdims=True)
+
+    def value(self, state: Scaled) -> jax.Array:
+        return math.prod(state.scales, start=self.x)
+
+
+def _ones(x: jax.Array, group: tuple[int, ...]) -> jax.Array:
+    shape = [1 if axis in group else size for axis, size in enumerate(x.shape)]
+    return jnp.ones(shape, jnp.finfo(x.dtype).dtype)
 
 
 def _euclidean(member: Member) -> EuclideanNorm:
@@ -239,16 +309,15 @@ def _euclidean(member: Member) -> EuclideanNorm:
     return member.projection
 
 
-def _replace(scales: Scales, k: int, factor: jax.Array) -> Scales:
-    return (*scales[:k], scales[k] * factor, *scales[k + 1 :])
-
-
-def weight_alternation(members: tuple[Member, ...], x: jax.Array) -> Alternation[Any]:
-    """The alternation of these projections on a weight, in the cheapest form that serves them."""
+def _only_rescale(members: tuple[Member, ...]) -> bool:
     # A subclass with a projection of its own is no mere rescaling.
-    diagonal = all(
+    return all(
         isinstance(member.projection, EuclideanNorm)
         and type(member.projection).project is EuclideanNorm.project
         for member in members
     )
-    return DiagonalAlternation(members, x) if diagonal else MatrixAlternation(members, x)
+
+
+def weight_alternation(members: tuple[Member, ...], x: jax.Array) -> Alternation[Any]:
+    """The alternation of these projections on a weight; its iterates can be looked at."""
+    return (DiagonalAlternation if _only_rescale(members) else MatrixAlternation)(members, x)
