@@ -3,12 +3,8 @@
 One *half-step* is one projection, one *sweep* is one pass over all of them (Scetbon et al.,
 arXiv 2502.06742, algorithm MultiNorm). The iteration takes one of two forms:
 
-- `MatrixAlternation` carries the matrix and serves any projections;
-- `DiagonalAlternation` serves Euclidean norms (rows, columns, Frobenius), which only rescale groups
-  of entries: every iterate is G times one positive scale per group, so that the scales alone are
-  iterated, and no other array of the weight's size is made (Sinkhorn-Knopp on G*G). Each half-step
-  reads the weight once. Weights with dead rows or columns, or entries whose squares leave the range
-  of the dtype, are recognised by their sums, and iterated with more care.
+- `MatrixAlternation`, here, carries the matrix and serves any projections;
+- `DiagonalAlternation`, in `_diagonal_scaling`, carries scales and serves norms that only rescale.
 
 If all projections keep zero rows and columns, these do not count in the sizes m and n. Otherwise a
 dead column would make the energies of row and column targets disagree, and dead rows would hand
@@ -18,22 +14,14 @@ their share of the energy to the live ones.
 import abc
 import dataclasses
 import functools
-import math
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from multinorm_optax._axes import MatrixAxes
-from multinorm_optax._norms import EuclideanNorm, MatrixSize, Projection
-from multinorm_optax._precision import (
-    any_nonzero,
-    inverse_or_one,
-    inverse_power_of_two,
-    largest,
-    peak,
-    sum_of_squares,
-)
+from multinorm_optax._norms import MatrixSize, Projection
+from multinorm_optax._precision import any_nonzero, largest
 
 State = TypeVar("State")
 
@@ -70,6 +58,14 @@ class Alternation(abc.ABC, Generic[State]):
     def value(self, state: State) -> Any:
         """The iterate that a state stands for."""
 
+    def last_iterate(self, num_iters: Any, tol: Any = None) -> Any:
+        """The iterate after `num_iters` sweeps, at least one; may be traced.
+
+        With `tol`, sweeps stop as soon as no constraint is violated by more than this. The
+        constraint of the last projection is taken to hold, as it has just been applied.
+        """
+        return self.value(last_state(self, num_iters, tol))
+
     @abc.abstractmethod
     def inner_product(self, x: Any, y: Any) -> jax.Array:
         """<x, y> of two iterates: per matrix, of shape `batch`, or of the whole."""
@@ -79,60 +75,28 @@ class Alternation(abc.ABC, Generic[State]):
         """A residual without the matrix axes that it keeps to broadcast."""
 
 
-def alternate(alternation: Alternation[Any], num_iters: Any, tol: Any = None) -> Any:
-    """Runs sweeps and returns the last iterate.
-
-    Args:
-      alternation: the half-steps.
-      num_iters: number of sweeps, at least one; may be traced.
-      tol: if not None, stop as soon as no constraint is violated by more than this. The
-        constraint of the last projection is taken to hold, as it has just been applied.
-    """
-    if isinstance(alternation, DiagonalAlternation):
-        scales = _last_scales(alternation.members, alternation.x, num_iters, tol)
-        return alternation.value(jax.lax.optimization_barrier(scales))
-    return alternation.value(_last_state(alternation, num_iters, tol))
+def last_state(alternation: Alternation[State], num_iters: Any, tol: Any = None) -> State:
+    """The state after `num_iters` sweeps, or as many as the tolerance takes."""
+    state = sweep(alternation, alternation.start, first=True)
+    return sweeps_after_first(alternation, state, num_iters, tol)
 
 
-def _last_scales(members: tuple[Member, ...], x: jax.Array, num_iters: Any, tol: Any) -> "Scaled":
-    """Quickly, as far as that goes; where it does not, carefully from the beginning."""
-
-    def carefully() -> Scaled:
-        return _last_state(DiagonalAlternation(members, x), num_iters, tol)
-
-    quick = DiagonalAlternation(members, x, careful=False)
-    if not quick.reveals_dead_groups:
-        return carefully()
-    state = _sweep(quick, quick.start, first=True)
-    if not isinstance(num_iters, int) or num_iters > 1:
-        state = jax.lax.cond(
-            jnp.all(state.safe),
-            lambda state: _sweeps_after_first(quick, state, num_iters, tol),
-            lambda state: state,
-            state,
-        )
-    return jax.lax.cond(jnp.all(state.safe), lambda: state, carefully)
-
-
-def _last_state(alternation: Alternation[State], num_iters: Any, tol: Any) -> State:
-    state = _sweep(alternation, alternation.start, first=True)
-    return _sweeps_after_first(alternation, state, num_iters, tol)
-
-
-def _sweep(alternation: Alternation[State], state: State, first: bool = False) -> State:
+def sweep(alternation: Alternation[State], state: State, first: bool = False) -> State:
+    """One pass over all projections."""
     for k in range(alternation.length):
         state, _ = alternation.half_step(k, state, first)
     return state
 
 
-def _sweeps_after_first(
+def sweeps_after_first(
     alternation: Alternation[State], state: State, num_iters: Any, tol: Any
 ) -> State:
+    """What follows the first sweep."""
     if tol is not None:
         return _sweep_to_tolerance(alternation, state, num_iters, tol)
     if isinstance(num_iters, int) and num_iters == 1:
         return state
-    return jax.lax.fori_loop(1, num_iters, lambda _, state: _sweep(alternation, state), state)
+    return jax.lax.fori_loop(1, num_iters, lambda _, state: sweep(alternation, state), state)
 
 
 def _sweep_to_tolerance(
@@ -182,7 +146,7 @@ def _sizes(members: tuple[Member, ...], x: jax.Array, live: bool) -> list[Matrix
     return [member.axes.matrix_shape(x.shape) for member in members]
 
 
-class _WeightAlternation(Alternation[State]):
+class WeightAlternation(Alternation[State]):
     """What both forms share: the members, their sizes, and residuals that broadcast."""
 
     def __init__(self, members: tuple[Member, ...], x: jax.Array, careful: bool = True):
@@ -197,8 +161,8 @@ class _WeightAlternation(Alternation[State]):
         """(m, n) of each member's matrices; if careful, without dead rows and columns."""
         return _sizes(self.members, self.x, live=self.careful)
 
-    def _broadcastable(self, residual: jax.Array) -> jax.Array:
-        # Members that slice the weight into different matrices have no residual per matrix.
+    def broadcastable(self, residual: jax.Array) -> jax.Array:
+        """One residual per matrix, or the largest of all where members have other matrices."""
         return (
             residual if self._same_batch else jnp.squeeze(largest(residual, range(residual.ndim)))
         )
@@ -211,7 +175,7 @@ class _WeightAlternation(Alternation[State]):
         return jnp.squeeze(residual, self.members[0].axes.matrix) if residual.ndim else residual
 
 
-class MatrixAlternation(_WeightAlternation[jax.Array]):
+class MatrixAlternation(WeightAlternation[jax.Array]):
     """Carries the iterate itself."""
 
     def __init__(self, members: tuple[Member, ...], x: jax.Array):
@@ -225,99 +189,7 @@ class MatrixAlternation(_WeightAlternation[jax.Array]):
         member, size = self.members[k], self.sizes[k]
         projected = member.projection.project(state, member.axes, size)
         residual = member.projection.residual(state, projected, member.axes, size)
-        return projected, self._broadcastable(residual)
+        return projected, self.broadcastable(residual)
 
     def value(self, state: jax.Array) -> jax.Array:
         return state
-
-
-Scales = tuple[jax.Array, ...]
-
-
-class Scaled(NamedTuple):
-    """An iterate G * scales[0] * scales[1] * ..."""
-
-    scales: Scales
-    """One array for each norm, with one scale for each of its groups."""
-    safe: jax.Array
-    """For each matrix: whether no group was dead and no square left the range so far."""
-
-
-_SAFE_EXPONENT = {4: 96, 8: 960}
-"""Sums of squares between 2^-e and 2^e have lost nothing to underflow that rounding would not."""
-
-
-class DiagonalAlternation(_WeightAlternation[Scaled]):
-    """Carries one scale per group and norm; the iterate is the gradient times all of them.
-
-    The new scale of a norm follows from the others: with y = G times all other scales, a half-step
-    sets it to one over the root mean square of y in each group. If `careful`, dead groups do not
-    count, and a power of two brings every group of y to order one: that of its largest entry in the
-    first sweep, that of its old scale later. Such factors are exact, so that where no care is
-    needed both forms agree bit by bit.
-
-    Barriers keep the half-steps apart: XLA would otherwise compute once what two of them have in
-    common and keep it, in an array of the gradient's size.
-    """
-
-    def __init__(self, members: tuple[Member, ...], x: jax.Array, careful: bool = True):
-        super().__init__(members, x, careful)
-        self.norms = [_euclidean(member) for member in members]
-        self.groups = [
-            norm.group(member.axes) for norm, member in zip(self.norms, members, strict=True)
-        ]
-        self.reveals_dead_groups = all(
-            side in self.groups
-            for member in members
-            for side in (member.axes.input, member.axes.output)
-        )
-        scales = tuple(_ones(x, group) for group in self.groups)
-        self.start = Scaled(scales, _ones(x, members[0].axes.matrix) > 0)
-
-    def half_step(self, k: int, state: Scaled, first: bool = False) -> tuple[Scaled, jax.Array]:
-        group, old = self.groups[k], state.scales[k]
-        others = state.scales[:k] + state.scales[k + 1 :]
-        if self.careful and first:
-            near: Any = inverse_power_of_two(peak(math.prod(others, start=self.x), group))
-        else:
-            near = 1 / inverse_power_of_two(old) if self.careful else 1
-        others = jax.lax.optimization_barrier((near, *others)) if self.careful else others
-        size = jnp.maximum(1, self.norms[k].group_size(self.sizes[k]))
-        mean = sum_of_squares(self.x, others, group) / size
-        new = near * jnp.sqrt(inverse_or_one(mean))
-        error = jnp.where(mean == 0, 0, jnp.abs(old / new - 1))
-        residual = self._broadcastable(largest(error, self.members[k].axes.matrix))
-        scales = jax.lax.optimization_barrier((*state.scales[:k], new, *state.scales[k + 1 :]))
-        return Scaled(scales, state.safe & self._in_range(jax.lax.stop_gradient(mean))), residual
-
-    def _in_range(self, mean: jax.Array) -> jax.Array:
-        limit = 2.0 ** _SAFE_EXPONENT[mean.dtype.itemsize]
-        axes = self.members[0].axes.matrix
-        return jnp.all((mean > 1 / limit) & (mean < limit), axis=axes, keepdims=True)
-
-    def value(self, state: Scaled) -> jax.Array:
-        return math.prod(state.scales, start=self.x)
-
-
-def _ones(x: jax.Array, group: tuple[int, ...]) -> jax.Array:
-    shape = [1 if axis in group else size for axis, size in enumerate(x.shape)]
-    return jnp.ones(shape, jnp.finfo(x.dtype).dtype)
-
-
-def _euclidean(member: Member) -> EuclideanNorm:
-    assert isinstance(member.projection, EuclideanNorm)
-    return member.projection
-
-
-def _only_rescale(members: tuple[Member, ...]) -> bool:
-    # A subclass with a projection of its own is no mere rescaling.
-    return all(
-        isinstance(member.projection, EuclideanNorm)
-        and type(member.projection).project is EuclideanNorm.project
-        for member in members
-    )
-
-
-def weight_alternation(members: tuple[Member, ...], x: jax.Array) -> Alternation[Any]:
-    """The alternation of these projections on a weight; its iterates can be looked at."""
-    return (DiagonalAlternation if _only_rescale(members) else MatrixAlternation)(members, x)

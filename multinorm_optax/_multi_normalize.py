@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._alternation import Alternation, Member, alternate, weight_alternation
+from multinorm_optax._alternation import Alternation, Member
+from multinorm_optax._diagonal_scaling import weight_alternation
 from multinorm_optax._norms import Projection
 from multinorm_optax._precision import abs_sq, compute_dtype, inverse_or_one, sqrt_or_zero
 from multinorm_optax._projections import applied_by
@@ -81,7 +82,7 @@ def multi_normalize(
         del extra_args
         updates = jax.tree.map(jnp.asarray, updates)
         found = alternations(projections, updates, params)
-        results = jax.tree.map(lambda each: alternate(each, num_iters, tol), found)
+        results = jax.tree.map(lambda each: each.last_iterate(num_iters, tol), found)
         return jax.tree.map(lambda new, old: new.astype(old.dtype), results, updates), state
 
     return optax.GradientTransformation(init, update)

@@ -5,9 +5,7 @@ of two near the largest magnitude first is exact, so that results are bitwise in
 gradient's scale and no epsilon is needed in any denominator.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,40 +27,6 @@ def peak(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     Fit for choosing a scale only: XLA's maximum on CPU may pass over a NaN.
     """
     return jnp.max(jnp.abs(x), axis=tuple(axes), keepdims=True, initial=0)
-
-
-_CHUNK = 64
-_LONG_ROW = 8192
-
-
-def sum_of_squares(x: jax.Array, scales: Sequence[Any], axes: Sequence[int]) -> jax.Array:
-    """The sum of |x * scales[0] * ...|^2 over the axes (kept with size one).
-
-    Each scale has, along every axis, size one or that of x. What lies in memory as long rows that
-    are to be added up is added in chunks of rows: XLA on CPU would leave its cache with every row.
-    """
-    axis = axes[0] if len(axes) == 1 else -1
-    chunked = (
-        0 <= axis < x.ndim - 1
-        and math.prod(x.shape[axis + 1 :]) >= _LONG_ROW
-        and x.shape[axis] > _CHUNK
-        and x.shape[axis] % _CHUNK == 0
-        and not any(jax.typeof(x).sharding.spec)
-    )
-    if not chunked:
-        return jnp.sum(abs_sq(math.prod(scales, start=x)), axis=tuple(axes), keepdims=True)
-
-    def split(each: Any) -> Any:
-        if jnp.ndim(each) == 0:
-            return each
-        chunk = _CHUNK if each.shape[axis] > 1 else 1
-        return each.reshape(*each.shape[:axis], -1, chunk, *each.shape[axis + 1 :])
-
-    # Barriers keep XLA from moving the split behind the squares, which it would write to memory.
-    scales = jax.lax.optimization_barrier(tuple(map(split, scales)))
-    squares = abs_sq(math.prod(scales, start=split(x)))
-    partial = jax.lax.optimization_barrier(jnp.sum(squares, axis=axis + 1))
-    return jnp.sum(partial, axis=axis, keepdims=True)
 
 
 def largest(x: jax.Array, axes: Sequence[int]) -> jax.Array:
