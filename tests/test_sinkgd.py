@@ -21,7 +21,7 @@ def trace(G, num_iters=SWEEPS):
     return np.asarray(found.residuals)[:, 0], np.asarray(found.iterates[-1])
 
 
-@pytest.mark.parametrize("num_iters", [1, 2, 5])
+@pytest.mark.parametrize("num_iters", [1, 2, 5, 50])
 def test_matches_definition(gaussian, num_iters):
     result = updated(mo.scale_by_sinkhorn(ROWS_FIRST, num_iters), np.float32(gaussian))
     np.testing.assert_allclose(result, reference.sr_sinkhorn(gaussian, num_iters), atol=5e-6)
