@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._axes import MatrixAxes, as_matrix_axes
+from multinorm_optax._matrices import map_wide_matrices, reduce_wide_matrices
 from multinorm_optax._orthogonalize import Orthogonalizer, polar_express
 from multinorm_optax._precision import (
     abs_sq,
@@ -261,8 +262,7 @@ class SpectralNorm(Norm):
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
         """sqrt(max(m, n)) times the polar factor."""
         x = FrobeniusNorm().project(x, axes, (1, 1))
-        matrices, restore = _as_wide_matrices(x, axes)
-        return _sqrt(_larger(*size)) * restore(self.orthogonalizer(matrices))
+        return _sqrt(_larger(*size)) * map_wide_matrices(self.orthogonalizer, x, axes)
 
     def unit_norm(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
         return self._singular_values(x, axes, slice(1))
@@ -272,27 +272,12 @@ class SpectralNorm(Norm):
 
     def _singular_values(self, x: jax.Array, axes: MatrixAxes, chosen: slice) -> jax.Array:
         # The sum of the chosen ones; they come in descending order.
-        matrices, _ = _as_wide_matrices(x, axes)
-        values = jnp.sum(jnp.linalg.svd(matrices, compute_uv=False)[..., chosen], axis=-1)
-        size = axes.matrix_shape(x.shape)
-        return jnp.expand_dims(values, sorted(axes.matrix)) / math.sqrt(max(size))
+        def total(matrices: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.linalg.svd(matrices, compute_uv=False)[..., chosen], axis=-1)
+
+        values = reduce_wide_matrices(total, x, axes)
+        return values / math.sqrt(max(axes.matrix_shape(x.shape)))
 
 
 def _larger(m: Any, n: Any) -> Any:
     return max(m, n) if isinstance(m, int) else jnp.maximum(m, n)
-
-
-def _as_wide_matrices(
-    x: jax.Array, axes: MatrixAxes
-) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """The weight as a stack (batch..., m, n) with m <= n, and the way back."""
-    axes = axes.oriented(x.shape)
-    order = (*axes.batch(x.ndim), *axes.output, *axes.input)
-    moved = jnp.transpose(x, order)
-    batch = moved.shape[: x.ndim - len(axes.matrix)]
-    inverse = sorted(range(x.ndim), key=order.__getitem__)
-
-    def restore(matrices: jax.Array) -> jax.Array:
-        return jnp.transpose(jnp.reshape(matrices, moved.shape), inverse)
-
-    return jnp.reshape(moved, (*batch, *axes.matrix_shape(x.shape))), restore

@@ -102,6 +102,12 @@ def scale_by_swan(
     their mean and over their standard deviation: GradNorm of the paper), then (G G^T)^(-1/2) G by
     Newton-Schulz (GradWhitening), then scaled to Frobenius norm sqrt(m n).
 
+    The matrices of a stack are whitened in turn. Weights on a mesh with Explicit axes are exchanged
+    there and back, so that devices share a stack in whole matrices or in columns; only where
+    neither divides evenly are they gathered. Of Auto axes a transformation learns nothing, and XLA
+    may send many times as much: `jax.sharding.explicit_axes(tx.update, in_sharding=...)` tells it
+    how gradients, state and weights are spread.
+
     Args:
       axes: which axes of each leaf are rows and columns, see `resolve_axes`.
       centered: whether rows are centred. The later papers do not.

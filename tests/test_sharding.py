@@ -1,6 +1,9 @@
-"""Sharded weights: no gathered matrix, and the result of one device."""
+"""Sharded weights: the result of one device, and what the devices send one another for it."""
 
-import re
+import collections
+import contextlib
+import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,40 +13,278 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import multinorm_optax as mo
+from examples.benchmark.collectives import Collective
+from examples.benchmark.collectives import collectives as exchanges
 
-AXES = mo.MatrixAxes(output=-1, input=-2)
-HEADS = mo.MatrixAxes(output=(1, 2), input=0)
+KERNEL = mo.MatrixAxes(output=-1, input=-2)
+HEADS = mo.MatrixAxes(output=(-2, -1), input=-3)
+HEADS_OUT = mo.MatrixAxes(output=-1, input=(-3, -2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A weight and how it is spread over a mesh of 4 x 2 devices."""
+
+    shape: tuple[int, ...]
+    spec: P
+    axes: mo.MatrixAxes = KERNEL
+
+    @property
+    def batch(self):
+        return math.prod(self.shape[i] for i in self.axes.batch(len(self.shape)))
+
+    @property
+    def sides(self):
+        return sorted(self.axes.matrix_shape(self.shape))
+
+
 CASES = {
-    "input": ((64, 32), P("fsdp", None), AXES),
-    "output": ((64, 32), P(None, "fsdp"), AXES),
-    "both": ((64, 32), P("fsdp", "tp"), AXES),
-    "stacked": ((3, 64, 32), P(None, "fsdp", "tp"), AXES),
-    "layers": ((4, 64, 32), P("fsdp", None, "tp"), AXES),
-    "heads": ((64, 8, 4), P("fsdp", "tp", None), HEADS),
+    "input": Case((64, 32), P("fsdp", None)),
+    "output": Case((64, 32), P(None, "fsdp")),
+    "both": Case((64, 32), P("fsdp", "tensor")),
+    "both-wide": Case((32, 64), P("fsdp", "tensor")),
+    "one-axis-of-both": Case((64, 32), P(("fsdp", "tensor"), None)),
+    "stacked": Case((3, 64, 32), P(None, "fsdp", "tensor")),
+    "stacked-evenly": Case((8, 64, 32), P(None, "fsdp", "tensor")),
+    "layers": Case((4, 64, 32), P("fsdp", None, None)),
+    "layers-and-output": Case((8, 64, 32), P("fsdp", None, "tensor")),
+    "two-stacks": Case((2, 6, 32, 16), P("tensor", None, "fsdp", None)),
+    "heads": Case((64, 8, 4), P("fsdp", "tensor", None), HEADS),
+    "within-heads": Case((64, 8, 4), P("fsdp", None, "tensor"), HEADS),
+    "heads-out": Case((8, 4, 64), P("tensor", None, "fsdp"), HEADS_OUT),
+    "tall": Case((4096, 16), P(("fsdp", "tensor"), None)),
+    "indivisible": Case((64, 33), P("fsdp", None)),
+}
+SWEEPS = [(name, None) for name in CASES] + [(name, 1e-4) for name in ("both", "stacked", "heads")]
+MODES = [AxisType.Auto, AxisType.Explicit]
+every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+
+
+def mesh_of(mode):
+    return jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(mode, mode))
+
+
+def run_sharded(function, mesh, tree, specs):
+    """The results and their shardings, and what the devices send one another."""
+    with jax.set_mesh(mesh):
+        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+        compiled = jax.jit(function).lower(jax.device_put(tree, shardings)).compile()
+        result = compiled(jax.device_put(tree, shardings))
+    return result, exchanges(compiled.as_text())
+
+
+def direction(tx):
+    return lambda G: tx.update(G, tx.init(G))[0]
+
+
+def assert_sums_of_vectors(
+    sent: list[Collective], matrices: int, longest: int, stack: int, once: int = 10
+):
+    """The sweeps of a loop send two vectors each, and beside the loops there are at most `once`.
+
+    Numbers, one to each of `stack` matrices, come with them.
+    """
+    assert {each.kind for each in sent} <= {"all-reduce"}
+    assert max((array.size for each in sent for array in each.arrays), default=0) <= longest
+    vectors = collections.Counter()
+    for each in sent:
+        vectors[each.loop] += sum(array.size > stack for array in each.arrays)
+    # Outside: the two sums of the first sweep, and again in the careful form, where the extremes of
+    # rows and columns (4), and the peaks by which they are scaled (2), come before.
+    assert vectors.pop(None, 0) <= once * matrices
+    assert max(vectors.values(), default=0) <= 2
+    assert len(vectors) <= 2 * matrices  # one loop for each form
+
+
+class TestSinkGD:
+    @every_mode
+    @pytest.mark.parametrize(("case", "tol"), SWEEPS, ids=lambda each: each)
+    def test_sends_sums_of_vectors_only(self, rng, case, mode, tol):
+        case = CASES[case]
+        G = np.float32(rng.standard_normal(case.shape))
+        step = direction(mo.scale_by_sinkhorn(case.axes, num_iters=7, tol=tol))
+        result, sent = run_sharded(step, mesh_of(mode), G, case.spec)
+        assert result.sharding.is_equivalent_to(NamedSharding(mesh_of(mode), case.spec), G.ndim)
+        np.testing.assert_allclose(result, jax.jit(step)(G), atol=1e-5)
+        # With a tolerance each form computes the first sum after the first sweep before its loop.
+        once = 10 if tol is None else 12
+        assert_sums_of_vectors(sent, 1, case.batch * case.sides[1], case.batch, once)
+        # One sweep is outside the loop.
+        trips = {each.trips for each in sent if each.loop}
+        assert trips <= ({6} if tol is None else {None})
+
+    @every_mode
+    def test_whole_matrices_need_nothing(self, rng, mode):
+        case = CASES["layers"]
+        G = np.float32(rng.standard_normal(case.shape))
+        step = direction(mo.scale_by_sinkhorn(case.axes))
+        _, sent = run_sharded(step, mesh_of(mode), G, case.spec)
+        assert all(array.size == 1 for each in sent for array in each.arrays)
+
+    @every_mode
+    @pytest.mark.parametrize("momentum", [None, 0.9], ids=["stateless", "momentum"])
+    def test_optimizer(self, rng, mode, momentum):
+        def weight(*shape):
+            return np.float32(rng.standard_normal(shape))
+
+        layers = {"up": {"kernel": weight(3, 16, 32)}, "down": {"kernel": weight(3, 32, 16)}}
+        spread = {
+            "up": {"kernel": P(None, "fsdp", "tensor")},
+            "down": {"kernel": P(None, "tensor", "fsdp")},
+        }
+        tree = {
+            "layers": {**layers, "norm": {"scale": weight(3, 16)}},
+            "query": {"kernel": weight(16, 8, 4)},
+            "embed": {"embedding": weight(64, 16)},
+        }
+        specs = {
+            "layers": {**spread, "norm": {"scale": P()}},
+            "query": {"kernel": P("fsdp", "tensor", None)},
+            "embed": {"embedding": P(("fsdp", "tensor"), None)},
+        }
+        axes = [("query/kernel", HEADS), ("layers/.*/kernel", KERNEL), *mo.FLAX_RULES]
+        step = direction(mo.sinkgd(1e-2, axes=axes, momentum=momentum))
+        result, sent = run_sharded(step, mesh_of(mode), tree, specs)
+        for found, want in zip(*map(jax.tree.leaves, (result, jax.jit(step)(tree))), strict=True):
+            np.testing.assert_allclose(found, want, atol=1e-6)
+        assert_sums_of_vectors(sent, matrices=3, longest=3 * 32, stack=3)
+
+
+# What one rounding may become: polar factors of these well-conditioned matrices have errors of
+# about the epsilon times the condition number; SWAN's iteration never settles, and each of its ten
+# steps multiplies an error by up to two.
+ORTHOGONALIZERS = {
+    "polar_express": (mo.polar_express(), 1e-4, 12),
+    "newton_schulz": (mo.newton_schulz(8), 1e-4, 8),
+    "muon_quintic": (mo.muon_quintic(), 1e-3, 5),
+    "swan_whitening": (mo.swan_whitening(), 2e-3, 1),
+    "exact_svd": (mo.exact_svd(), 1e-4, None),
 }
 
+# The layouts are the same for all: one iteration goes through every case.
+PAIRS = [("muon_quintic", case) for case in CASES] + [
+    (name, case)
+    for name in ORTHOGONALIZERS
+    if name != "muon_quintic"
+    for case in ("both", "stacked-evenly", "heads")
+]
 
-@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit], ids=lambda mode: mode.name)
-@pytest.mark.parametrize("tol", [None, 1e-4])
-@pytest.mark.parametrize("name", CASES)
-def test_sinkhorn_gathers_nothing(rng, name, tol, mode):
-    shape, spec, axes = CASES[name]
-    mesh = jax.make_mesh((4, 2), ("fsdp", "tp"), axis_types=(mode, mode))
-    G = np.float32(rng.standard_normal(shape))
-    tx = mo.scale_by_sinkhorn(axes, tol=tol)
-    with jax.set_mesh(mesh):
-        sharding = NamedSharding(mesh, spec)
-        sharded = jax.device_put(jnp.asarray(G), sharding)
-        step = jax.jit(lambda G: tx.update(G, tx.init(G))[0]).lower(sharded).compile()
-        result = step(sharded)
-    assert result.sharding.is_equivalent_to(sharding, len(shape))
-    hlo = step.as_text()
-    assert "all-gather" not in hlo
-    assert "all-to-all" not in hlo
-    sizes = [
-        int(np.prod([int(d) for d in dims.split(",") if d]))
-        for dims in re.findall(r"f32\[([\d,]*)\][^=\n]* all-reduce\(", hlo)
-    ]
-    assert all(size <= G.size // min(shape[-2:]) for size in sizes)
-    alone = jax.jit(lambda G: tx.update(G, tx.init(G))[0])(G)
-    np.testing.assert_allclose(result, alone, atol=1e-5)
+
+def spectral(case, orthogonalizer):
+    return direction(mo.normalize_spectral(case.axes, orthogonalizer))
+
+
+class TestSpectral:
+    @every_mode
+    @pytest.mark.parametrize(("name", "case"), PAIRS)
+    def test_result_of_one_device(self, rng, name, case, mode):
+        case = CASES[case]
+        orthogonalizer, atol, grams = ORTHOGONALIZERS[name]
+        G = np.float32(rng.standard_normal(case.shape))
+        step = spectral(case, orthogonalizer)
+        result, sent = run_sharded(step, mesh_of(mode), G, case.spec)
+        np.testing.assert_allclose(result, jax.jit(step)(G), atol=atol)
+        if mode == AxisType.Auto:
+            return
+        assert result.sharding.is_equivalent_to(NamedSharding(mesh_of(mode), case.spec), G.ndim)
+        if grams is None or case == CASES["indivisible"]:
+            return
+        # Weights are exchanged there and back, the products X X^T summed, and nothing is gathered.
+        assert {each.kind for each in sent} <= {"all-reduce", "all-to-all"}
+        for each in sent:
+            if each.kind == "all-to-all":
+                assert each.loop is None
+                assert each.bytes * 8 == G.nbytes * (8 // devices(case.spec))
+        sums = [
+            (each.trips, array.size)
+            for each in sent
+            for array in each.arrays
+            if each.kind == "all-reduce" and array.size > case.batch * 2
+        ]
+        gram = case.sides[0] ** 2
+        assert all(size % gram == 0 and size <= case.batch * gram for _, size in sums)
+        assert sum(trips * size for trips, size in sums) <= grams * case.batch * gram
+
+    @every_mode
+    @pytest.mark.parametrize("centered", [False, True], ids=["rows", "centered"])
+    @pytest.mark.parametrize("case", ["both", "stacked-evenly", "layers", "within-heads", "tall"])
+    def test_swan(self, rng, case, mode, centered):
+        case = CASES[case]
+        G = np.float32(rng.standard_normal(case.shape))
+        step = direction(mo.scale_by_swan(case.axes, centered=centered))
+        result, sent = run_sharded(step, mesh_of(mode), G, case.spec)
+        np.testing.assert_allclose(result, jax.jit(step)(G), atol=2e-3)
+        if mode == AxisType.Explicit:
+            assert {each.kind for each in sent} <= {"all-reduce", "all-to-all"}
+
+    @pytest.mark.parametrize("case", ["both", "layers-and-output", "within-heads"])
+    def test_norm_and_dual_norm(self, rng, case):
+        case = CASES[case]
+        G = np.float32(rng.standard_normal(case.shape))
+
+        def values(G):
+            norm = mo.SpectralNorm()
+            return norm.norm(G, case.axes), norm.dual_norm(G, case.axes)
+
+        result, _ = run_sharded(values, mesh_of(AxisType.Explicit), G, case.spec)
+        for found, want in zip(result, jax.jit(values)(G), strict=True):
+            np.testing.assert_allclose(found, want, rtol=1e-5)
+
+    @pytest.mark.parametrize("context", [True, False], ids=["mesh-set", "no-mesh-set"])
+    @pytest.mark.parametrize("compiled", [True, False], ids=["jit", "eager"])
+    def test_explicit_weights_bring_their_mesh(self, rng, context, compiled):
+        case, mesh = CASES["stacked"], mesh_of(AxisType.Explicit)
+        G = np.float32(rng.standard_normal(case.shape))
+        step = spectral(case, mo.muon_quintic())
+        with jax.set_mesh(mesh) if context else contextlib.nullcontext():
+            sharded = jax.device_put(jnp.asarray(G), NamedSharding(mesh, case.spec))
+            result = (jax.jit(step) if compiled else step)(sharded)
+        assert result.sharding == sharded.sharding
+        np.testing.assert_allclose(result, jax.jit(step)(G), atol=1e-3)
+
+    def test_explicit_axes_for_the_update_alone(self, rng):
+        case, mesh = CASES["stacked-evenly"], mesh_of(AxisType.Auto)
+        G = np.float32(rng.standard_normal(case.shape))
+        step = direction(mo.scale_by_swan(case.axes))
+        told = jax.sharding.explicit_axes(step, in_sharding=(case.spec,))
+        result, sent = run_sharded(told, mesh, G, case.spec)
+        assert {each.kind for each in sent} == {"all-reduce", "all-to-all"}
+        assert result.sharding.is_equivalent_to(NamedSharding(mesh, case.spec), G.ndim)
+        np.testing.assert_allclose(result, jax.jit(step)(G), atol=2e-3)
+
+    def test_other_axes_of_the_mesh_may_be_of_other_kinds(self, rng):
+        G = np.float32(rng.standard_normal((4, 32, 16)))
+        step = spectral(CASES["stacked"], mo.muon_quintic())
+        want = jax.jit(step)(G)
+        kinds = (AxisType.Explicit, AxisType.Auto)
+        mixed = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=kinds)
+        result, _ = run_sharded(step, mixed, G, P(None, "fsdp", None))
+        np.testing.assert_allclose(result, want, atol=1e-3)
+        manual = jax.shard_map(
+            step,
+            in_specs=P("fsdp"),
+            out_specs=P("fsdp"),
+            axis_names={"fsdp"},
+            check_vma=False,
+        )
+        result, _ = run_sharded(manual, mesh_of(AxisType.Explicit), G, P("fsdp", None, "tensor"))
+        np.testing.assert_allclose(result, want, atol=1e-3)
+
+    def test_vmap_and_derivative(self, rng):
+        case, mesh = CASES["stacked"], mesh_of(AxisType.Explicit)
+        G = np.float32(rng.standard_normal(case.shape))
+        step = direction(mo.normalize_spectral(KERNEL, mo.newton_schulz(8)))
+
+        def slope(G):
+            return jax.grad(lambda G: jnp.sum(step(G) ** 3))(G)
+
+        for function in (jax.vmap(step), slope):
+            result, _ = run_sharded(function, mesh, G, case.spec)
+            want = jax.jit(function)(G)
+            np.testing.assert_allclose(result, want, atol=1e-4 * np.max(np.abs(want)))
+
+
+def devices(spec):
+    """Over how many devices a weight is spread."""
+    names = [name for part in spec if part for name in ([part] if isinstance(part, str) else part)]
+    return math.prod({"fsdp": 4, "tensor": 2}[name] for name in names)

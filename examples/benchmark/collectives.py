@@ -1,0 +1,370 @@
+"""What devices send one another for one update: `python -m examples.benchmark.collectives`.
+
+Nothing is allocated and no accelerator is needed: the update is compiled for a mesh of as many
+simulated devices as the real one would have, and the compiled program says what is sent.
+"""
+
+import contextlib
+import dataclasses
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from rich.console import Console
+from rich.table import Table
+
+import multinorm_optax as mo
+from examples.llama.command import run_command
+from examples.llama.config import (
+    InputError,
+    ModelConfig,
+    OptimizerConfig,
+    OptimizerName,
+    PresetName,
+)
+from examples.llama.environment import versions
+from examples.llama.mesh import Placement
+from examples.llama.model import Params, abstract_llama
+from examples.llama.optimizers import RECIPES, make_optimizer, settle
+from examples.llama.presets import PRESETS
+from examples.llama.records import write_json
+
+KINDS = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
+"""Every way in which the devices of a mesh send one another arrays."""
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_COLLECTIVE = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start)?\(")
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|\w+_computations?)=(\{[^}]*\}|%?[\w.\-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+@dataclass(frozen=True)
+class Array:
+    """What one device holds of an array."""
+
+    dtype: str
+    """As XLA calls it: f32, bf16, s32, pred."""
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its entries."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Its bytes."""
+        bits = re.search(r"\d+", self.dtype)
+        return self.size * (1 if bits is None else math.ceil(int(bits[0]) / 8))  # pred: no number
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One exchange between devices, as a compiled program says it."""
+
+    kind: str
+    """One of KINDS."""
+    arrays: tuple[Array, ...]
+    """What each device has afterwards. Several arrays may be summed at once, and what devices
+    exchange all to all may come in one array from each."""
+    group: int
+    """Devices that take part together."""
+    trips: int | None
+    """How often one run of the program does it; None in a loop that ends when data say so."""
+    loop: str | None = None
+    """The innermost loop that it is in."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(array.bytes for array in self.arrays)
+
+    @property
+    def sent_bytes(self) -> float:
+        """Bytes that one device sends each time, by the algorithms that send least (rings)."""
+        others = self.group - 1
+        shares = {
+            "all-reduce": 2 * others / self.group,  # a reduce-scatter, then an all-gather
+            "all-gather": others / self.group,
+            "all-to-all": others / self.group,
+            "reduce-scatter": float(others),  # what is left is one part of the array
+            "collective-permute": 1.0,
+        }
+        return self.bytes * shares[self.kind]
+
+
+def collectives(program: str) -> list[Collective]:
+    """Everything that the devices send one another in a compiled program.
+
+    Of a conditional, all branches count: it is as much as one run can send, or more.
+
+    Args:
+        program: its text, `compiled.as_text()`.
+
+    Raises:
+        ValueError: collectives are split into a start and an end, as they are for accelerators.
+    """
+    computations: dict[str, list[str]] = {}
+    entry = ""
+    for line in program.splitlines():
+        if found := _COMPUTATION.match(line):
+            lines = computations.setdefault(found[2], [])
+            entry = found[2] if found[1] else entry
+        elif line.startswith(" "):
+            lines.append(line)
+    devices = re.search(r"(?:num_partitions|replica_count)=(\d+)", program)
+
+    def walk(name: str, trips: int | None, loop: str | None) -> Iterator[Collective]:
+        for line in computations[name]:
+            if found := _COLLECTIVE.search(line):
+                if found[3]:
+                    raise ValueError(f"cannot read a program for accelerators: {line.strip()}")
+                group = _group(line, found[2], int(devices[1]) if devices else 1)
+                arrays = tuple(
+                    Array(dtype, tuple(int(size) for size in sizes.split(",") if size))
+                    for dtype, sizes in _ARRAY.findall(found[1])
+                )
+                yield Collective(found[2], arrays, group, trips, loop)
+            is_loop, inside = " while(" in line, trips
+            if is_loop:
+                known = _TRIPS.search(line)
+                inside = None if trips is None or known is None else trips * int(known[1])
+            for called in _CALLED.findall(line):
+                for each in re.findall(r"[\w.\-]+", called):
+                    yield from walk(each, inside, each if is_loop else loop)
+
+    return list(walk(entry, 1, None))
+
+
+def _group(line: str, kind: str, devices: int) -> int:
+    """How many devices take part together."""
+    if kind == "collective-permute":
+        return devices
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return len(found[1].split(","))
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(found[1])
+    if found := re.search(r"replica_groups=mesh\[(.*?)\].*? \{(.*?)\}", line):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
+        # a part of an axis is written 'axis':(before)size
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
+        return math.prod(int(part) if part else sizes[name] for name, part in axes)
+    return devices
+
+
+@dataclass(frozen=True)
+class Command:
+    """Count the bytes that devices send one another for one update of a model's matrices.
+
+    The update is compiled for a mesh of simulated devices, with gradients, weights and optimizer
+    state spread as in training; nothing is allocated. Embedding, head and norms are left out: Adam
+    updates them without sending anything.
+    """
+
+    preset: PresetName = "7b"
+    """The model whose matrices are updated."""
+    mesh: tuple[int, int] = (8, 8)
+    """Devices along fsdp and tensor."""
+    optimizers: tuple[OptimizerName, ...] = ("sinkgd", "swan", "muon")
+    """Optimizers to compile, each with its default options. SWAN comes twice: with Auto mesh axes,
+    as in training, and with Explicit ones, where it knows how its weights are spread."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of gradients, weights and state. A CPU's program may send float32 where an accelerator's
+    sends bfloat16."""
+    json: Path | None = None
+    """A file for the figures."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """All exchanges of one kind in one update."""
+
+    count: int
+    """How often the devices exchange something."""
+    bytes: int
+    """Bytes of the arrays that each device has afterwards."""
+    sent_bytes: int
+    """Bytes that each device sends, by rings."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one optimizer sends for an update."""
+
+    optimizer: OptimizerName
+    title: str
+    """How tables call it."""
+    axis_type: str
+    """Of the mesh's axes: Auto or Explicit."""
+    kinds: Mapping[str, Sent]
+    """By kind of exchange; those that do not occur are left out."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that each device sends."""
+        return sum(sent.sent_bytes for sent in self.kinds.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures, and their sum."""
+        return dataclasses.asdict(self) | {"sent_bytes": self.sent_bytes}
+
+
+def total(found: Sequence[Collective]) -> dict[str, Sent]:
+    """Add up exchanges, each as often as it is done, by kind.
+
+    Raises:
+        InputError: one is in a loop that ends when data say so.
+    """
+    kinds = {}
+    for kind in KINDS:
+        times = [(_times(each), each) for each in found if each.kind == kind]
+        if times:
+            kinds[kind] = Sent(
+                sum(count for count, _ in times),
+                sum(count * each.bytes for count, each in times),
+                round(sum(count * each.sent_bytes for count, each in times)),
+            )
+    return kinds
+
+
+def _times(each: Collective) -> int:
+    if each.trips is None:
+        raise InputError("the number of rounds of a loop is not known before it runs")
+    return each.trips
+
+
+def simulated_mesh(shape: tuple[int, int], axis_type: AxisType) -> Mesh:
+    """A mesh of a CPU's devices, as many as it takes if JAX has made none yet.
+
+    Raises:
+        InputError: it has, and they are too few.
+    """
+    count = math.prod(shape)
+    with contextlib.suppress(RuntimeError):  # there are devices already
+        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_platforms", "cpu")
+    devices = jax.devices("cpu")
+    if min(shape) < 1 or len(devices) < count:
+        raise InputError(
+            f"--mesh {shape[0]} {shape[1]} is for {count} devices, but there are {len(devices)}; "
+            f"run the command in a process of its own, with positive numbers"
+        )
+    grid = np.array(devices[:count]).reshape(shape)
+    return Mesh(grid, ("fsdp", "tensor"), axis_types=(axis_type,) * 2)
+
+
+def matrices_of(model: ModelConfig) -> Params:
+    """The shapes and dtypes of the matrices of a model, in a tree like its parameters."""
+    _, params = abstract_llama(model)
+    labels = mo.group_labels(mo.LLAMA_RULES)(params)
+
+    def only(params: Params, labels: Any) -> Params:
+        if not isinstance(params, dict):
+            return params
+        found = {key: only(params[key], labels[key]) for key in params if labels[key] != "adam"}
+        return {key: value for key, value in found.items() if value != {}}
+
+    return only(params, labels)
+
+
+def compiled_update(
+    name: OptimizerName, preset: PresetName, matrices: Params, placement: Placement
+) -> Any:
+    """Compile an optimizer's update of these matrices, results lying where they lie."""
+    optimizer = make_optimizer(settle(OptimizerConfig(name), preset), PRESETS[preset].setup.steps)
+    with placement.entered():
+        params = placement.abstract(lambda: matrices)
+        state = placement.abstract(lambda: optimizer.init(params))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
+        update = jax.jit(optimizer.update, out_shardings=shardings)
+        return update.lower(params, state, params).compile()
+
+
+def measure(command: Command, console: Console) -> dict[str, Any]:
+    """Compile every update and add up what it sends; return the figures for a JSON file."""
+    model = dataclasses.replace(PRESETS[command.preset].setup.model, precision=command.precision)
+    rows = []
+    for name in dict.fromkeys(command.optimizers):
+        for axis_type in (AxisType.Auto, AxisType.Explicit)[: 2 if name == "swan" else 1]:
+            placement = Placement(simulated_mesh(command.mesh, axis_type))
+            matrices = matrices_of(model)
+            title = RECIPES[name].title
+            title += ", Explicit" * (axis_type == AxisType.Explicit)
+            with console.status(f"compiling {command.preset}, {title}"):
+                compiled = compiled_update(name, command.preset, matrices, placement)
+            found = total(collectives(compiled.as_text()))
+            rows.append(Row(name, title, axis_type.name, found))
+    weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(matrices))
+    share = weights // math.prod(command.mesh)
+    console.print(
+        f"{command.preset}: matrices of {weights / 1e6:,.1f} MB ({command.precision}), on each of "
+        f"{command.mesh[0]} x {command.mesh[1]} devices {share / 1e6:,.1f} MB",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(make_table(rows))
+    console.print(_NOTE, soft_wrap=True)
+    return {
+        "preset": command.preset,
+        "mesh": list(command.mesh),
+        "precision": command.precision,
+        "matrix_bytes": weights,
+        "matrix_bytes_per_device": share,
+        "rows": [row.as_json() for row in rows],
+        "note": _NOTE,
+        "versions": versions(),
+    }
+
+
+_NOTE = (
+    "MB that each device sends for one update of all matrices: with a group of n devices, of an "
+    "array that all of them have afterwards, (n - 1)/n where it is gathered or exchanged, twice as "
+    "much where it is summed. SinkGD's includes the careful form of its iteration, which gradients "
+    "with dead rows or extreme entries need and others skip."
+)
+
+
+def make_table(rows: Sequence[Row]) -> Table:
+    """How often and how much each optimizer sends, by kind."""
+    kinds = [kind for kind in KINDS if any(kind in row.kinds for row in rows)]
+    table = Table()
+    table.add_column("MB (times)", no_wrap=True)
+    for head in (*kinds, "together"):
+        table.add_column(head, justify="right")
+    for row in rows:
+        cells = [
+            f"{row.kinds[kind].sent_bytes / 1e6:,.1f} ({row.kinds[kind].count})"
+            if kind in row.kinds
+            else ""
+            for kind in kinds
+        ]
+        table.add_row(row.title, *cells, f"{row.sent_bytes / 1e6:,.1f}")
+    return table
+
+
+def run(command: Command, console: Console) -> int:
+    """Measure and report; return the exit code."""
+    if not command.optimizers:
+        raise InputError("--optimizers names none; leave the option out to take all")
+    found = measure(command, console)
+    if command.json is not None:
+        write_json(command.json, found)
+        console.print(f"Written: {command.json}", soft_wrap=True)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    return run_command("examples.benchmark.collectives", Command, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
