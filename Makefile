@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 ARGS ?=
 PIP_FLAGS = --quiet --disable-pip-version-check
 
-.PHONY: help setup train compare study memory throughput test test-oldest test-latest lint format clean
+.PHONY: help setup train compare study memory throughput bench test test-oldest test-latest lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -32,6 +32,9 @@ memory: setup ## what every preset needs with every optimizer, from shapes and c
 
 throughput: setup ## tokens/s of whole train steps, as ratios to AdamW; options in ARGS
 	@$(BIN)/python -m examples.llama.throughput $(ARGS)
+
+bench: setup ## what an update costs in time, memory and traffic, beside what the project aims at; options in ARGS
+	@$(BIN)/python -m examples.benchmark $(ARGS)
 
 test: setup ## all tests, with the library's coverage
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)

@@ -4,7 +4,8 @@ Every norm's projection is an `optax.GradientTransformation` without state; `mul
 several of them as an alternating fixed-point iteration; SinkGD and SWAN are instances of it. The
 modules, in the order of the mathematics: `_axes`, `_roles`, `_rules`, `_precision`,
 `_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_multi_normalize`, `_diagnostics`,
-`_whole_model`, `_sinkgd`, `_swan`, `_mngd`, `_audit`. Import from the package itself.
+`_whole_model`, `_sinkgd`, `_swan`, `_mngd`, `_dependence`, `_layerwise`,
+`_stochastic_rounding`, `_audit`. Import from the package itself.
 """
 
 from multinorm_optax._audit import Audit, AuditRow, audit
@@ -14,6 +15,7 @@ from multinorm_optax._diagnostics import (
     measure_residuals,
     trace_multi_normalize,
 )
+from multinorm_optax._layerwise import LayerwiseModel, layerwise_step
 from multinorm_optax._mngd import mngd
 from multinorm_optax._multi_normalize import multi_normalize
 from multinorm_optax._norms import (
@@ -51,6 +53,7 @@ from multinorm_optax._rules import (
     resolve_axes,
 )
 from multinorm_optax._sinkgd import scale_by_sinkhorn, sinkgd
+from multinorm_optax._stochastic_rounding import apply_updates_stochastically
 from multinorm_optax._swan import CenteredRows, Oriented, center_rows, scale_by_swan, swan
 from multinorm_optax._token_sinkhorn import scale_by_token_sinkhorn, zero_small_rows
 from multinorm_optax._whole_model import AdamGroup, whole_model
@@ -68,6 +71,7 @@ __all__ = [
     "ColumnNorm",
     "EuclideanNorm",
     "FrobeniusNorm",
+    "LayerwiseModel",
     "MatrixAxes",
     "MaxNorm",
     "MultiNormalizeTrace",
@@ -76,10 +80,12 @@ __all__ = [
     "Projection",
     "RowNorm",
     "SpectralNorm",
+    "apply_updates_stochastically",
     "audit",
     "center_rows",
     "exact_svd",
     "group_labels",
+    "layerwise_step",
     "measure_residuals",
     "mngd",
     "multi_normalize",

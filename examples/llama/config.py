@@ -196,6 +196,10 @@ class RunConfig:
     mesh: tuple[int, int, int] = (1, 1, 1)
     """Devices along the axes data, fsdp and tensor: batches are split over the first two, weights
     and optimizer state over the last two. A run can go on with another mesh."""
+    layerwise: bool = False
+    """Use each layer's gradient as soon as it is there, instead of that of the whole model at the
+    end: less memory, and the same weights up to rounding. Not with --microbatches or --clip-norm. A
+    run can go on with or without it."""
     save_every: int = 100
     """Steps between checkpoints."""
     keep: int = 2

@@ -70,16 +70,37 @@ def predicted(rows_BxS: jax.Array) -> jax.Array:
     return rows_BxS[:, 1:].astype(jnp.int32) >= 0
 
 
-def token_losses(definition: Definition, params: Params, rows_BxS: jax.Array) -> jax.Array:
-    """Cross-entropy (B, T) of each of a row's T = S - 1 predicted tokens, in float32; 0 at padding.
+def inputs_and_targets(rows_BxS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The tokens (B, T) that the model sees, and those that follow them; any token at padding.
 
     Padding comes after the text and attention is causal, so that what the model makes of it does
     not matter.
     """
     tokens_BxS = jnp.maximum(rows_BxS.astype(jnp.int32), 0)
-    logits_BxTxV = nnx.merge(definition, params)(tokens_BxS[:, :-1]).astype(jnp.float32)
-    losses_BxT = optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, tokens_BxS[:, 1:])
+    return tokens_BxS[:, :-1], tokens_BxS[:, 1:]
+
+
+def losses_of_logits(logits_BxTxV: jax.Array, rows_BxS: jax.Array) -> jax.Array:
+    """Cross-entropy (B, T) of a row's T = S - 1 predicted tokens, in float32; 0 at padding."""
+    _, targets_BxT = inputs_and_targets(rows_BxS)
+    losses_BxT = optax.softmax_cross_entropy_with_integer_labels(
+        logits_BxTxV.astype(jnp.float32), targets_BxT
+    )
     return jnp.where(predicted(rows_BxS), losses_BxT, 0)
+
+
+def token_losses(definition: Definition, params: Params, rows_BxS: jax.Array) -> jax.Array:
+    """The same from the weights."""
+    tokens_BxT, _ = inputs_and_targets(rows_BxS)
+    return losses_of_logits(nnx.merge(definition, params)(tokens_BxT), rows_BxS)
+
+
+def mean_loss(losses_BxT: jax.Array, rows_BxS: jax.Array) -> jax.Array:
+    """The sum of these losses, over the number of tokens that all of these rows predict.
+
+    So each token counts alike, wherever the padding is, and parts of a batch may be added up.
+    """
+    return losses_BxT.sum() / jnp.maximum(1, predicted(rows_BxS).sum())
 
 
 @partial(jax.jit, static_argnames="definition")

@@ -18,8 +18,10 @@ from examples.llama.config import (
     Precision,
     PresetName,
 )
-from examples.llama.costs.candidates import choose
+from examples.llama.costs.candidates import FOR_MEMORY, Candidate, choose
 from examples.llama.costs.footprint import GIB, compiled, kept
+from examples.llama.costs.largest import Largest, largest
+from examples.llama.costs.largest import make_table as table_of_largest
 from examples.llama.costs.plot import MemoryBar, MemoryPanel, plot_memory
 from examples.llama.costs.table import CARDS_GIB, Row, heading, make_table, unit_of
 from examples.llama.environment import machine, versions
@@ -57,9 +59,10 @@ class Command:
 
     presets: tuple[PresetName, ...] = tuple(PRESETS)
     """Models to ask about."""
-    optimizers: tuple[str, ...] = tuple(RECIPES)
+    optimizers: tuple[str, ...] = (*RECIPES, "sgd-plain", "sinkgd-layerwise")
     """Optimizers to ask about, each with its default options; variants of the learning study, such
-    as sinkgd-momentum and sinkgd-tokens, are possible too."""
+    as sinkgd-momentum and sinkgd-tokens, are possible too; sgd-plain is SGD without momentum. A
+    name with -layerwise added has the step that never makes the gradient of the whole model."""
     precision: Precision | None = None
     """Instead of the preset's own: bfloat16 for the papers' models, float32 for cpu."""
     microbatch_rows: int = 1
@@ -70,6 +73,9 @@ class Command:
     4 bytes a parameter, whatever the optimizer."""
     compile: bool = True
     """Compile the train step. Without it only weights and state are shown, which takes moments."""
+    largest: tuple[PresetName, ...] = ()
+    """Models whose layers to stack, as many as fit: with each optimizer, the deepest model whose
+    weights, state and compiled step fit into 24 and 80 GiB."""
     results: Path = Path("runs/memory/memory.json")
     """The file of all figures; the picture is written beside it, as .png."""
 
@@ -87,21 +93,57 @@ def experiment_of(command: Command, preset: PresetName, optimizer: OptimizerConf
     return Experiment(optimizer, dataclasses.replace(setup, model=model, data=data))
 
 
+def _row_length(preset: PresetName) -> int:
+    # where text is contiguous, a row has one token more than it predicts
+    chosen = PRESETS[preset]
+    return chosen.setup.data.sequence_length + (chosen.corpus.text == "python")
+
+
+def _candidates(command: Command, preset: PresetName) -> dict[str, Candidate]:
+    return choose(command.optimizers, preset, FOR_MEMORY)
+
+
+def _without_layerwise(command: Command, console: Console) -> Command:
+    """The command without layer-wise steps, which have no microbatches."""
+    left = tuple(name for name in command.optimizers if not name.endswith("-layerwise"))
+    if left == command.optimizers:
+        return command
+    if not left:
+        raise InputError("a layer-wise step has no microbatches; leave --microbatches out")
+    console.print("Layer-wise steps are left out: they have no microbatches", soft_wrap=True)
+    return dataclasses.replace(command, optimizers=left)
+
+
 def measure(command: Command, preset: PresetName, console: Console) -> list[Row]:
     """One preset's rows, in the order of the optimizers."""
     rows = []
-    # where text is contiguous, a row has one token more than it predicts
-    length = PRESETS[preset].setup.data.sequence_length + (PRESETS[preset].corpus.text == "python")
-    for name, candidate in choose(command.optimizers, preset).items():
+    for name, candidate in _candidates(command, preset).items():
         experiment = experiment_of(command, preset, candidate.optimizer)
         step = None
         if command.compile:
             with console.status(f"compiling {preset}, {candidate.title}"):
-                step = compiled(experiment, length)
+                step = compiled(experiment, _row_length(preset), layerwise=candidate.layerwise)
             console.print(f"{preset}, {candidate.title}: compiled in {step.compile_seconds:.0f} s")
         precision = experiment.setup.model.precision
         rows.append(Row(preset, name, candidate.title, precision, kept(experiment), step))
     return rows
+
+
+def measure_largest(command: Command, preset: PresetName, console: Console) -> list[Largest]:
+    """The deepest models of one preset's layers, in the order of the optimizers."""
+    found = []
+    for name, candidate in _candidates(command, preset).items():
+        experiment = experiment_of(command, preset, candidate.optimizer)
+        with console.status(f"looking for the largest {preset}, {candidate.title}"):
+            found += largest(
+                preset,
+                (name, candidate.title),
+                experiment,
+                _row_length(preset),
+                CARDS_GIB,
+                layerwise=candidate.layerwise,
+            )
+    return found
 
 
 def panel_of(rows: Sequence[Row]) -> MemoryPanel:
@@ -148,14 +190,21 @@ def run(command: Command, console: Console) -> int:
             raise InputError(f"--{option} names none; leave the option out to take all")
     if command.microbatch_rows < 1 or command.microbatches < 1:
         raise InputError("--microbatch-rows and --microbatches must be at least 1")
+    if command.microbatches > 1:
+        command = _without_layerwise(command, console)
     panels = []
     every_row = []
+    every_largest = []
     for preset in dict.fromkeys(command.presets):
         rows = measure(command, preset, console)
         console.print(heading(rows), style="bold", highlight=False, soft_wrap=True)
         console.print(make_table(rows))
         panels.append(panel_of(rows))
         every_row += rows
+    for preset in dict.fromkeys(command.largest):
+        found = measure_largest(command, preset, console)
+        console.print(table_of_largest(found))
+        every_largest += found
     texts = notes(command, every_row)
     console.print(*texts, sep="\n", soft_wrap=True)
     picture = command.results.with_suffix(".png")
@@ -167,6 +216,7 @@ def run(command: Command, console: Console) -> int:
         command.results,
         {
             "rows": [row.as_json() for row in every_row],
+            "largest": [one.as_json() for one in every_largest],
             "microbatch_rows": command.microbatch_rows,
             "microbatches": command.microbatches,
             "backend": jax.default_backend() if command.compile else None,

@@ -130,15 +130,27 @@ class Llama(nnx.Module):
         layer_definition, weights_L = nnx.split(self.layers)
 
         def body(x_BxTxD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
-            return rows_apart(nnx.merge(layer_definition, weights)(x_BxTxD)), None
+            return apply_layer(layer_definition, weights, x_BxTxD), None
 
         if self.remat:
             body = jax.checkpoint(body)
-        # the lookup by hand: nnx.Embed's would take from a table whose features are spread out too
+        x_BxTxD, _ = jax.lax.scan(body, self.look_up(tokens_BxT), weights_L)
+        return self.logits(x_BxTxD)
+
+    def look_up(self, tokens_BxT: jax.Array) -> jax.Array:
+        """The input of the first layer."""
+        # by hand: nnx.Embed's lookup would take from a table whose features are spread out too
         table_VxD = features_together(self.embed.embedding[...].astype(self.embed.dtype))
-        x_BxTxD = rows_apart(jnp.take(table_VxD, tokens_BxT, axis=0))
-        x_BxTxD, _ = jax.lax.scan(body, x_BxTxD, weights_L)
+        return rows_apart(jnp.take(table_VxD, tokens_BxT, axis=0))
+
+    def logits(self, x_BxTxD: jax.Array) -> jax.Array:
+        """What head and final norm make of the output of the last layer."""
         return self.head(self.final_norm(x_BxTxD))
+
+
+def apply_layer(definition: nnx.GraphDef[Layer], weights: Any, x_BxTxD: jax.Array) -> jax.Array:
+    """One layer, from its definition and weights."""
+    return rows_apart(nnx.merge(definition, weights)(x_BxTxD))
 
 
 Definition = nnx.GraphDef[Llama]
@@ -155,3 +167,28 @@ def abstract_llama(config: ModelConfig) -> tuple[Definition, Params]:
 def init_llama(config: ModelConfig, seed: jax.typing.ArrayLike) -> Params:
     """Draw the weights; `nnx.merge` joins them with the definition."""
     return nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(jax.random.key(seed)))))
+
+
+class LlamaParts:
+    """The same forward pass as functions of the weights that each part needs."""
+
+    def __init__(self, config: ModelConfig):
+        """Look at the model's definition; nothing is computed."""
+        self._definition, self._abstract = abstract_llama(config)
+        self._layer, _ = nnx.split(nnx.merge(self._definition, self._abstract).layers)
+
+    def look_up(self, params: Params, tokens_BxT: jax.Array) -> jax.Array:
+        """The input of the first layer, from the weights of `embed`."""
+        return self._with(params).look_up(tokens_BxT)
+
+    def layer(self, weights: Params, x_BxTxD: jax.Array) -> jax.Array:
+        """One layer, from its slice of the weights of `layers`."""
+        return apply_layer(self._layer, weights, x_BxTxD)
+
+    def logits(self, params: Params, x_BxTxD: jax.Array) -> jax.Array:
+        """The logits, from the weights of `final_norm` and `head`."""
+        return self._with(params).logits(x_BxTxD)
+
+    def _with(self, params: Params) -> Llama:
+        """The model with these weights, and shapes only in place of the others."""
+        return nnx.merge(self._definition, self._abstract | params)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from examples.llama.config import Experiment, ModelConfig, OptimizerConfig, Setup
-from examples.llama.loss import predicted, token_losses
+import multinorm_optax as mo
+from examples.llama.config import Experiment, InputError, ModelConfig, OptimizerConfig, Setup
+from examples.llama.loss import inputs_and_targets, losses_of_logits, mean_loss, token_losses
 from examples.llama.mesh import ONE_DEVICE, Placement
-from examples.llama.model import Definition, Params, abstract_llama, init_llama
+from examples.llama.model import Definition, LlamaParts, Params, abstract_llama, init_llama
 from examples.llama.optimizers import make_optimizer, peak_rates
 
 
@@ -42,10 +43,9 @@ def mean_loss_and_gradients(
     float32, a sum that lives inside this function. Each token counts alike, wherever the padding
     is: the result is that of the whole batch up to rounding.
     """
-    count = jnp.maximum(1, predicted(rows_BxS).sum())
 
     def part(params: Params, rows: jax.Array) -> jax.Array:
-        return token_losses(definition, params, rows).sum() / count
+        return mean_loss(token_losses(definition, params, rows), rows_BxS)
 
     gradient_of_part = jax.value_and_grad(part)
     if microbatches == 1:
@@ -61,6 +61,70 @@ def mean_loss_and_gradients(
     return loss, jax.tree.map(lambda total, w: total.astype(w.dtype), gradients, params)
 
 
+def layerwise_model(config: ModelConfig) -> mo.LayerwiseModel:
+    """The model and its mean loss as functions of parts of the weights and the rows of a batch."""
+    parts = LlamaParts(config)
+
+    def embed(params: Params, rows_BxS: jax.Array) -> jax.Array:
+        return parts.look_up(params, inputs_and_targets(rows_BxS)[0])
+
+    def head(params: Params, x_BxTxD: jax.Array, rows_BxS: jax.Array) -> jax.Array:
+        return mean_loss(losses_of_logits(parts.logits(params, x_BxTxD), rows_BxS), rows_BxS)
+
+    return mo.LayerwiseModel(embed, parts.layer, head, head_names=("final_norm", "head"))
+
+
+def check_layerwise(experiment: Experiment) -> None:
+    """Refuse what needs the gradient of the whole model at once.
+
+    Raises:
+        InputError: the experiment does.
+    """
+    microbatches = experiment.setup.data.microbatches
+    if microbatches > 1:
+        raise InputError(
+            f"--layerwise uses each layer's gradient as soon as it is there, but the gradients of "
+            f"{microbatches} microbatches have to be added up first, for the whole model; choose "
+            f"--microbatches 1, and a smaller --batch-size if its activations do not fit"
+        )
+    if experiment.optimizer.clip_norm:
+        raise InputError(
+            f"--layerwise uses each layer's gradient as soon as it is there, but --clip-norm "
+            f"{experiment.optimizer.clip_norm:g} needs the norm of them all; leave one of them out"
+        )
+
+
+Step = Callable[[TrainState, jax.Array, optax.GradientTransformation], tuple[Any, jax.Array]]
+
+
+def _ordinary(model: ModelConfig, microbatches: int) -> Step:
+    definition, _ = abstract_llama(model)
+
+    def step(
+        state: TrainState, rows_BxS: jax.Array, optimizer: optax.GradientTransformation
+    ) -> tuple[TrainState, jax.Array]:
+        loss, gradients = mean_loss_and_gradients(definition, state.params, rows_BxS, microbatches)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, optimizer_state), loss
+
+    return step
+
+
+def _layerwise(model: ModelConfig) -> Step:
+    parts = layerwise_model(model)
+
+    def step(
+        state: TrainState, rows_BxS: jax.Array, optimizer: optax.GradientTransformation
+    ) -> tuple[TrainState, jax.Array]:
+        params, optimizer_state, loss = mo.layerwise_step(parts, optimizer)(
+            state.params, state.optimizer_state, rows_BxS
+        )
+        return TrainState(state.step + 1, params, optimizer_state), loss
+
+    return step
+
+
 @functools.cache
 def _compiled_step(
     model: ModelConfig,
@@ -68,20 +132,16 @@ def _compiled_step(
     steps: int,
     optimizer: OptimizerConfig,
     placement: Placement,
+    layerwise: bool,
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     """The train step without its peak rates, which are an argument: tries of rates share it."""
-    definition, _ = abstract_llama(model)
+    step = _layerwise(model) if layerwise else _ordinary(model, microbatches)
 
     def train_step(
         state: TrainState, rows_BxS: jax.Array, peaks: dict[str, Any]
     ) -> tuple[TrainState, jax.Array]:
         transformation = make_optimizer(dataclasses.replace(optimizer, **peaks), steps)
-        loss, gradients = mean_loss_and_gradients(definition, state.params, rows_BxS, microbatches)
-        updates, optimizer_state = transformation.update(
-            gradients, state.optimizer_state, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, optimizer_state), loss
+        return step(state, rows_BxS, transformation)
 
     like = Experiment(optimizer, Setup(model=model, steps=steps))
     shardings = placement.shardings(lambda: initial_state(like)), placement.everywhere
@@ -89,14 +149,24 @@ def _compiled_step(
 
 
 def make_train_step(
-    experiment: Experiment, placement: Placement = ONE_DEVICE
+    experiment: Experiment, placement: Placement = ONE_DEVICE, *, layerwise: bool = False
 ) -> Callable[[TrainState, np.ndarray], tuple[TrainState, jax.Array]]:
-    """The step (state, rows) -> (state, loss) of a settled experiment; the state is donated."""
+    """The step (state, rows) -> (state, loss) of a settled experiment; the state is donated.
+
+    A layer-wise one changes the result by rounding only: no gradient of the whole model is made.
+
+    Raises:
+        InputError: the experiment has no layer-wise step.
+    """
+    if layerwise:
+        check_layerwise(experiment)
     setup, optimizer = experiment.setup, experiment.optimizer
     peaks = peak_rates(optimizer)
     no_rates: dict[str, Any] = dict.fromkeys(peaks)
     unrated = dataclasses.replace(optimizer, **no_rates)
-    step = _compiled_step(setup.model, setup.data.microbatches, setup.steps, unrated, placement)
+    step = _compiled_step(
+        setup.model, setup.data.microbatches, setup.steps, unrated, placement, layerwise
+    )
     arrays = {name: jnp.float32(peak) for name, peak in peaks.items()}
 
     def train_step(state: TrainState, rows_BxS: np.ndarray) -> tuple[TrainState, jax.Array]:

@@ -28,6 +28,7 @@ from examples.llama.processes import (
 )
 from examples.llama.records import write_json
 from examples.llama.run_folder import RunFolder
+from examples.llama.step import check_layerwise, make_train_step
 from examples.llama.stop import StopSignals
 from examples.llama.text.corpus import Corpus, load_corpus
 from examples.llama.watch import watching
@@ -72,8 +73,11 @@ def train(
 
     Raises:
         ConfigMismatchError: the folder holds something else.
+        InputError: the experiment has no layer-wise step, but is to be trained with it.
     """
     experiment = settled(experiment)
+    if run.layerwise:
+        check_layerwise(experiment)
     config = identity(experiment, corpus)
     finished = from_main_process(lambda: _claim(folder, config, source))
     if finished is not None:
@@ -120,6 +124,9 @@ def _train(
         devices = jax.device_count()
         console.print(f"Training on one of {devices} devices; --mesh {devices} 1 1 takes all")
     task = prepare(experiment, corpus, placement)
+    if run.layerwise:
+        step = make_train_step(experiment, placement, layerwise=True)
+        task = dataclasses.replace(task, train_step=step)
     config = identity(experiment, corpus)
     with (
         StopSignals(console) as signals,

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import get_args
@@ -7,6 +8,7 @@ import pytest
 from examples.llama.config import Experiment, OptimizerConfig, PresetName, Setup
 from examples.llama.costs.candidates import CANDIDATES
 from examples.llama.costs.footprint import GIB, PUBLISHED, Compiled, Kept, compiled, kept
+from examples.llama.costs.largest import deepest
 from examples.llama.costs.table import Row, make_table
 from examples.llama.memory import Command, experiment_of, main
 from examples.llama.optimizers import RECIPES, settle
@@ -87,10 +89,10 @@ def test_state_of_the_matrices() -> None:
     assert _kept("1b", "sinkgd-tokens").state_bytes < 1e6
 
 
-def _row(total_gib: float, temporary: int | None = 0) -> Row:
+def _row(total_gib: float, temporary: int | None = 0, name: str = "adamw") -> Row:
     counted = Kept(10, 8, int(total_gib * GIB), 0, 0)
     step = None if temporary is None else Compiled(temporary, 0, 0, 0, 1.0)
-    return Row("1b", "adamw", "AdamW", "bfloat16", counted, step)
+    return Row("1b", name, "AdamW", "bfloat16", counted, step)
 
 
 def test_what_fits_is_the_smallest_card_that_holds_the_total() -> None:
@@ -115,6 +117,57 @@ def test_temporary_memory_of_a_step(tiny_setup: Setup) -> None:
     assert 0 <= step.argument_bytes - adamw.total_bytes <= rows_and_counts
     # donated: the new state takes the place of the old
     assert step.alias_bytes >= adamw.total_bytes
+
+
+def test_layerwise_step_keeps_the_same_and_takes_less(tiny_setup: Setup) -> None:
+    setup = dataclasses.replace(
+        tiny_setup, model=dataclasses.replace(tiny_setup.model, hidden=64, mlp=160, layers=12)
+    )
+    experiment = Experiment(settle(OptimizerConfig("sinkgd")), setup)
+    ordinary, layerwise = (
+        compiled(experiment, 17, layerwise=layerwise) for layerwise in (False, True)
+    )
+    assert layerwise.argument_bytes == ordinary.argument_bytes
+    assert layerwise.alias_bytes == ordinary.alias_bytes
+    assert layerwise.temporary_bytes < ordinary.temporary_bytes
+    assert _row(1).published_gib == _row(1, name="adamw-layerwise").published_gib
+
+
+@pytest.mark.parametrize("bend", [0, 3, -3])
+@pytest.mark.parametrize("limit", [99, 100, 109, 110, 119, 1000, 12345])
+def test_deepest_model_fits_and_a_deeper_one_does_not(limit: int, bend: int) -> None:
+    def total(layers: int) -> int:
+        return 100 + 10 * layers + (bend * (layers - 16) // 4 if layers > 16 else 0)
+
+    layers = deepest(total, limit)
+    assert layers == 0 or total(layers) <= limit
+    assert total(layers + 1) > limit
+
+
+def test_largest_models_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def of_depth(experiment: Experiment, row_length: int, *, layerwise: bool) -> Compiled:
+        asked.append((experiment.setup.model.layers, row_length, layerwise))
+        return Compiled(0 if layerwise else kept(experiment).weight_bytes, 0, 0, 0, 1.0)
+
+    monkeypatch.setattr("examples.llama.costs.largest.compiled", of_depth)
+    results = tmp_path / "memory.json"
+    options = ["--no-compile", "--presets", "cpu", "--largest", "7b", "--results", str(results)]
+    assert main([*options, "--optimizers", "adamw", "sgd-plain", "sgd-layerwise"]) == 0
+    found = json.loads(results.read_text())["largest"]
+    for one, share in zip(found, (4, 4, 2, 2, 2, 2), strict=True):
+        # bytes per weight: AdamW 2 + 4 + 2, SGD 2 + 2, layer-wise with momentum 2 + 2
+        assert one["total_bytes"] == pytest.approx(2 * share * one["parameters"], abs=64)
+        assert (
+            one["card_gib"] * GIB - 2 * share * 203e6 < one["total_bytes"] <= one["card_gib"] * GIB
+        )
+        assert (one["layers"] + 1, 256, one["optimizer"] == "sgd-layerwise") in asked
+    output = capsys.readouterr().out
+    assert "layers of 7b" in output
+    assert "in 80 GiB" in output
 
 
 def test_figures_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +200,7 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
     assert main(["--no-compile", "--results", str(results)]) == 0
     rows = json.loads(results.read_text())["rows"]
     assert [(row["preset"], row["optimizer"]) for row in rows] == [
-        (preset, name) for preset in PRESETS for name in RECIPES
+        (preset, name) for preset in PRESETS for name in (*RECIPES, "sgd-plain", "sinkgd-layerwise")
     ]
     assert all("temporary_bytes" not in row for row in rows)
     assert all(row["fits_gib"] is None for row in rows)
@@ -164,6 +217,10 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
         (["--optimizers"], "--optimizers names none"),
         (["--presets"], "--presets names none"),
         (["--microbatch-rows", "0"], "--microbatch-rows and --microbatches must be at least 1"),
+        (
+            ["--optimizers", "sgd-layerwise", "--microbatches", "2"],
+            "a layer-wise step has no microbatches; leave --microbatches out",
+        ),
     ],
 )
 def test_bad_input_is_refused(

@@ -1,5 +1,6 @@
 """What can be measured side by side: every optimizer, and the variants of the learning study."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ class Candidate:
     """How tables and pictures call it."""
     optimizer: OptimizerConfig
     """Options left out are the optimizer's defaults."""
+    layerwise: bool = False
+    """Whether its step is the layer-wise one."""
 
 
 CANDIDATES: Mapping[str, Candidate] = {
@@ -24,13 +27,25 @@ CANDIDATES: Mapping[str, Candidate] = {
 """By the name that `--optimizers` takes."""
 
 
-def choose(names: Sequence[str], preset: PresetName) -> dict[str, Candidate]:
+FOR_MEMORY: Mapping[str, Candidate] = {
+    **CANDIDATES,
+    "sgd-plain": Candidate("SGD without momentum", OptimizerConfig("sgd", momentum=0.0)),
+    **{
+        f"{name}-layerwise": Candidate(f"{one.title}, layer-wise", one.optimizer, layerwise=True)
+        for name, one in CANDIDATES.items()
+    },
+}
+"""With them what differs in memory: SGD that keeps nothing, and the layer-wise steps."""
+
+
+def choose(
+    names: Sequence[str], preset: PresetName, known: Mapping[str, Candidate] = CANDIDATES
+) -> dict[str, Candidate]:
     """The candidates of these names, settled for a preset, each once; an error for other names."""
-    if unknown := [name for name in names if name not in CANDIDATES]:
-        raise InputError(
-            f"--optimizers: {', '.join(unknown)} is none of {', '.join(sorted(CANDIDATES))}"
-        )
+    if unknown := [name for name in names if name not in known]:
+        there = sorted(known, key=lambda name: (known[name].layerwise, name))
+        raise InputError(f"--optimizers: {', '.join(unknown)} is none of {', '.join(there)}")
     return {
-        name: Candidate(CANDIDATES[name].title, settle(CANDIDATES[name].optimizer, preset))
+        name: dataclasses.replace(known[name], optimizer=settle(known[name].optimizer, preset))
         for name in names
     }

@@ -80,17 +80,18 @@ def kept(experiment: Experiment) -> Kept:
     )
 
 
-def compiled(experiment: Experiment, row_length: int) -> Compiled:
+def compiled(experiment: Experiment, row_length: int, *, layerwise: bool = False) -> Compiled:
     """Compile the train step of a settled experiment for this backend, and read its memory plan.
 
     Args:
         experiment: its batch size and microbatches are those of the step.
         row_length: tokens in a row.
+        layerwise: whether it is the layer-wise step.
     """
     setup = experiment.setup
     rows_BxS = jax.ShapeDtypeStruct((setup.data.batch_size, row_length), jnp.int32)
     start = perf_counter()
-    step = jax.jit(make_train_step(experiment), donate_argnums=0)
+    step = jax.jit(make_train_step(experiment, layerwise=layerwise), donate_argnums=0)
     plan = (
         step.lower(jax.eval_shape(lambda: initial_state(experiment)), rows_BxS)
         .compile()

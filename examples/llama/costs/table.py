@@ -33,7 +33,8 @@ class Row:
         """What the papers print for weights and state, which is for bfloat16."""
         if self.precision != "bfloat16":
             return None
-        return PUBLISHED.get(self.optimizer, {}).get(self.preset)
+        name = self.optimizer.removesuffix("-layerwise")  # which keeps the same from step to step
+        return PUBLISHED.get(name, {}).get(self.preset)
 
     @property
     def total_bytes(self) -> int | None:

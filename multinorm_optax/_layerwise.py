@@ -1,0 +1,515 @@
+"""The layer-wise step: each layer's gradient is used, and gone, before the next one is computed.
+
+A stateless update of a layer needs that layer's gradient alone, and so does any other whose state
+belongs to single weights. With the layers stacked, the forward pass keeps each layer's input; a
+reverse loop recomputes one layer, takes its vector-Jacobian product, transforms that layer's
+gradient, and writes the new weights in the place of the old ones. No layer's backward pass needs
+another layer's new weights: the result is that of the ordinary step, but the gradient of the whole
+model never exists.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from multinorm_optax._axes import describe
+from multinorm_optax._dependence import Labels, RandomnessError, dependences
+
+Step = Callable[[Any, optax.OptState, Any], tuple[Any, optax.OptState, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerwiseModel:
+    """A model as three functions of parts of its parameters, which are a mapping.
+
+    x_0 = embed(E, batch); x_l+1 = block(W_l, x_l) for each of L layers; loss = head(H, x_L, batch).
+
+    Attributes:
+      embed: (parameters, batch) -> x_0, an array or a tree of arrays. What is not floating-point
+        in it, such as positions, goes through the layers without a derivative.
+      block: (parameters of one layer, x) -> the next x, with the same structure, shapes and dtypes.
+      head: (parameters, x, batch) -> the loss, a scalar.
+      embed_names: the top-level names of the parameters that `embed` gets, as a dictionary.
+      stack: the top-level name of the layers, each leaf of which is (L, ...).
+      head_names: the top-level names of the parameters that `head` gets, as a dictionary. A name
+        that `embed` gets too (tied embeddings) has the sum of both gradients.
+    """
+
+    embed: Callable[[dict[str, Any], Any], Any]
+    block: Callable[[Any, Any], Any]
+    head: Callable[[dict[str, Any], Any, Any], jax.Array]
+    embed_names: Sequence[str] = ("embed",)
+    stack: str = "layers"
+    head_names: Sequence[str] = ("head",)
+
+    def __post_init__(self) -> None:
+        for field in ("embed_names", "head_names"):
+            names = getattr(self, field)
+            if isinstance(names, str):
+                raise TypeError(f"{field} is a text, {names!r}; write a tuple of names")
+            if self.stack in names:
+                raise ValueError(f"{field} names the stack of layers, {self.stack!r}")
+
+
+def layerwise_step(model: LayerwiseModel, optimizer: optax.GradientTransformation) -> Step:
+    """A train step in which the gradient of the whole model never exists.
+
+    c = dloss/dx_L, with the gradient of the head; then, for l = L - 1, ..., 0, (G_l, c) = the
+    vector-Jacobian product of block at (W_l, x_l) with c, and W_l <- W_l + T(G_l); at last the
+    gradient of the embedding. The weights are those of the ordinary step (`jax.value_and_grad`,
+    `optimizer.update`, `optax.apply_updates`) up to rounding, and the arithmetic that of one which
+    rematerializes layers. Beside weights and state there are the inputs of all layers, and weights,
+    gradient and update of one.
+
+    The optimizer is an ordinary one for the whole tree of parameters, and so is its state,
+    `optimizer.init(params)`: steps of both kinds may follow each other. It is applied to one part
+    at a time: a tree with the same paths, without the leaves of the other parts. Of the stack it
+    sees one layer's slices, without the leading axis L. So masks, labels and `axes` have to be
+    functions of paths or trees that know a slice as they know the stack (axes counted from the
+    end); and what is taken over a whole leaf, as by `optax.clip_by_block_rms`, is taken over one
+    layer's: as in a model whose layers are not stacked. State is empty, or belongs to a leaf and
+    has the stack's leading axis, or is shared, as a count of steps is.
+
+    Refused is what needs more than a part's gradient: clipping by a global norm,
+    `optax.apply_if_finite`, and whatever else lets the update of a leaf of the stack depend on
+    another leaf, or that of embedding or head on another part. It is found in the optimizer's
+    computation, which is traced for that. Gradients of microbatches would have to be summed before
+    they are normalized, those of the whole model: there is no such argument. `optax.MultiSteps`
+    sums them, over calls of this step, in a state of the weights' size.
+
+    Args:
+      model: the functions and the names of their parameters.
+      optimizer: any optax transformation of that kind.
+
+    Returns:
+      (params, state, batch) -> (params, state, loss), to be compiled with
+      `jax.jit(step, donate_argnums=(0, 1))`: weights and state that are donated are updated in
+      place. Dtypes stay as they are.
+
+    Raises:
+      ValueError: (from the step, when it is traced) for an optimizer that is refused, or draws
+        random numbers; for state that cannot be cut into layers; for parameters of other names; for
+        a stack without a common leading axis; for a loss that is no scalar.
+      TypeError: (likewise) for parameters or a loss that are not floating-point.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from multinorm_optax import LayerwiseModel, MatrixAxes, layerwise_step, sinkgd
+      >>> model = LayerwiseModel(
+      ...     embed=lambda p, batch: batch[0] @ p["embed"],
+      ...     block=lambda w, x: x + jnp.tanh(x @ w["kernel"]),
+      ...     head=lambda p, x, batch: jnp.mean((x @ p["head"] - batch[1]) ** 2),
+      ... )
+      >>> axes = [("layers/kernel", MatrixAxes(output=-1, input=-2)), ("embed|head", None)]
+      >>> tx = sinkgd(optax.cosine_decay_schedule(0.02, 50), axes=axes, alpha=1.0)
+      >>> params = {"embed": jnp.eye(3, 8), "layers": {"kernel": jnp.zeros((4, 8, 8))}}
+      >>> params["head"] = jnp.eye(8, 1)
+      >>> x = jax.random.normal(jax.random.key(0), (32, 3))
+      >>> step, state = jax.jit(layerwise_step(model, tx), donate_argnums=(0, 1)), tx.init(params)
+      >>> for i in range(50):
+      ...     params, state, loss = step(params, state, (x, x[:, :1] * x[:, 1:2]))
+      ...     if i in (0, 49):
+      ...         print(f"{loss:.2f}")
+      0.66
+      0.50
+    """
+
+    def step(
+        params: Any, state: optax.OptState, batch: Any
+    ) -> tuple[Any, optax.OptState, jax.Array]:
+        layers, held = _number_of_layers(model, params), _Leaves(state)
+        embed = {name: params[name] for name in model.embed_names}
+        untied = {n: params[n] for n in model.head_names if n not in model.embed_names}
+        stack = _abstract({model.stack: params[model.stack]}, axes=1)
+        parts = (
+            _Part(optimizer, embed, held),
+            _Part(optimizer, untied, held),
+            _Part(optimizer, stack, held, layers),
+        )
+        _refuse_coupling(optimizer, params, held, parts)
+        if not any(_is_half(leaf.dtype) for leaf in jax.tree.leaves(stack)):
+            return _step(model, parts, _unchanged, params, state, batch)
+        # On a CPU XLA computes with float32 in place of 16 bits, and would convert whole stacks,
+        # even for reading or writing one layer: there they go through the loops as integers.
+        return jax.lax.platform_dependent(
+            *(params, state, batch),
+            cpu=functools.partial(_step, model, parts, _as_integers),
+            default=functools.partial(_step, model, parts, _unchanged),
+        )
+
+    return step
+
+
+def _step(
+    model: LayerwiseModel,
+    parts: "tuple[_Part, _Part, _Part]",
+    encode: Callable[[Any], Any],
+    params: Any,
+    state: optax.OptState,
+    batch: Any,
+) -> tuple[Any, optax.OptState, jax.Array]:
+    """The step itself; through the loops go stacks that `encode` has changed."""
+    of_embed, of_head, of_layer = parts
+    held = _Leaves(state)
+    embed = {name: params[name] for name in model.embed_names}
+    head = {name: params[name] for name in model.head_names}
+    untied = {name: value for name, value in head.items() if name not in embed}
+    stack = {model.stack: params[model.stack]}
+    after = dict(enumerate(held.values))
+
+    x, pull_embed = _embedded(model, embed, batch)
+    x, inputs = _forward(model, stack, x, encode)
+    loss, gradient, cotangent = _loss_and_gradients(model, head, x, batch)
+    tied = {name: gradient.pop(name) for name in embed if name in gradient}
+    # Without the barrier XLA may keep the head's gradient until after the loop.
+    (untied, new), cotangent = jax.lax.optimization_barrier(
+        (of_head.update(gradient, held.values, untied), cotangent)
+    )
+    after |= new
+    stack, new, cotangent = _backward(
+        model, of_layer, stack, held.values, (inputs, x), cotangent, encode
+    )
+    after |= new
+    gradient = pull_embed(cotangent)
+    gradient |= {name: gradient[name] + value for name, value in tied.items()}
+    embed, new = of_embed.update(gradient, held.values, embed)
+    after |= new
+    state = jax.tree.unflatten(held.structure, [after[place] for place in range(len(after))])
+    return _like(params, embed | stack | untied), state, loss
+
+
+def _embedded(model: LayerwiseModel, embed: Any, batch: Any) -> tuple[Any, Callable[..., Any]]:
+    """x_0, and the function from its cotangent to the gradient of the embedding."""
+
+    def floats(embed: Any) -> tuple[list[jax.Array], Any]:
+        x = model.embed(embed, batch)
+        return _differentiable(x)[0], x
+
+    _, pull, x = jax.vjp(floats, embed, has_aux=True)
+    return x, lambda cotangent: pull(cotangent)[0]
+
+
+def _loss_and_gradients(
+    model: LayerwiseModel, head: Any, x: Any, batch: Any
+) -> tuple[jax.Array, Any, list[jax.Array]]:
+    """The loss, the gradient of the head, and that of the head's input."""
+    floats, join = _differentiable(x)
+    loss, pull = jax.vjp(lambda head, floats: model.head(head, join(floats), batch), head, floats)
+    if jnp.shape(loss):
+        raise ValueError(f"head returns an array {loss.shape}; a loss is a scalar")
+    if not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise TypeError(f"head returns a loss of {loss.dtype}; it has to be a real number")
+    return loss, *pull(jnp.ones_like(loss))
+
+
+def _forward(
+    model: LayerwiseModel, stack: Any, x: Any, encode: Callable[[Any], Any]
+) -> tuple[Any, Any]:
+    """The output of the last layer, and the encoded inputs of all layers."""
+
+    def one_layer(x: Any, w: Any) -> tuple[Any, Any]:
+        return model.block(_decode(w, stack)[model.stack], x), encode(x)
+
+    return jax.lax.scan(one_layer, x, encode(stack))
+
+
+def _backward(
+    model: LayerwiseModel,
+    part: "_Part",
+    stack: Any,
+    state: Sequence[jax.Array],
+    inputs_and_output: tuple[Any, Any],
+    cotangent: list[jax.Array],
+    encode: Callable[[Any], Any],
+) -> tuple[Any, dict[int, jax.Array], list[jax.Array]]:
+    """The new stack, the new leaves of the state by place, and the cotangent of x_0.
+
+    A layer is read from the stack that the one after it was just written into. If it were read from
+    the stack before that, XLA could put the reading after the writing, and would copy whole stacks.
+    """
+    inputs, output = inputs_and_output
+    before = stack, {place: state[place] for place in part.stacked}
+    shared = {place: state[place] for place in part.shared}
+
+    def read(stacks: Any, number: Any) -> Any:
+        return _decode(_read(stacks, number), before)
+
+    def one_layer(carry: Any, number_and_input: Any) -> tuple[Any, None]:
+        stacks, (w, own), _, cotangent = carry
+        number, x = number_and_input
+        floats, join = _differentiable(_decode(x, output))
+
+        def block(w: Any, floats: list[jax.Array]) -> list[jax.Array]:
+            return _differentiable(model.block(w[model.stack], join(floats)))[0]
+
+        _, pull = jax.vjp(block, w, floats)
+        gradient, cotangent = pull(cotangent)
+        w, new = part.update(gradient, shared | own, w)
+        own = {place: new.pop(place) for place in own}
+        stacks = _write(stacks, (encode(w), own), number)
+        return (stacks, read(stacks, jnp.maximum(number - 1, 0)), new, cotangent), None
+
+    layers, stacks = jax.tree.leaves(stack)[0].shape[0], (encode(stack), before[1])
+    (stacks, _, shared, cotangent), _ = jax.lax.scan(
+        one_layer,
+        (stacks, read(stacks, layers - 1), shared, cotangent),
+        (jnp.arange(layers), inputs),
+        reverse=True,
+    )
+    stack, own = _decode(stacks, before)
+    return stack, own | shared, cotangent
+
+
+def _is_half(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize == 2
+
+
+def _unchanged(tree: Any) -> Any:
+    return tree
+
+
+def _as_integers(tree: Any) -> Any:
+    """The bits of floating-point numbers of 16 bits."""
+    return jax.tree.map(
+        lambda leaf: (
+            jax.lax.bitcast_convert_type(leaf, jnp.uint16) if _is_half(leaf.dtype) else leaf
+        ),
+        tree,
+    )
+
+
+def _decode(tree: Any, like: Any) -> Any:
+    """The inverse, from the dtypes of what there was before."""
+    return jax.tree.map(
+        lambda leaf, before: (
+            jax.lax.bitcast_convert_type(leaf, before.dtype) if _is_half(before.dtype) else leaf
+        ),
+        tree,
+        like,
+    )
+
+
+class _Leaves:
+    """The leaves of a tree in order, with their paths; and the same tree of other leaves."""
+
+    def __init__(self, tree: Any):
+        found, self.structure = jax.tree_util.tree_flatten_with_path(tree)
+        self.values = [leaf for _, leaf in found]
+        self.paths = [jax.tree_util.keystr(k, simple=True, separator="/") for k, _ in found]
+
+    def describe(self, place: int) -> str:
+        return describe(self.paths[place], self.values[place].shape)
+
+
+class _Part:
+    """Parameters that are updated together, and where their state is in that of the whole model.
+
+    Attributes:
+      stacked: the places, among the leaves of the whole state, of what each layer has its slice of.
+      shared: the places of the part's other leaves; of embed and head, all.
+    """
+
+    def __init__(
+        self,
+        optimizer: optax.GradientTransformation,
+        params: dict[str, Any],
+        state: _Leaves,
+        layers: int | None = None,
+    ):
+        """Finds the state of these parameters, or of one of so many layers, in that of all."""
+        self.names = tuple(params)
+        self._optimizer = optimizer
+        title = ", ".join(map(repr, params)) + (", one layer of it," if layers else "")
+        try:
+            own = _Leaves(jax.eval_shape(optimizer.init, _abstract(params)) if params else ())
+        except Exception as error:
+            raise ValueError(
+                f"the optimizer cannot be initialised for {title} alone, as the layer-wise step"
+                " needs it (masks and labels have to be functions of the parameters, and `axes` to"
+                f" fit a layer without its leading axis): {error}"
+            ) from error
+        self._structure = own.structure
+        index = {path: place for place, path in enumerate(state.paths)}
+        self._places: list[int] = []
+        self.stacked: list[int] = []
+        self.shared: list[int] = []
+        for path, leaf in zip(own.paths, own.values, strict=True):
+            if path not in index:
+                raise ValueError(
+                    f"the state has no leaf {describe(path, leaf.shape)}, which the optimizer makes"
+                    f" for {title} alone: pass optimizer.init(params) of the same optimizer, one"
+                    " that tells parameters apart by their paths, not by their rank"
+                )
+            whole = state.values[index[path]]
+            shapes = [leaf.shape] if layers is None else [leaf.shape, (layers, *leaf.shape)]
+            if whole.shape not in shapes or whole.dtype != leaf.dtype:
+                raise ValueError(
+                    f"{describe(path, whole.shape)} {whole.dtype}: this leaf of the state does not"
+                    f" fit the optimizer's state for {title} alone, which makes it"
+                    f" {' or '.join(map(str, shapes))} {leaf.dtype}; take the ordinary step"
+                )
+            self._places.append(index[path])
+            (self.shared if whole.shape == leaf.shape else self.stacked).append(index[path])
+
+    def update(
+        self, gradients: dict[str, Any], state: Any, params: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[int, jax.Array]]:
+        """New parameters, and the new leaves of the state by place; `state` has the old ones so."""
+        if not params:
+            return params, {}
+        old = [state[place] for place in self._places]
+        updates, new = self._optimizer.update(
+            gradients, jax.tree.unflatten(self._structure, old), params
+        )
+        after = dict(zip(self._places, jax.tree.leaves(new), strict=True))
+        for one, other in zip(old, after.values(), strict=True):
+            if (one.shape, one.dtype) != (other.shape, other.dtype):
+                raise ValueError(
+                    f"an update makes {other.shape} {other.dtype} of a leaf of the state that is"
+                    f" {one.shape} {one.dtype}; the layer-wise step cannot put it in its place"
+                )
+        return optax.apply_updates(params, updates), after
+
+
+def _refuse_coupling(
+    optimizer: optax.GradientTransformation, params: Any, state: _Leaves, parts: Sequence[_Part]
+) -> None:
+    """Raises if the optimizer lets parameters depend on others whose gradient is not there.
+
+    An update may depend on the gradients and values of its own part; in the stack on those of its
+    own leaf, because a dependence between two leaves could be one between two layers.
+    """
+    leaves, places = _Leaves(params), _places(params)
+    own = [frozenset([place]) for place in range(len(leaves.values))]
+    of_part = [frozenset(place for name in part.names for place in places[name]) for part in parts]
+    updates, origins = _origins(optimizer, params, state, own)
+    *_, of_stack = of_part
+    for place, origin in enumerate(updates):
+        allowed = own[place] if place in of_stack else next(p for p in of_part if place in p)
+        for other in sorted(origin - allowed):
+            raise ValueError(
+                f"the update of {leaves.describe(place)} depends on {leaves.describe(other)}"
+                f"{_NOT_THERE}"
+            )
+    for place, origin in enumerate(origins):
+        users = [part for part in parts if place in part.stacked or place in part.shared]
+        if not users:
+            raise ValueError(
+                f"{state.describe(place)}: no part of the parameters alone has this leaf of the"
+                " state; take the ordinary step"
+            )
+        of_many = len(users) > 1 or place in parts[-1].shared
+        allowed = frozenset() if of_many else of_part[parts.index(users[0])]
+        for other in sorted(origin - allowed):
+            raise ValueError(
+                f"the state {state.describe(place)} depends on {leaves.describe(other)}{_NOT_THERE}"
+            )
+
+
+_NOT_THERE = (
+    ": clipping by a global norm, and whatever else couples parameters, needs the gradient of the"
+    " whole model, which the layer-wise step never has; clip each parameter by itself"
+    " (optax.clip_by_block_rms, optax.clip), or take the ordinary step"
+)
+
+
+def _origins(
+    optimizer: optax.GradientTransformation, params: Any, state: _Leaves, own: list[Labels]
+) -> tuple[list[Labels], list[Labels]]:
+    """The parameters on which each update, and each leaf of the state, depends, over many steps."""
+    jaxpr = jax.make_jaxpr(optimizer.update)(
+        params, jax.tree.unflatten(state.structure, state.values), params
+    ).jaxpr
+    before, origins = None, [frozenset[int]()] * len(state.values)
+    updates: list[Labels] = []
+    while origins != before:
+        try:
+            found = dependences(jaxpr, [*own, *origins, *own])
+        except RandomnessError as error:
+            raise ValueError(
+                f"the optimizer draws random numbers (by {error}), which would be the same in every"
+                " layer; take the ordinary step"
+            ) from error
+        before, updates, origins = origins, found[: len(own)], found[len(own) :]
+    return updates, origins
+
+
+def _places(params: Any) -> dict[str, list[int]]:
+    """By top-level name, which leaves of the parameters they are."""
+    leaves, structure = jax.tree.flatten(params)
+    numbers = jax.tree.unflatten(structure, range(len(leaves)))
+    return {name: jax.tree.leaves(numbers[name]) for name in numbers}
+
+
+def _abstract(tree: Any, axes: int = 0) -> Any:
+    """Shapes, without so many leading axes, and dtypes."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), tree)
+
+
+def _read(tree: Any, number: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), tree
+    )
+
+
+def _write(tree: Any, layer: Any, number: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, number, 0), tree, layer
+    )
+
+
+def _like(params: Any, parts: dict[str, Any]) -> Any:
+    """The parts as a mapping of the type that `params` is."""
+    leaves = {
+        place: leaf
+        for name, places in _places(params).items()
+        for place, leaf in zip(places, jax.tree.leaves(parts[name]), strict=True)
+    }
+    return jax.tree.unflatten(jax.tree.structure(params), [leaves[i] for i in sorted(leaves)])
+
+
+def _differentiable(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
+    """The floating-point leaves of a tree, and the function that puts such back into it."""
+    leaves, structure = jax.tree.flatten(tree)
+    inexact = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
+
+    def join(floats: list[jax.Array]) -> Any:
+        rest = iter(floats)
+        return jax.tree.unflatten(
+            structure,
+            [next(rest) if chosen else leaf for leaf, chosen in zip(leaves, inexact, strict=True)],
+        )
+
+    return [leaf for leaf, chosen in zip(leaves, inexact, strict=True) if chosen], join
+
+
+def _number_of_layers(model: LayerwiseModel, params: Any) -> int:
+    """L, after a look at the parameters' names, dtypes and leading axes."""
+    expected = {*model.embed_names, model.stack, *model.head_names}
+    if not isinstance(params, Mapping) or set(params) != expected:
+        names = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
+        raise ValueError(
+            f"the model's parameters are {sorted(expected)} by embed_names, stack and head_names,"
+            f" but params are {names}; every top-level name has to be in one of the three"
+        )
+    leaves = _Leaves(params)
+    for place, leaf in enumerate(leaves.values):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"{leaves.describe(place)}: {leaf.dtype} has no gradient; keep such leaves out of"
+                " the parameters"
+            )
+    stack = _places(params)[model.stack]
+    lengths = {leaves.values[place].shape[:1] for place in stack}
+    if len(lengths) != 1 or lengths <= {(), (0,)}:
+        found = ", ".join(map(leaves.describe, stack)) or f"{model.stack!r} has no leaves"
+        raise ValueError(
+            f"{found}: the leaves of the stack must have one leading axis, of an entry per layer"
+        )
+    ((layers,),) = lengths
+    return layers

@@ -1,0 +1,219 @@
+"""Training layer by layer gives the numbers of ordinary steps, in less memory."""
+
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from examples.llama.config import (
+    DataConfig,
+    Experiment,
+    InputError,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    Setup,
+)
+from examples.llama.mesh import ONE_DEVICE, MeshShape, Placement, place
+from examples.llama.model import abstract_llama, init_llama
+from examples.llama.optimizers import settle
+from examples.llama.run_folder import RunFolder
+from examples.llama.step import (
+    TrainState,
+    initial_state,
+    layerwise_model,
+    make_train_step,
+    mean_loss_and_gradients,
+)
+from examples.llama.text.corpus import Corpus
+from examples.llama.train import main, train
+
+MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=3)
+BATCHES = np.random.default_rng(0).integers(0, 256, (4, 8, 17)).astype(np.int32)
+BATCHES[:, 3, 9:] = -1  # padding
+
+
+def _experiment(model: ModelConfig = MODEL, microbatches: int = 1, **options: Any) -> Experiment:
+    data = DataConfig(batch_size=8, microbatches=microbatches, sequence_length=16)
+    return Experiment(settle(OptimizerConfig(**options)), Setup(model=model, data=data, steps=20))
+
+
+def _train(
+    experiment: Experiment,
+    batches: np.ndarray,
+    placement: Placement = ONE_DEVICE,
+    *,
+    layerwise: bool,
+) -> tuple[list[float], TrainState]:
+    state = placement.create(lambda: initial_state(experiment))
+    step, losses = make_train_step(experiment, placement, layerwise=layerwise), []
+    for rows in batches:
+        state, loss = step(state, rows)
+        losses.append(float(loss))
+    return losses, state
+
+
+def _distance(a: Any, b: Any) -> float:
+    """The largest root mean square of a leaf's difference."""
+    return max(
+        float(np.sqrt(np.mean((np.float32(x) - np.float32(y)) ** 2)))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "rest": "sinkhorn"},
+        {"name": "swan"},
+        {"name": "muon"},
+        {"name": "adamw", "weight_decay": 0.1},
+        {"name": "adamw2"},
+        {"name": "sgd"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())) or "sinkgd",
+)
+def test_steps_are_those_of_the_whole_model(options: dict[str, Any]) -> None:
+    experiment = _experiment(**options)
+    losses, state = _train(experiment, BATCHES, layerwise=False)
+    # the same sums in another order: what rounding does to this optimizer's weights
+    _, reversed_rows = _train(experiment, BATCHES[:, ::-1], layerwise=False)
+    got_losses, got = _train(experiment, BATCHES, layerwise=True)
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, state)
+    np.testing.assert_allclose(got_losses, losses, rtol=30 * np.finfo(np.float32).eps)
+    assert _distance(got, state) <= 10 * _distance(reversed_rows, state) + 1e-8
+    assert int(got.step) == len(BATCHES)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((8, 1, 1), {}),
+        ((2, 2, 2), {}),
+        ((1, 4, 2), {"name": "adamw2"}),
+        ((2, 2, 2), {"name": "swan"}),
+    ],
+    ids=str,
+)
+def test_mesh_trains_as_one_device_does(shape: MeshShape, options: dict[str, Any]) -> None:
+    experiment, placement = _experiment(**options), place(shape)
+    losses, state = _train(experiment, BATCHES, layerwise=False)
+    _, reversed_rows = _train(experiment, BATCHES[:, ::-1], layerwise=False)
+    got_losses, got = _train(experiment, BATCHES, placement, layerwise=True)
+    np.testing.assert_allclose(got_losses, losses, rtol=30 * np.finfo(np.float32).eps)
+    assert _distance(got.params, state.params) <= 10 * _distance(reversed_rows, state)
+    expected = placement.abstract(lambda: initial_state(experiment))
+    jax.tree.map(
+        lambda x, like: chex.assert_equal(x.sharding.is_equivalent_to(like.sharding, x.ndim), True),
+        got,
+        expected,
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed", "bfloat16"])
+def test_loss_and_gradients_of_the_parts_are_those_of_the_whole(precision: Any) -> None:
+    config = dataclasses.replace(MODEL, precision=precision)
+    definition, _ = abstract_llama(config)
+    params, model = init_llama(config, 0), layerwise_model(config)
+    rows = jnp.asarray(BATCHES[0])
+
+    def loss_of_parts(params: Any) -> jax.Array:
+        x = model.embed({"embed": params["embed"]}, rows)
+        x, _ = jax.lax.scan(lambda x, w: (model.block(w, x), None), x, params["layers"])
+        return model.head({name: params[name] for name in model.head_names}, x, rows)
+
+    want = jax.jit(lambda p: mean_loss_and_gradients(definition, p, rows, 1))(params)
+    got = jax.jit(jax.value_and_grad(loss_of_parts))(params)
+    tolerance = 1e-6 if precision == "float32" else 2**-6
+    chex.assert_trees_all_close(got, want, rtol=tolerance, atol=tolerance * 0.1)
+
+
+def _run(experiment: Experiment, corpus: Corpus, path: Path, **run: Any) -> str:
+    console = Console(file=io.StringIO(), width=400)
+    assert train(experiment, corpus, RunFolder(path), RunConfig(**run), console) == 0
+    return json.loads((path / "summary.json").read_text())["validation_loss"]
+
+
+def test_run_may_go_on_with_or_without(tiny_setup: Setup, corpus: Corpus, tmp_path: Path) -> None:
+    def experiment(steps: int) -> Experiment:
+        setup = dataclasses.replace(tiny_setup, steps=steps)
+        return Experiment(settle(OptimizerConfig(momentum=0.9)), setup)
+
+    plain = _run(experiment(12), corpus, tmp_path / "plain", save_every=4)
+    layerwise = _run(experiment(12), corpus, tmp_path / "layerwise", save_every=4, layerwise=True)
+    assert layerwise == pytest.approx(plain, rel=1e-4)
+    configs = [(tmp_path / name / "config.json").read_text() for name in ("plain", "layerwise")]
+    assert configs[0] == configs[1]
+
+
+def test_command_line(tiny_options: list[str], tmp_path: Path) -> None:
+    folder = ["--run-dir", str(tmp_path / "run"), "--steps", "3"]
+    assert main([*tiny_options, *folder, "--layerwise"]) == 0
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--microbatches", "2"], "gradients of 2 microbatches have to be added up"),
+        (["--clip-norm", "1"], "--clip-norm 1 needs the norm of them all"),
+        (["--optimizer", "adamw", "--clip-norm", "0.5"], "--clip-norm 0.5 needs the norm"),
+    ],
+)
+def test_what_needs_the_whole_gradient_is_refused(
+    options: list[str],
+    message: str,
+    tiny_options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    assert main([*tiny_options, *options, "--layerwise", "--run-dir", str(run)]) == 2
+    assert message in " ".join(capsys.readouterr().out.split())
+    assert not run.exists()
+    microbatches = 2 if "--microbatches" in options else 1
+    clip = None if microbatches == 2 else 1.0
+    with pytest.raises(InputError, match="--layerwise"):
+        make_train_step(_experiment(microbatches=microbatches, clip_norm=clip), layerwise=True)
+
+
+@pytest.fixture
+def _optimized() -> Iterator[None]:
+    """What XLA makes of a program when it takes its time."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def _compiled(experiment: Experiment, *, layerwise: bool) -> Any:
+    step = jax.jit(make_train_step(experiment, layerwise=layerwise), donate_argnums=0)
+    rows = jax.ShapeDtypeStruct((1, 65), jnp.int32)
+    return step.lower(jax.eval_shape(lambda: initial_state(experiment)), rows).compile()
+
+
+# 24 layers; the second has 1243 MB of weights: nothing of it is allocated
+@pytest.mark.parametrize(("hidden", "mlp", "vocabulary"), [(256, 688, 1024), (1024, 2736, 4096)])
+@pytest.mark.parametrize("name", ["sinkgd", "adamw2"])
+@pytest.mark.usefixtures("_optimized")
+def test_temporary_memory_is_a_fifth_of_an_ordinary_step(
+    hidden: int, mlp: int, vocabulary: int, name: Any
+) -> None:
+    model = ModelConfig(hidden, mlp, heads=hidden // 64, layers=24, vocabulary=vocabulary)
+    ordinary = _compiled(_experiment(model, name="sgd", momentum=0.0), layerwise=False)
+    layerwise = _compiled(_experiment(model, name=name), layerwise=True)
+    before, after = ordinary.memory_analysis(), layerwise.memory_analysis()
+    assert after.temp_size_in_bytes <= 0.2 * before.temp_size_in_bytes
+    assert after.alias_size_in_bytes >= before.alias_size_in_bytes
+    # no stack of weights or state is copied
+    assert not re.findall(rf"f32\[24,({hidden}|{mlp}),\d+\]\S* copy\(", layerwise.as_text())

@@ -1,0 +1,582 @@
+"""The layer-wise step, against the ordinary step written out."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import multinorm_optax as mo
+from multinorm_optax import LayerwiseModel, layerwise_step
+
+LAYERS, VOCABULARY, WIDTH, INNER = 3, 11, 6, 10
+
+
+@pytest.fixture(autouse=True)
+def _quick_compilation():
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+RULES = (
+    (r"layers/.*kernel", mo.MatrixAxes(output=-1, input=-2)),
+    (r"embed|.*(scale|norm)|head", None),
+)
+
+
+def embed(part, batch):
+    tokens = batch[:, :-1]
+    return {"x": jnp.take(part["embed"], tokens, axis=0), "row": jnp.arange(tokens.shape[1])}
+
+
+def block(layer, state):
+    x = state["x"] * layer["scale"] + 0.01 * state["row"][:, None]
+    x = state["x"] + jax.nn.silu(x @ layer["up"]["kernel"]) @ layer["down"]["kernel"]
+    return {"x": x, "row": state["row"]}
+
+
+def head(part, state, batch):
+    logits = (state["x"] * part["norm"]) @ part["head"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()
+
+
+def tied_head(part, state, batch):
+    return head({"norm": part["norm"], "head": part["embed"].T}, state, batch)
+
+
+MODEL = LayerwiseModel(embed, block, head, head_names=("norm", "head"))
+TIED = LayerwiseModel(embed, block, tied_head, head_names=("norm", "embed"))
+
+
+def draw(rng, dtype=None, layers=LAYERS, width=WIDTH, inner=INNER, vocabulary=VOCABULARY):
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape) / np.sqrt(shape[-2]), dtype)
+
+    return {
+        "embed": normal(vocabulary, width),
+        "layers": {
+            "up": {"kernel": normal(layers, width, inner)},
+            "down": {"kernel": normal(layers, inner, width)},
+            "scale": jnp.ones((layers, width), dtype),
+        },
+        "norm": jnp.ones(width, dtype),
+        "head": normal(width, vocabulary),
+    }
+
+
+def tied_params(params):
+    return {name: value for name, value in params.items() if name != "head"}
+
+
+@pytest.fixture
+def batches(rng):
+    return jnp.asarray(rng.integers(0, VOCABULARY, (3, 4, 8)))
+
+
+def mean_loss(model, params, batch):
+    """The loss by a loop over the layers, no scan."""
+    x = model.embed({name: params[name] for name in model.embed_names}, batch)
+    leaves, structure = jax.tree.flatten(params[model.stack])
+    for layer in zip(*leaves, strict=True):
+        x = model.block(jax.tree.unflatten(structure, layer), x)
+    return model.head({name: params[name] for name in model.head_names}, x, batch)
+
+
+def ordinary_step(model, tx):
+    def step(params, state, batch):
+        loss, gradient = jax.value_and_grad(lambda p: mean_loss(model, p, batch))(params)
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    return jax.jit(step)
+
+
+def compiled(model, tx):
+    return jax.jit(layerwise_step(model, tx), donate_argnums=(0, 1))
+
+
+def run(step, tx, params, batches):
+    params, losses = jax.tree.map(jnp.copy, params), []
+    state = tx.init(params)
+    for batch in batches:
+        params, state, loss = step(params, state, batch)
+        losses.append(loss)
+    return params, state, losses
+
+
+def adam_mask(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+RATE = optax.cosine_decay_schedule(0.1, 5)
+STATIC = ("num_iters", "tol", "adam", "axes", "momentum", "nesterov", "weight_decay_mask")
+OPTIMIZERS = {
+    "sinkgd": mo.sinkgd(RATE, axes=RULES, alpha=0.5),
+    "sinkgd_momentum_decay": mo.sinkgd(
+        0.1, axes=RULES, momentum=0.9, nesterov=True, weight_decay=0.1
+    ),
+    "swan": mo.swan(RATE, axes=RULES),
+    "sgd": optax.sgd(0.1),
+    "sgd_momentum": optax.sgd(RATE, momentum=0.9, nesterov=True),
+    "adamw": optax.adamw(RATE, weight_decay=0.1),
+    "adamw_masked": optax.adamw(0.1, weight_decay=0.1, mask=lambda p: dict.fromkeys(p, True)),
+    "injected_sinkgd": optax.inject_hyperparams(mo.sinkgd, static_args=STATIC)(RATE, axes=RULES),
+    "injected_adamw": optax.inject_hyperparams(optax.adamw)(RATE, weight_decay=0.1),
+    "muon": optax.contrib.muon(
+        RATE,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map_with_path(
+            lambda path, leaf: (
+                optax.contrib.MuonDimensionNumbers(-2, -1) if "kernel" in str(path) else None
+            ),
+            params,
+        ),
+    ),
+    "frozen": optax.partition(
+        {"matrix": optax.adam(RATE), "adam": optax.set_to_zero()}, mo.group_labels(RULES)
+    ),
+    "accumulating": optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+    "clipped_by_entry": optax.chain(optax.clip(1e-2), optax.sgd(0.1)),
+    "stateful_schedule_free": optax.contrib.schedule_free_adamw(0.1),
+    "tolerance": mo.sinkgd(0.1, axes=RULES, tol=1e-9, num_iters=20),
+    "foreign_members": mo.whole_model(
+        mo.multi_normalize(mo.normalize_rows(RULES), optax.scale(0.5)), RATE, axes=RULES
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weights_state_and_loss_are_those_of_the_ordinary_step(float64, rng, batches, name):
+    tx, params = OPTIMIZERS[name], draw(rng)
+    want = run(ordinary_step(MODEL, tx), tx, params, batches)
+    got = run(compiled(MODEL, tx), tx, params, batches)
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
+    chex.assert_trees_all_close(got, want, rtol=1e-7, atol=1e-10)
+    assert np.max(np.abs(got[0]["layers"]["up"]["kernel"] - params["layers"]["up"]["kernel"])) > 0
+
+
+def test_both_steps_may_follow_each_other(float64, rng, batches):
+    tx, params = OPTIMIZERS["sinkgd_momentum_decay"], draw(rng)
+    want = run(ordinary_step(MODEL, tx), tx, params, batches)
+    steps = iter([compiled(MODEL, tx), ordinary_step(MODEL, tx), compiled(MODEL, tx)])
+    got = run(lambda *arguments: next(steps)(*arguments), tx, params, batches)
+    chex.assert_trees_all_close(got, want, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["sinkgd", "adamw"])
+def test_tied_embeddings_get_both_gradients(float64, rng, batches, name):
+    rules = [("embed", None), *RULES]
+    tx = mo.sinkgd(0.1, axes=rules) if name == "sinkgd" else OPTIMIZERS[name]
+    params = tied_params(draw(rng))
+    want = run(ordinary_step(TIED, tx), tx, params, batches)
+    chex.assert_trees_all_close(run(compiled(TIED, tx), tx, params, batches), want, rtol=1e-7)
+
+
+def unstacked(params):
+    layers = [jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(LAYERS)]
+    return {**params, "layers": layers}
+
+
+def test_adalomo_is_that_of_layers_that_are_not_stacked(float64, rng, batches):
+    tx = optax.chain(
+        optax.scale_by_factored_rms(min_dim_size_to_factor=4),
+        optax.clip_by_block_rms(0.5),
+        optax.scale_by_param_block_rms(),
+        optax.scale_by_learning_rate(RATE),
+    )
+    params = draw(rng)
+    separate = unstacked(params)
+
+    @jax.jit
+    def step(params, state, batch):
+        def loss(params):
+            x = embed(params, batch)
+            for layer in params["layers"]:
+                x = block(layer, x)
+            return head(params, x, batch)
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    want, _, losses = run(step, tx, separate, batches)
+    got, state, got_losses = run(compiled(MODEL, tx), tx, params, batches)
+    chex.assert_trees_all_close(unstacked(got), want, rtol=1e-9)
+    chex.assert_trees_all_close(got_losses, losses, rtol=1e-9)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(params))
+
+
+@pytest.mark.parametrize("name", ["sinkgd", "sgd_momentum"])
+def test_bfloat16_weights(rng, batches, name):
+    tx, params = OPTIMIZERS[name], draw(rng, jnp.bfloat16)
+    want = run(ordinary_step(MODEL, tx), tx, params, batches[:1])
+    got = run(compiled(MODEL, tx), tx, params, batches[:1])
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
+    for a, b in zip(*map(jax.tree.leaves, (got[0], want[0])), strict=True):
+        a, b = np.float32(a), np.float32(b)
+        # rounding to the one or the other neighbour, 2^-7 of a weight apart, in few of them
+        assert np.all(np.abs(a - b) <= 2**-7 * np.maximum(np.abs(a), np.abs(b)))
+        assert np.linalg.norm(a - b) <= 2**-8 * np.linalg.norm(b) / 2
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Frozen(Mapping):
+    """A mapping that is no dictionary."""
+
+    def __init__(self, **items):
+        self.items_ = items
+
+    def __getitem__(self, name):
+        return self.items_[name]
+
+    def __iter__(self):
+        return iter(self.items_)
+
+    def __len__(self):
+        return len(self.items_)
+
+    def tree_flatten_with_keys(self):
+        names = sorted(self.items_)
+        return [(jax.tree_util.DictKey(name), self.items_[name]) for name in names], tuple(names)
+
+    @classmethod
+    def tree_unflatten(cls, names, values):
+        return cls(**dict(zip(names, values, strict=True)))
+
+
+def test_mappings_keep_their_type(rng, batches):
+    tx, plain = OPTIMIZERS["adamw"], draw(rng)
+    params = Frozen(**plain)
+    got, state, losses = run(compiled(MODEL, tx), tx, params, batches)
+    assert isinstance(got, Frozen)
+    chex.assert_trees_all_equal_structs(state, tx.init(params))
+    want, _, plain_losses = run(compiled(MODEL, tx), tx, plain, batches)
+    chex.assert_trees_all_equal((dict(got), losses), (want, plain_losses))
+
+
+def test_no_embedding_parameters_and_one_layer(float64, rng):
+    model = LayerwiseModel(
+        embed=lambda part, batch: batch,
+        block=lambda w, x: jnp.tanh(x @ w),
+        head=lambda part, x, batch: jnp.mean(x**2),
+        embed_names=(),
+        head_names=(),
+    )
+    tx = optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.9)
+    params, batch = {"layers": jnp.asarray(rng.standard_normal((1, 4, 4)))}, jnp.ones((2, 4))
+    want = run(ordinary_step(model, tx), tx, params, [batch] * 2)
+    chex.assert_trees_all_close(run(compiled(model, tx), tx, params, [batch] * 2), want, rtol=1e-9)
+
+
+def test_runs_without_jit(rng, batches):
+    tx, params = OPTIMIZERS["sgd_momentum"], draw(rng)
+    got = run(layerwise_step(MODEL, tx), tx, params, batches[:1])
+    chex.assert_trees_all_close(got, run(compiled(MODEL, tx), tx, params, batches[:1]), atol=1e-5)
+
+
+COUPLED = {
+    "global_norm": (
+        optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+        r"the update of embed \(11, 6\) depends on head \(6, 11\): clipping by a global norm",
+    ),
+    "group": (
+        mo.sinkgd(0.1, axes=RULES, adam=mo.AdamGroup(clip_norm=1.0)),
+        r"the update of embed \(11, 6\) depends on head",
+    ),
+    "group_in_the_stack": (
+        optax.partition(
+            {"matrix": optax.clip_by_global_norm(1.0), "adam": optax.identity()},
+            mo.group_labels(RULES),
+        ),
+        r"the update of layers/down/kernel \(3, 10, 6\) depends on layers/up/kernel \(3, 6, 10\)",
+    ),
+    "finite": (
+        optax.apply_if_finite(optax.sgd(0.1), 3),
+        r"depends on .* take the ordinary step",
+    ),
+    "norm_of_the_weights": (
+        optax.stateless(lambda g, p: optax.tree.scale(optax.tree.norm(p), g)),
+        r"the update of embed \(11, 6\) depends on head",
+    ),
+    "norm_of_the_step_before": (
+        optax.GradientTransformation(
+            lambda params: {"norm": jnp.zeros(())},
+            lambda g, s, p: (optax.tree.scale(s["norm"], g), {"norm": optax.tree.norm(g)}),
+        ),
+        r"the update of embed \(11, 6\) depends on head",
+    ),
+    "one_leaf_of_the_stack": (
+        optax.GradientTransformation(
+            lambda params: {"max": jnp.zeros(())},
+            lambda g, s, p: (g, {"max": jnp.max(g["layers"]["scale"]) if "layers" in g else 0.0}),
+        ),
+        r"the state max \(\) depends on layers/scale \(3, 6\)",
+    ),
+    "noise": (optax.add_noise(0.1, 0.5, jax.random.key(0)), r"draws random numbers \(by random_"),
+    "loop_over_the_tree": (
+        optax.stateless(
+            lambda g, p: jax.lax.while_loop(
+                lambda g: optax.tree.norm(g) > 1.0, lambda g: optax.tree.scale(0.5, g), g
+            )
+        ),
+        r"the update of embed \(11, 6\) depends on head",
+    ),
+}
+
+
+def lower(model, tx, params, state=None, batch=None):
+    batch = jnp.zeros((2, 5), jnp.int32) if batch is None else batch
+    return jax.jit(layerwise_step(model, tx)).lower(
+        params, tx.init(params) if state is None else state, batch
+    )
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_what_couples_parameters_is_refused(rng, name):
+    tx, message = COUPLED[name]
+    with pytest.raises(ValueError, match=message):
+        lower(MODEL, tx, draw(rng))
+
+
+def test_clipping_within_the_head_is_done(float64, rng, batches):
+    def labels(params):
+        return {name: "clip" if name in ("norm", "head") else "rest" for name in params}
+
+    clip = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(0.1))
+    tx, params = optax.partition({"clip": clip, "rest": optax.sgd(0.1)}, labels), draw(rng)
+    want = run(ordinary_step(MODEL, tx), tx, params, batches)
+    chex.assert_trees_all_close(run(compiled(MODEL, tx), tx, params, batches), want, rtol=1e-9)
+
+
+class TestErrors:
+    def test_state_of_another_optimizer(self, rng):
+        params = draw(rng)
+        with pytest.raises(ValueError, match=r"no leaf trace/embed \(11, 6\).*'embed'.*init"):
+            lower(MODEL, optax.trace(0.9), params, state=optax.sgd(0.1).init(params))
+
+    def test_routing_by_rank(self, rng):
+        params = {**draw(rng), "layers": draw(rng)["layers"]["up"]}
+        model = LayerwiseModel(embed, lambda w, x: x, head, head_names=("norm", "head"))
+        by_rank = optax.partition(
+            {2: optax.trace(0.9), 1: optax.identity(), 3: optax.identity()},
+            lambda params: jax.tree.map(jnp.ndim, params),
+        )
+        with pytest.raises(
+            ValueError, match=r"no leaf .*layers/kernel \(6, 10\).*not by their rank"
+        ):
+            lower(model, by_rank, params)
+
+    def test_state_that_is_not_stacked(self, rng):
+        tx = optax.scale_by_factored_rms(min_dim_size_to_factor=3)  # factors (layers, width)
+        message = (
+            r"v_row/layers/scale \(3,\) float32: .*one layer of it.* \(1,\) or \(3, 1\) float32"
+        )
+        with pytest.raises(ValueError, match=message):
+            lower(MODEL, tx, draw(rng))
+
+    def test_state_of_another_dtype(self, rng):
+        params = draw(rng)
+        state = jax.tree.map(lambda x: x.astype(jnp.bfloat16), optax.trace(0.9).init(params))
+        with pytest.raises(
+            ValueError, match=r"trace/embed \(11, 6\) bfloat16: .* \(11, 6\) float32"
+        ):
+            lower(MODEL, optax.trace(0.9), params, state)
+
+    def test_state_that_no_part_has(self, rng):
+        tx = optax.GradientTransformation(
+            lambda p: {len(p): jnp.zeros(2)}, lambda g, s, p: (g, dict.fromkeys(s, jnp.zeros(2)))
+        )
+        state = {count: jnp.zeros(2) for count in (1, 2, 4)}
+        with pytest.raises(ValueError, match=r"4 \(2,\): no part of the parameters"):
+            lower(MODEL, tx, draw(rng), state)
+
+    def test_state_that_changes(self, rng):
+        def update(g, state, params):
+            return g, jax.tree.map(lambda x: x.astype(jnp.float16), state)
+
+        tx = optax.GradientTransformation(lambda p: jnp.zeros(2), update)
+        with pytest.raises(ValueError, match=r"makes \(2,\) float16 of a leaf .* \(2,\) float32"):
+            lower(MODEL, tx, draw(rng))
+
+    def test_masks_that_are_trees(self, rng):
+        params = draw(rng)
+        tx = optax.masked(optax.sgd(0.1), jax.tree.map(lambda x: True, params))
+        with pytest.raises(ValueError, match=r"cannot be initialised for 'embed' alone.*masks"):
+            lower(MODEL, tx, params)
+
+    def test_rules_for_the_stack_alone(self, rng):
+        rules = [(r"layers/.*kernel", mo.MatrixAxes(output=2, input=1)), (r".*", None)]
+        with pytest.raises(ValueError, match=r"for 'layers', one layer of it, alone.*`axes`"):
+            lower(MODEL, mo.sinkgd(0.1, axes=rules), draw(rng))
+
+    @pytest.mark.parametrize(
+        "change", [lambda p: p.pop("norm"), lambda p: p.update(other=jnp.ones(2))]
+    )
+    def test_other_names(self, rng, change):
+        params = draw(rng)
+        change(params)
+        with pytest.raises(
+            ValueError, match=r"\['embed', 'head', 'layers', 'norm'\] by embed_names"
+        ):
+            lower(MODEL, optax.sgd(0.1), params)
+
+    def test_no_mapping(self, rng):
+        with pytest.raises(ValueError, match=r"but params are list"):
+            lower(MODEL, optax.sgd(0.1), list(draw(rng).values()))
+
+    @pytest.mark.parametrize(
+        ("stack", "message"),
+        [
+            (
+                {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 3))},
+                r"layers/a \(2, 3\), layers/b \(3, 3\):",
+            ),
+            ({"a": jnp.ones(())}, r"layers/a \(\): the leaves of the stack"),
+            ({"a": jnp.ones((0, 3))}, r"layers/a \(0, 3\): the leaves"),
+            ({}, r"'layers' has no leaves: the leaves"),
+        ],
+        ids=["unequal", "scalar", "no_layers", "empty"],
+    )
+    def test_no_common_leading_axis(self, rng, stack, message):
+        with pytest.raises(ValueError, match=message):
+            lower(MODEL, optax.sgd(0.1), {**draw(rng), "layers": stack})
+
+    def test_integer_parameters(self, rng):
+        params = draw(rng)
+        params["layers"]["number"] = jnp.arange(LAYERS)
+        with pytest.raises(TypeError, match=r"layers/number \(3,\): int32 has no gradient"):
+            lower(MODEL, optax.sgd(0.1), params)
+
+    @pytest.mark.parametrize(
+        ("loss", "error", "message"),
+        [
+            (lambda p, x, b: x["x"].mean(0), ValueError, r"array \(4, 6\); a loss is a scalar"),
+            (lambda p, x, b: b.sum(), TypeError, "loss of int32"),
+        ],
+    )
+    def test_loss_that_is_none(self, rng, loss, error, message):
+        model = LayerwiseModel(embed, block, loss, head_names=("norm", "head"))
+        with pytest.raises(error, match=message):
+            lower(model, optax.sgd(0.1), draw(rng))
+
+    def test_names_that_make_no_sense(self):
+        with pytest.raises(TypeError, match="embed_names is a text, 'embed'"):
+            LayerwiseModel(embed, block, head, embed_names="embed")
+        with pytest.raises(ValueError, match="head_names names the stack of layers, 'layers'"):
+            LayerwiseModel(embed, block, head, head_names=("layers",))
+
+
+EXPLICIT = {"tensor": P("data", None, "tensor"), "model": P("data", None, None)}
+
+
+def spread_block(layer, x):
+    """The arguments say where results lie, as explicit sharding wants it."""
+    inner = jnp.einsum(
+        "btd,df->btf", x * layer["scale"], layer["up"], out_sharding=EXPLICIT["tensor"]
+    )
+    return x + jnp.einsum(
+        "btf,fd->btd", jax.nn.silu(inner), layer["down"], out_sharding=EXPLICIT["model"]
+    )
+
+
+@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit], ids=lambda mode: mode.name)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("sinkgd", jnp.float32), ("adamw", jnp.float32), ("sgd_momentum", jnp.bfloat16)],
+)
+def test_sharded_weights_stay_where_they_are(rng, name, dtype, mode):
+    layers, width, inner = 4, 16, 32
+    rules = [(r"layers/(up|down)", mo.MatrixAxes(output=-1, input=-2)), (".*", None)]
+    tx = mo.sinkgd(RATE, axes=rules, momentum=0.9) if name == "sinkgd" else OPTIMIZERS[name]
+    model = LayerwiseModel(
+        embed=lambda p, batch: batch * p["embed"],
+        block=spread_block if mode == AxisType.Explicit else plain_block,
+        head=lambda p, x, batch: jnp.mean((x * p["head"] - 1) ** 2),
+    )
+    params = {
+        "embed": jnp.ones(width),
+        "layers": {
+            "up": jnp.asarray(rng.standard_normal((layers, width, inner)), jnp.float32) / 4,
+            "down": jnp.asarray(rng.standard_normal((layers, inner, width)), jnp.float32) / 4,
+            "scale": jnp.ones((layers, width)),
+        },
+        "head": jnp.ones(width),
+    }
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    batch = jnp.asarray(rng.standard_normal((8, 4, width)), dtype)
+    alone = dataclasses.replace(model, block=plain_block)
+    want = run(ordinary_step(alone, tx), tx, params, [batch] * 2)
+
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(mode, mode))
+    specs = {"up": P(None, None, "tensor"), "down": P(None, "tensor", None)}
+    with jax.set_mesh(mesh):
+
+        def place(path, leaf):
+            spec = next((s for n, s in specs.items() if n in str(path[-1])), P(*[None] * leaf.ndim))
+            return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+        spread = jax.tree.map_with_path(place, params)
+        state = jax.tree.map_with_path(place, tx.init(params))
+        rows = jax.device_put(batch, NamedSharding(mesh, P("data")))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, (spread, state))
+        step = jax.jit(
+            layerwise_step(model, tx),
+            donate_argnums=(0, 1),
+            out_shardings=(*shardings, NamedSharding(mesh, P())),
+        )
+        program = step.lower(spread, state, rows).compile()
+        losses = []
+        for _ in range(2):
+            spread, state, loss = program(spread, state, rows)
+            losses.append(loss)
+    rounding = 1e-4 if dtype == jnp.float32 else 2**-5
+    chex.assert_trees_all_close((spread, state, losses), want, atol=rounding, rtol=rounding)
+    # whatever is sent between devices, no weight is: a device has half of each
+    for kind in ("all-gather", "all-to-all", "collective-permute"):
+        sizes = [
+            np.prod([int(n) for n in dims.split(",") if n], dtype=int)
+            for dims in re.findall(rf"\w\[([\d,]*)\]\S* {kind}", program.as_text())
+        ]
+        assert all(size < width * inner // 2 for size in sizes), kind
+
+
+def plain_block(layer, x):
+    return x + jax.nn.silu((x * layer["scale"]) @ layer["up"]) @ layer["down"]
+
+
+@pytest.fixture
+def _optimized():
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("_optimized")
+@pytest.mark.parametrize(("name", "share"), [("sinkgd", 0.2), ("sgd", 0.2), ("adamw", 0.25)])
+def test_no_stack_is_copied_and_temporary_memory_is_small(name, share):
+    rng = np.random.default_rng(0)
+    params = jax.eval_shape(lambda: draw(rng, jnp.float32, 24, 128, 344, 256))
+    batch = jax.ShapeDtypeStruct((1, 17), jnp.int32)
+    tx = OPTIMIZERS[name]
+    program = compiled(MODEL, tx).lower(params, jax.eval_shape(tx.init, params), batch).compile()
+    weights = sum(leaf.size * 4 for leaf in jax.tree.leaves(params))
+    plan = program.memory_analysis()
+    # an ordinary step has at least all gradients
+    assert plan.temp_size_in_bytes < share * weights
+    assert plan.alias_size_in_bytes >= weights
+    assert not re.findall(r"f32\[24,(128|344),\d+\]\S* copy\(", program.as_text())
+
+
+@pytest.mark.usefixtures("_optimized")
+def test_no_stack_of_bfloat16_is_converted():
+    rng = np.random.default_rng(0)
+    params = jax.eval_shape(lambda: draw(rng, jnp.bfloat16, 24, 128, 344, 256))
+    batch = jax.ShapeDtypeStruct((1, 17), jnp.int32)
+    program = compiled(MODEL, optax.sgd(0.1)).lower(params, optax.sgd(0.1).init(None), batch)
+    assert not re.findall(r"f32\[24,(128|344),\d+\]", program.compile().as_text())
