@@ -41,6 +41,9 @@ class Command:
     """Models whose matrices are updated."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of weights, gradients and optimizer state that are timed."""
+    gradients: Literal["gaussian", "steep"] = "gaussian"
+    """Of the step. Gaussian ones are balanced after three sweeps, and SinkGD leaves the others out;
+    steep ones, whose entries span twelve powers of ten, take all sweeps."""
     seconds: float = 12.0
     """Time for each group of competitors on each preset, and a tenth of it for each shape,
     compilation not included; every group has at least three rounds."""
@@ -55,7 +58,14 @@ def _step(command: Command, console: Console) -> dict[str, Any]:
     dtype = jnp.dtype(command.precision)
     groups = []
     for preset in dict.fromkeys(command.presets):
-        found = step.measure(preset, dtype, 1e6 * command.megabytes, command.seconds, console)
+        found = step.measure(
+            preset,
+            dtype,
+            1e6 * command.megabytes,
+            command.seconds,
+            console,
+            steep=command.gradients == "steep",
+        )
         for group in found:
             console.print(report.times_table(group))
         groups += found
@@ -63,11 +73,15 @@ def _step(command: Command, console: Console) -> dict[str, Any]:
     console.print(report.comparison_table(comparisons))
     console.print(*report.NOTES, sep="\n", soft_wrap=True)
     picture = command.results.with_suffix(".png")
-    title = f"From gradients to new weights, {command.precision}; SinkGD with 5 sweeps or as named"
+    title = (
+        f"From {command.gradients} gradients to new weights, {command.precision}; "
+        f"SinkGD with 5 sweeps or as named"
+    )
     plot_ratios(picture, title, comparisons)
     console.print(f"Written: {picture}", soft_wrap=True)
     return {
         "precision": command.precision,
+        "gradients": command.gradients,
         "groups": [group.as_json() for group in groups],
         "comparisons": [each.as_json() for each in comparisons],
         "notes": report.NOTES,

@@ -94,7 +94,13 @@ def product_speed(dtype: jnp.dtype) -> float:
 
 
 def measure(
-    preset: PresetName, dtype: jnp.dtype, weight_bytes: float, seconds: float, console: Console
+    preset: PresetName,
+    dtype: jnp.dtype,
+    weight_bytes: float,
+    seconds: float,
+    console: Console,
+    *,
+    steep: bool = False,
 ) -> list[Timed]:
     """The groups of one preset: those who pass over the weights, and those who multiply matrices.
 
@@ -103,7 +109,7 @@ def measure(
     """
 
     def timed(competitors: Mapping[str, Competitor], layers: int, what: str) -> Timed:
-        matrices = Matrices(layer_shapes(preset, layers), KERNEL, dtype)
+        matrices = Matrices(layer_shapes(preset, layers), KERNEL, dtype, steep)
         rounds = take_turns(f"{preset}, {what}", matrices, competitors, seconds, console)
         return Timed(preset, layers, matrices.elements, rounds)
 

@@ -30,6 +30,8 @@ class Matrices:
     """By name."""
     axes: mo.MatrixAxes
     dtype: jnp.dtype
+    steep: bool = False
+    """Whether gradients are steep, which takes all sweeps; else they are Gaussian."""
 
     @property
     def elements(self) -> int:
@@ -42,6 +44,21 @@ class Matrices:
         return {
             name: jax.random.normal(key, like.shape, like.dtype)
             for key, (name, like) in zip(keys, self._like().items(), strict=True)
+        }
+
+    def gradient(self) -> Tree:
+        """Normal numbers; if steep, each times one of its own between 1e-6 and 1e6, evenly in log.
+
+        Rows and columns of Gaussian gradients are nearly alike, so that three sweeps balance them
+        up to rounding; steep ones are still on their way after five.
+        """
+        plain = self.gaussian(0)
+        if not self.steep:
+            return plain
+        sizes = self.gaussian(2)
+        return {
+            name: leaf * 10.0 ** (12 * jax.scipy.special.ndtr(sizes[name]) - 6).astype(leaf.dtype)
+            for name, leaf in plain.items()
         }
 
     def _like(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -58,7 +75,7 @@ class Updates:
     """
 
     def __init__(self, matrices: Matrices, competitors: Mapping[str, Competitor]):
-        self._gradient = matrices.gaussian(0)
+        self._gradient = matrices.gradient()
         self._params = matrices.gaussian(1)
         self.turns = {
             name: self._turn(competitor.make(matrices.axes))

@@ -39,6 +39,14 @@ def _console() -> Console:
     return Console(file=io.StringIO())
 
 
+def test_steep_gradients_take_all_sweeps():
+    for steep in (False, True):
+        matrices = Matrices({"gate": (1, 256, 512)}, step.KERNEL, jnp.dtype("float32"), steep)
+        rows, columns = mo.normalize_rows(step.KERNEL), mo.normalize_columns(step.KERNEL)
+        trace = mo.trace_multi_normalize(matrices.gradient(), rows, columns, num_iters=4)
+        assert (trace.residuals["gate"][-1, 0, 0] > 1e-5) == steep
+
+
 def _new_weights(name: str, matrices: Matrices = TINY) -> tuple[turns.Tree, turns.Tree]:
     gradient, params = matrices.gaussian(0), matrices.gaussian(1)
     optimizer = EVERYONE[name].make(matrices.axes)
