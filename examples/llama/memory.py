@@ -43,7 +43,8 @@ _OF_TEMPORARY = (
 
 _OF_BFLOAT16 = (
     "On a CPU, XLA multiplies in float32 what is bfloat16, and holds a float32 copy of all weights "
-    "through the forward and backward pass: --precision float32 shows the step without that detour."
+    "through the forward and backward pass (in a layer-wise step a copy of 16 bits): --precision "
+    "float32 shows the step without that detour."
 )
 
 

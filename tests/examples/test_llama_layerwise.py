@@ -37,6 +37,7 @@ from examples.llama.step import (
 )
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, train
+from tests.examples.test_llama_train import _stop_after as stop_after
 
 MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=3)
 BATCHES = np.random.default_rng(0).integers(0, 256, (4, 8, 17)).astype(np.int32)
@@ -139,21 +140,26 @@ def test_loss_and_gradients_of_the_parts_are_those_of_the_whole(precision: Any) 
     chex.assert_trees_all_close(got, want, rtol=tolerance, atol=tolerance * 0.1)
 
 
-def _run(experiment: Experiment, corpus: Corpus, path: Path, **run: Any) -> str:
-    console = Console(file=io.StringIO(), width=400)
-    assert train(experiment, corpus, RunFolder(path), RunConfig(**run), console) == 0
-    return json.loads((path / "summary.json").read_text())["validation_loss"]
+def test_run_may_go_on_with_ordinary_steps(
+    tiny_setup: Setup, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment(settle(OptimizerConfig(momentum=0.9)), tiny_setup)
 
+    def run(name: str, *, layerwise: bool) -> int:
+        console = Console(file=io.StringIO(), width=400)
+        config = RunConfig(layerwise=layerwise, save_every=4)
+        return train(experiment, corpus, RunFolder(tmp_path / name), config, console)
 
-def test_run_may_go_on_with_or_without(tiny_setup: Setup, corpus: Corpus, tmp_path: Path) -> None:
-    def experiment(steps: int) -> Experiment:
-        setup = dataclasses.replace(tiny_setup, steps=steps)
-        return Experiment(settle(OptimizerConfig(momentum=0.9)), setup)
+    def result(name: str) -> float:
+        return json.loads((tmp_path / name / "summary.json").read_text())["validation_loss"]
 
-    plain = _run(experiment(12), corpus, tmp_path / "plain", save_every=4)
-    layerwise = _run(experiment(12), corpus, tmp_path / "layerwise", save_every=4, layerwise=True)
-    assert layerwise == pytest.approx(plain, rel=1e-4)
-    configs = [(tmp_path / name / "config.json").read_text() for name in ("plain", "layerwise")]
+    assert run("ordinary", layerwise=False) == 0
+    with monkeypatch.context() as patched:
+        stop_after(5, patched)
+        assert run("both", layerwise=True) == 130
+    assert run("both", layerwise=False) == 0
+    assert result("both") == pytest.approx(result("ordinary"), rel=1e-4)
+    configs = [(tmp_path / name / "config.json").read_text() for name in ("ordinary", "both")]
     assert configs[0] == configs[1]
 
 
