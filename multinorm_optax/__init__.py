@@ -2,10 +2,10 @@
 
 Every norm's projection is an `optax.GradientTransformation` without state; `multi_normalize` runs
 several of them as an alternating fixed-point iteration; SinkGD and SWAN are instances of it. The
-modules, in the order of the mathematics: `_axes`, `_roles`, `_rules`, `_precision`,
-`_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_multi_normalize`, `_diagnostics`,
-`_whole_model`, `_sinkgd`, `_swan`, `_mngd`, `_dependence`, `_layerwise`,
-`_stochastic_rounding`, `_audit`. Import from the package itself.
+modules, in the order of the mathematics: `_axes`, `_roles`, `_rules`, `_precision`, `_matrices`,
+`_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_diagonal_scaling`, `_multi_normalize`,
+`_diagnostics`, `_whole_model`, `_sinkgd`, `_swan`, `_token_sinkhorn`, `_mngd`, `_dependence`,
+`_optimizer_parts`, `_layerwise`, `_stochastic_rounding`, `_audit`. Import from the package itself.
 """
 
 from multinorm_optax._audit import Audit, AuditRow, audit

@@ -115,8 +115,8 @@ class DiagonalAlternation(WeightAlternation[Scaled]):
     def sweeps_that_matter(self, state: Scaled, num_iters: Any, tol: Any) -> Scaled:
         """The sweeps after the first, without those that would only repeat rounding errors.
 
-        Of two norms the second holds after every sweep; once the first does too, to 2e-6 in float32,
-        the iterate is a fixed point.
+        Of two norms the second holds after every sweep; once the first does too (in float32 to
+        2e-6), the iterate is a fixed point.
         """
         if tol is not None or self.length != 2:
             return sweeps_after_first(self, state, num_iters, tol)

@@ -17,8 +17,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._axes import describe
-from multinorm_optax._dependence import Labels, RandomnessError, dependences
+from multinorm_optax._optimizer_parts import (
+    Leaves,
+    Part,
+    abstract,
+    places_by_name,
+    refuse_coupling,
+)
 
 Step = Callable[[Any, optax.OptState, Any], tuple[Any, optax.OptState, jax.Array]]
 
@@ -122,16 +127,16 @@ def layerwise_step(model: LayerwiseModel, optimizer: optax.GradientTransformatio
     def step(
         params: Any, state: optax.OptState, batch: Any
     ) -> tuple[Any, optax.OptState, jax.Array]:
-        layers, held = _number_of_layers(model, params), _Leaves(state)
+        layers, held = _number_of_layers(model, params), Leaves(state)
         embed = {name: params[name] for name in model.embed_names}
         untied = {n: params[n] for n in model.head_names if n not in model.embed_names}
-        stack = _abstract({model.stack: params[model.stack]}, axes=1)
+        stack = abstract({model.stack: params[model.stack]}, axes=1)
         parts = (
-            _Part(optimizer, embed, held),
-            _Part(optimizer, untied, held),
-            _Part(optimizer, stack, held, layers),
+            Part(optimizer, embed, held),
+            Part(optimizer, untied, held),
+            Part(optimizer, stack, held, layers),
         )
-        _refuse_coupling(optimizer, params, held, parts)
+        refuse_coupling(optimizer, params, held, parts)
         if not any(_is_half(leaf.dtype) for leaf in jax.tree.leaves(stack)):
             return _step(model, parts, _unchanged, params, state, batch)
         # On a CPU XLA computes with float32 in place of 16 bits, and would convert whole stacks,
@@ -147,7 +152,7 @@ def layerwise_step(model: LayerwiseModel, optimizer: optax.GradientTransformatio
 
 def _step(
     model: LayerwiseModel,
-    parts: "tuple[_Part, _Part, _Part]",
+    parts: "tuple[Part, Part, Part]",
     encode: Callable[[Any], Any],
     params: Any,
     state: optax.OptState,
@@ -155,7 +160,7 @@ def _step(
 ) -> tuple[Any, optax.OptState, jax.Array]:
     """The step itself; through the loops go stacks that `encode` has changed."""
     of_embed, of_head, of_layer = parts
-    held = _Leaves(state)
+    held = Leaves(state)
     embed = {name: params[name] for name in model.embed_names}
     head = {name: params[name] for name in model.head_names}
     untied = {name: value for name, value in head.items() if name not in embed}
@@ -220,7 +225,7 @@ def _forward(
 
 def _backward(
     model: LayerwiseModel,
-    part: "_Part",
+    part: "Part",
     stack: Any,
     state: Sequence[jax.Array],
     inputs_and_output: tuple[Any, Any],
@@ -294,163 +299,6 @@ def _decode(tree: Any, like: Any) -> Any:
     )
 
 
-class _Leaves:
-    """The leaves of a tree in order, with their paths; and the same tree of other leaves."""
-
-    def __init__(self, tree: Any):
-        found, self.structure = jax.tree_util.tree_flatten_with_path(tree)
-        self.values = [leaf for _, leaf in found]
-        self.paths = [jax.tree_util.keystr(k, simple=True, separator="/") for k, _ in found]
-
-    def describe(self, place: int) -> str:
-        return describe(self.paths[place], self.values[place].shape)
-
-
-class _Part:
-    """Parameters that are updated together, and where their state is in that of the whole model.
-
-    Attributes:
-      stacked: the places, among the leaves of the whole state, of what each layer has its slice of.
-      shared: the places of the part's other leaves; of embed and head, all.
-    """
-
-    def __init__(
-        self,
-        optimizer: optax.GradientTransformation,
-        params: dict[str, Any],
-        state: _Leaves,
-        layers: int | None = None,
-    ):
-        """Finds the state of these parameters, or of one of so many layers, in that of all."""
-        self.names = tuple(params)
-        self._optimizer = optimizer
-        title = ", ".join(map(repr, params)) + (", one layer of it," if layers else "")
-        try:
-            own = _Leaves(jax.eval_shape(optimizer.init, _abstract(params)) if params else ())
-        except Exception as error:
-            raise ValueError(
-                f"the optimizer cannot be initialised for {title} alone, as the layer-wise step"
-                " needs it (masks and labels have to be functions of the parameters, and `axes` to"
-                f" fit a layer without its leading axis): {error}"
-            ) from error
-        self._structure = own.structure
-        index = {path: place for place, path in enumerate(state.paths)}
-        self._places: list[int] = []
-        self.stacked: list[int] = []
-        self.shared: list[int] = []
-        for path, leaf in zip(own.paths, own.values, strict=True):
-            if path not in index:
-                raise ValueError(
-                    f"the state has no leaf {describe(path, leaf.shape)}, which the optimizer makes"
-                    f" for {title} alone: pass optimizer.init(params) of the same optimizer, one"
-                    " that tells parameters apart by their paths, not by their rank"
-                )
-            whole = state.values[index[path]]
-            shapes = [leaf.shape] if layers is None else [leaf.shape, (layers, *leaf.shape)]
-            if whole.shape not in shapes or whole.dtype != leaf.dtype:
-                raise ValueError(
-                    f"{describe(path, whole.shape)} {whole.dtype}: this leaf of the state does not"
-                    f" fit the optimizer's state for {title} alone, which makes it"
-                    f" {' or '.join(map(str, shapes))} {leaf.dtype}; take the ordinary step"
-                )
-            self._places.append(index[path])
-            (self.shared if whole.shape == leaf.shape else self.stacked).append(index[path])
-
-    def update(
-        self, gradients: dict[str, Any], state: Any, params: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[int, jax.Array]]:
-        """New parameters, and the new leaves of the state by place; `state` has the old ones so."""
-        if not params:
-            return params, {}
-        old = [state[place] for place in self._places]
-        updates, new = self._optimizer.update(
-            gradients, jax.tree.unflatten(self._structure, old), params
-        )
-        after = dict(zip(self._places, jax.tree.leaves(new), strict=True))
-        for one, other in zip(old, after.values(), strict=True):
-            if (one.shape, one.dtype) != (other.shape, other.dtype):
-                raise ValueError(
-                    f"an update makes {other.shape} {other.dtype} of a leaf of the state that is"
-                    f" {one.shape} {one.dtype}; the layer-wise step cannot put it in its place"
-                )
-        return optax.apply_updates(params, updates), after
-
-
-def _refuse_coupling(
-    optimizer: optax.GradientTransformation, params: Any, state: _Leaves, parts: Sequence[_Part]
-) -> None:
-    """Raises if the optimizer lets parameters depend on others whose gradient is not there.
-
-    An update may depend on the gradients and values of its own part; in the stack on those of its
-    own leaf, because a dependence between two leaves could be one between two layers.
-    """
-    leaves, places = _Leaves(params), _places(params)
-    own = [frozenset([place]) for place in range(len(leaves.values))]
-    of_part = [frozenset(place for name in part.names for place in places[name]) for part in parts]
-    updates, origins = _origins(optimizer, params, state, own)
-    *_, of_stack = of_part
-    for place, origin in enumerate(updates):
-        allowed = own[place] if place in of_stack else next(p for p in of_part if place in p)
-        for other in sorted(origin - allowed):
-            raise ValueError(
-                f"the update of {leaves.describe(place)} depends on {leaves.describe(other)}"
-                f"{_NOT_THERE}"
-            )
-    for place, origin in enumerate(origins):
-        users = [part for part in parts if place in part.stacked or place in part.shared]
-        if not users:
-            raise ValueError(
-                f"{state.describe(place)}: no part of the parameters alone has this leaf of the"
-                " state; take the ordinary step"
-            )
-        of_many = len(users) > 1 or place in parts[-1].shared
-        allowed = frozenset() if of_many else of_part[parts.index(users[0])]
-        for other in sorted(origin - allowed):
-            raise ValueError(
-                f"the state {state.describe(place)} depends on {leaves.describe(other)}{_NOT_THERE}"
-            )
-
-
-_NOT_THERE = (
-    ": clipping by a global norm, and whatever else couples parameters, needs the gradient of the"
-    " whole model, which the layer-wise step never has; clip each parameter by itself"
-    " (optax.clip_by_block_rms, optax.clip), or take the ordinary step"
-)
-
-
-def _origins(
-    optimizer: optax.GradientTransformation, params: Any, state: _Leaves, own: list[Labels]
-) -> tuple[list[Labels], list[Labels]]:
-    """The parameters on which each update, and each leaf of the state, depends, over many steps."""
-    jaxpr = jax.make_jaxpr(optimizer.update)(
-        params, jax.tree.unflatten(state.structure, state.values), params
-    ).jaxpr
-    before, origins = None, [frozenset[int]()] * len(state.values)
-    updates: list[Labels] = []
-    while origins != before:
-        try:
-            found = dependences(jaxpr, [*own, *origins, *own])
-        except RandomnessError as error:
-            raise ValueError(
-                f"the optimizer draws random numbers (by {error}), which would be the same in every"
-                " layer; take the ordinary step"
-            ) from error
-        before, updates, origins = origins, found[: len(own)], found[len(own) :]
-    return updates, origins
-
-
-def _places(params: Any) -> dict[str, list[int]]:
-    """By top-level name, which leaves of the parameters they are."""
-    leaves, structure = jax.tree.flatten(params)
-    numbers = jax.tree.unflatten(structure, range(len(leaves)))
-    return {name: jax.tree.leaves(numbers[name]) for name in numbers}
-
-
-def _abstract(tree: Any, axes: int = 0) -> Any:
-    """Shapes, without so many leading axes, and dtypes."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), tree)
-
-
 def _read(tree: Any, number: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), tree
@@ -467,7 +315,7 @@ def _like(params: Any, parts: dict[str, Any]) -> Any:
     """The parts as a mapping of the type that `params` is."""
     leaves = {
         place: leaf
-        for name, places in _places(params).items()
+        for name, places in places_by_name(params).items()
         for place, leaf in zip(places, jax.tree.leaves(parts[name]), strict=True)
     }
     return jax.tree.unflatten(jax.tree.structure(params), [leaves[i] for i in sorted(leaves)])
@@ -497,14 +345,14 @@ def _number_of_layers(model: LayerwiseModel, params: Any) -> int:
             f"the model's parameters are {sorted(expected)} by embed_names, stack and head_names,"
             f" but params are {names}; every top-level name has to be in one of the three"
         )
-    leaves = _Leaves(params)
+    leaves = Leaves(params)
     for place, leaf in enumerate(leaves.values):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
                 f"{leaves.describe(place)}: {leaf.dtype} has no gradient; keep such leaves out of"
                 " the parameters"
             )
-    stack = _places(params)[model.stack]
+    stack = places_by_name(params)[model.stack]
     lengths = {leaves.values[place].shape[:1] for place in stack}
     if len(lengths) != 1 or lengths <= {(), (0,)}:
         found = ", ".join(map(leaves.describe, stack)) or f"{model.stack!r} has no leaves"

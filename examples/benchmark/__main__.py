@@ -44,7 +44,7 @@ class Command:
     gradients: Literal["gaussian", "steep"] = "gaussian"
     """Of the step. Gaussian ones are balanced after three sweeps, and SinkGD leaves the others out;
     steep ones, whose entries span twelve powers of ten, take all sweeps."""
-    seconds: float = 12.0
+    seconds: float = 20.0
     """Time for each group of competitors on each preset, and a tenth of it for each shape,
     compilation not included; every group has at least three rounds."""
     megabytes: float = 128.0
