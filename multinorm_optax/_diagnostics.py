@@ -20,7 +20,6 @@ from multinorm_optax._alternation import Alternation, Member
 from multinorm_optax._diagonal_scaling import weight_alternation
 from multinorm_optax._multi_normalize import alternations, check_arguments
 from multinorm_optax._norms import FrobeniusNorm
-from multinorm_optax._precision import compute_dtype
 from multinorm_optax._projections import applied_by
 from multinorm_optax._rules import resolve_axes
 
@@ -155,8 +154,7 @@ def measure_residuals(
             )
             if len(chosen) == len(members):
                 scaled = (Member(FrobeniusNorm(), chosen[0].axes),)
-                x = leaf.astype(compute_dtype(leaf.dtype))
-                x = weight_alternation(scaled, x).last_iterate(num_iters=1)
+                x = weight_alternation(scaled, leaf).last_iterate(num_iters=1)
                 alternation = weight_alternation(chosen, x)
                 measured[resolved[0][0]] = _residuals(alternation, alternation.start)
         return measured

@@ -27,6 +27,7 @@ from multinorm_optax._alternation import (
 from multinorm_optax._norms import EuclideanNorm
 from multinorm_optax._precision import (
     abs_sq,
+    compute_dtype,
     inverse_or_one,
     inverse_power_of_two,
     largest,
@@ -62,8 +63,10 @@ class DiagonalAlternation(WeightAlternation[Scaled]):
     common and keep it, in an array of the gradient's size.
     """
 
-    def __init__(self, members: tuple[Member, ...], x: jax.Array, careful: bool = True):
+    def __init__(self, members: tuple[Member, ...], weight: jax.Array, careful: bool = True):
+        x = weight.astype(compute_dtype(weight.dtype))
         super().__init__(members, x, careful)
+        self.weight = weight
         self.norms = [_euclidean(member) for member in members]
         self.groups = [
             norm.group(member.axes) for norm, member in zip(self.norms, members, strict=True)
@@ -78,14 +81,16 @@ class DiagonalAlternation(WeightAlternation[Scaled]):
 
     def half_step(self, k: int, state: Scaled, first: bool = False) -> tuple[Scaled, jax.Array]:
         group, old = self.groups[k], state.scales[k]
-        others = state.scales[:k] + state.scales[k + 1 :]
+        others = state.scales[:k]
+        if not first:  # in the first sweep the later ones are still one
+            others += state.scales[k + 1 :]
         if self.careful and first:
             near: Any = inverse_power_of_two(peak(math.prod(others, start=self.x), group))
         else:
             near = 1 / inverse_power_of_two(old) if self.careful else 1
         others = jax.lax.optimization_barrier((near, *others)) if self.careful else others
         size = jnp.maximum(1, self.norms[k].group_size(self.sizes[k]))
-        mean = sum_of_squares(self.x, others, group) / size
+        mean = sum_of_squares(self.weight, others, group) / size
         new = near * jnp.sqrt(inverse_or_one(mean))
         error = jnp.where(mean == 0, 0, jnp.abs(old / new - 1))
         residual = self.broadcastable(largest(error, self.members[k].axes.matrix))
@@ -96,9 +101,9 @@ class DiagonalAlternation(WeightAlternation[Scaled]):
         """Quickly, as far as that goes; where it does not, carefully from the beginning."""
 
         def carefully() -> Scaled:
-            return last_state(DiagonalAlternation(self.members, self.x), num_iters, tol)
+            return last_state(DiagonalAlternation(self.members, self.weight), num_iters, tol)
 
-        quick = DiagonalAlternation(self.members, self.x, careful=False)
+        quick = DiagonalAlternation(self.members, self.weight, careful=False)
         if not quick.reveals_dead_groups:
             return self.value(carefully())
         state = sweep(quick, quick.start, first=True)
@@ -161,31 +166,34 @@ def _only_rescale(members: tuple[Member, ...]) -> bool:
     )
 
 
-def weight_alternation(members: tuple[Member, ...], x: jax.Array) -> Alternation[Any]:
-    """The alternation of these projections on a weight; its iterates can be looked at."""
-    return (DiagonalAlternation if _only_rescale(members) else MatrixAlternation)(members, x)
+def weight_alternation(members: tuple[Member, ...], weight: jax.Array) -> Alternation[Any]:
+    """The alternation of these projections on a weight, in at least float32."""
+    if _only_rescale(members):
+        return DiagonalAlternation(members, weight)
+    return MatrixAlternation(members, weight.astype(compute_dtype(weight.dtype)))
 
 
 _CHUNK = 64
-_LONG_ROW = 4096
+_LONG_ROW = 8192
 
 
 def sum_of_squares(x: jax.Array, scales: Sequence[Any], axes: Sequence[int]) -> jax.Array:
-    """The sum of |x * scales[0] * ...|^2 over the axes (kept with size one).
+    """The sum of |x * scales[0] * ...|^2 over the axes (kept with size one), in at least float32.
 
     Each scale has, along every axis, size one or that of x. What lies in memory as long rows that
     are to be added up is added in chunks of rows: XLA on CPU would leave its cache with every row.
     """
     axis = axes[0] if len(axes) == 1 else -1
     chunked = (
-        0 <= axis < x.ndim - 1
+        len(scales) > 0  # without a factor XLA would undo the split
+        and 0 <= axis < x.ndim - 1
         and math.prod(x.shape[axis + 1 :]) > _LONG_ROW
         and x.shape[axis] > _CHUNK
         and x.shape[axis] % _CHUNK == 0
         and not any(jax.typeof(x).sharding.spec)
     )
     if not chunked:
-        return jnp.sum(abs_sq(math.prod(scales, start=x)), axis=tuple(axes), keepdims=True)
+        return jnp.sum(_squares(x, scales), axis=tuple(axes), keepdims=True)
 
     def split(each: Any) -> Any:
         if jnp.ndim(each) == 0:
@@ -193,8 +201,11 @@ def sum_of_squares(x: jax.Array, scales: Sequence[Any], axes: Sequence[int]) -> 
         chunk = _CHUNK if each.shape[axis] > 1 else 1
         return each.reshape(*each.shape[:axis], -1, chunk, *each.shape[axis + 1 :])
 
-    # Barriers keep XLA from moving the split behind the squares, which it would write to memory.
+    # Whatever stands before the split, such as squares or a wider dtype, XLA would write to memory.
     scales = jax.lax.optimization_barrier(tuple(map(split, scales)))
-    squares = abs_sq(math.prod(scales, start=split(x)))
-    partial = jax.lax.optimization_barrier(jnp.sum(squares, axis=axis + 1))
-    return jnp.sum(partial, axis=axis, keepdims=True)
+    partial = jnp.sum(_squares(split(x), scales), axis=axis + 1)
+    return jnp.sum(jax.lax.optimization_barrier(partial), axis=axis, keepdims=True)
+
+
+def _squares(x: jax.Array, scales: Sequence[Any]) -> jax.Array:
+    return abs_sq(math.prod(scales, start=x.astype(compute_dtype(x.dtype))))

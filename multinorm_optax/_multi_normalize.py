@@ -135,7 +135,7 @@ def alternations(
             Member(each.projection, require_matrix(leaf, path, axes))
             for each, (path, axes) in zip(own, resolved, strict=True)
         )
-        results.append(weight_alternation(members, leaf.astype(compute_dtype(leaf.dtype))))
+        results.append(weight_alternation(members, leaf))
     return jax.tree.unflatten(structure, results)
 
 
