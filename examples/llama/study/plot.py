@@ -24,7 +24,10 @@ def _panels(count: int, width: float, height: float) -> tuple[Figure, Sequence[A
     columns = min(2, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), dpi=150, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False).ravel().tolist()[:count]
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for unused in panels[count:]:
+        unused.remove()
+    return figure, panels[:count]
 
 
 def _far_off(found: Sequence[Finding]) -> list[Finding]:
