@@ -13,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import multinorm_optax as mo
-from examples.benchmark.collectives import Collective
-from examples.benchmark.collectives import collectives as exchanges
+from examples.benchmark.exchanges import Collective
+from examples.benchmark.exchanges import collectives as exchanges
 
 KERNEL = mo.MatrixAxes(output=-1, input=-2)
 HEADS = mo.MatrixAxes(output=(-2, -1), input=-3)

@@ -11,15 +11,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from examples.benchmark.collectives import (
-    Array,
-    Collective,
-    collectives,
-    main,
-    matrices_of,
-    simulated_mesh,
-    total,
-)
+from examples.benchmark.collectives import main, matrices_of, simulated_mesh, total
+from examples.benchmark.exchanges import Array, Collective, collectives
 from examples.llama.config import InputError, ModelConfig
 
 MANUAL = P("rows", None)
