@@ -24,12 +24,11 @@ from examples.llama.config import (
     RunConfig,
     Setup,
 )
-from examples.llama.mesh import ONE_DEVICE, MeshShape, Placement, place
+from examples.llama.mesh import MeshShape, place
 from examples.llama.model import abstract_llama, init_llama
 from examples.llama.optimizers import settle
 from examples.llama.run_folder import RunFolder
 from examples.llama.step import (
-    TrainState,
     initial_state,
     layerwise_model,
     make_train_step,
@@ -38,6 +37,7 @@ from examples.llama.step import (
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, train
 from tests.examples.test_llama_train import _stop_after as stop_after
+from tests.examples.trajectories import distance, trajectory
 
 MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=3)
 BATCHES = np.random.default_rng(0).integers(0, 256, (4, 8, 17)).astype(np.int32)
@@ -47,29 +47,6 @@ BATCHES[:, 3, 9:] = -1  # padding
 def _experiment(model: ModelConfig = MODEL, microbatches: int = 1, **options: Any) -> Experiment:
     data = DataConfig(batch_size=8, microbatches=microbatches, sequence_length=16)
     return Experiment(settle(OptimizerConfig(**options)), Setup(model=model, data=data, steps=20))
-
-
-def _train(
-    experiment: Experiment,
-    batches: np.ndarray,
-    placement: Placement = ONE_DEVICE,
-    *,
-    layerwise: bool,
-) -> tuple[list[float], TrainState]:
-    state = placement.create(lambda: initial_state(experiment))
-    step, losses = make_train_step(experiment, placement, layerwise=layerwise), []
-    for rows in batches:
-        state, loss = step(state, rows)
-        losses.append(float(loss))
-    return losses, state
-
-
-def _distance(a: Any, b: Any) -> float:
-    """The largest root mean square of a leaf's difference."""
-    return max(
-        float(np.sqrt(np.mean((np.float32(x) - np.float32(y)) ** 2)))
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
 
 
 @pytest.mark.parametrize(
@@ -87,13 +64,13 @@ def _distance(a: Any, b: Any) -> float:
 )
 def test_steps_are_those_of_the_whole_model(options: dict[str, Any]) -> None:
     experiment = _experiment(**options)
-    losses, state = _train(experiment, BATCHES, layerwise=False)
+    losses, state = trajectory(experiment, BATCHES, layerwise=False)
     # the same sums in another order: what rounding does to this optimizer's weights
-    _, reversed_rows = _train(experiment, BATCHES[:, ::-1], layerwise=False)
-    got_losses, got = _train(experiment, BATCHES, layerwise=True)
+    _, reversed_rows = trajectory(experiment, BATCHES[:, ::-1], layerwise=False)
+    got_losses, got = trajectory(experiment, BATCHES, layerwise=True)
     chex.assert_trees_all_equal_shapes_and_dtypes(got, state)
     np.testing.assert_allclose(got_losses, losses, rtol=30 * np.finfo(np.float32).eps)
-    assert _distance(got, state) <= 10 * _distance(reversed_rows, state) + 1e-8
+    assert distance(got, state) <= 10 * distance(reversed_rows, state) + 1e-8
     assert int(got.step) == len(BATCHES)
 
 
@@ -109,11 +86,11 @@ def test_steps_are_those_of_the_whole_model(options: dict[str, Any]) -> None:
 )
 def test_mesh_trains_as_one_device_does(shape: MeshShape, options: dict[str, Any]) -> None:
     experiment, placement = _experiment(**options), place(shape)
-    losses, state = _train(experiment, BATCHES, layerwise=False)
-    _, reversed_rows = _train(experiment, BATCHES[:, ::-1], layerwise=False)
-    got_losses, got = _train(experiment, BATCHES, placement, layerwise=True)
+    losses, state = trajectory(experiment, BATCHES, layerwise=False)
+    _, reversed_rows = trajectory(experiment, BATCHES[:, ::-1], layerwise=False)
+    got_losses, got = trajectory(experiment, BATCHES, placement, layerwise=True)
     np.testing.assert_allclose(got_losses, losses, rtol=30 * np.finfo(np.float32).eps)
-    assert _distance(got.params, state.params) <= 10 * _distance(reversed_rows, state)
+    assert distance(got.params, state.params) <= 10 * distance(reversed_rows, state)
     expected = placement.abstract(lambda: initial_state(experiment))
     jax.tree.map(
         lambda x, like: chex.assert_equal(x.sharding.is_equivalent_to(like.sharding, x.ndim), True),

@@ -23,7 +23,8 @@ from examples.llama.loss import make_validate
 from examples.llama.mesh import ONE_DEVICE, MeshShape, Placement, place
 from examples.llama.model import abstract_llama, init_llama
 from examples.llama.optimizers import settle
-from examples.llama.step import TrainState, initial_state, make_train_step
+from examples.llama.step import TrainState, initial_state
+from tests.examples.trajectories import distance, trajectory
 
 MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=2)
 STEPS = 6
@@ -34,27 +35,6 @@ BATCHES[:, 3, 9:] = -1  # padding, so that the devices' rows do not count alike
 def _experiment(microbatches: int = 1, model: ModelConfig = MODEL, **options: Any) -> Experiment:
     data = DataConfig(batch_size=16, microbatches=microbatches, sequence_length=16)
     return Experiment(settle(OptimizerConfig(**options)), Setup(model=model, data=data, steps=20))
-
-
-def _train(
-    experiment: Experiment, placement: Placement, batches: np.ndarray
-) -> tuple[list[float], TrainState]:
-    state = jax.device_put(
-        initial_state(experiment), placement.shardings(lambda: initial_state(experiment))
-    )
-    step, losses = make_train_step(experiment, placement), []
-    for rows in batches:
-        state, loss = step(state, rows)
-        losses.append(float(loss))
-    return losses, state
-
-
-def _distance(a: Any, b: Any) -> float:
-    """The largest root mean square of a leaf's difference."""
-    return max(
-        float(np.sqrt(np.mean((np.asarray(x) - np.asarray(y)) ** 2)))
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
 
 
 @pytest.mark.parametrize(
@@ -72,16 +52,16 @@ def test_mesh_trains_as_one_device_does(
     options: dict[str, Any], meshes: list[tuple[MeshShape, int]]
 ) -> None:
     experiment = _experiment(**options)
-    losses, state = _train(experiment, ONE_DEVICE, BATCHES)
+    losses, state = trajectory(experiment, BATCHES)
     # the same sums in another order on one device: what rounding does to this optimizer's weights
-    _, reversed_rows = _train(experiment, ONE_DEVICE, BATCHES[:, ::-1])
-    rounding = _distance(reversed_rows.params, state.params)
+    _, reversed_rows = trajectory(experiment, BATCHES[:, ::-1])
+    rounding = distance(reversed_rows.params, state.params)
     assert rounding > 0
     for shape, microbatches in meshes:
         spread_experiment, placement = _experiment(microbatches, **options), place(shape)
-        spread_losses, spread = _train(spread_experiment, placement, BATCHES)
+        spread_losses, spread = trajectory(spread_experiment, BATCHES, placement)
         np.testing.assert_allclose(spread_losses, losses, rtol=30 * np.finfo(np.float32).eps)
-        assert _distance(spread.params, state.params) < 10 * rounding
+        assert distance(spread.params, state.params) < 10 * rounding
         _assert_in_place(spread, placement, spread_experiment)
 
 
