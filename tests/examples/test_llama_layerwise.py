@@ -36,8 +36,7 @@ from examples.llama.step import (
 )
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, train
-from tests.examples.test_llama_train import _stop_after as stop_after
-from tests.examples.trajectories import distance, trajectory
+from tests.examples.trajectories import distance, stop_after, trajectory
 
 MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=3)
 BATCHES = np.random.default_rng(0).integers(0, 256, (4, 8, 17)).astype(np.int32)

@@ -1,6 +1,5 @@
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -24,14 +23,14 @@ from examples.llama.config import (
     Setup,
     corpus_from_json,
 )
-from examples.llama.loop import Step, Task, prepare
+from examples.llama.loop import Task, prepare
 from examples.llama.optimizers import settle
-from examples.llama.progress import Reporter
 from examples.llama.records import read_lines
 from examples.llama.run_folder import ConfigMismatchError, RunFolder
 from examples.llama.step import TrainState
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import DIVERGED, main, train
+from tests.examples.trajectories import stop_after
 
 NAMES = ["config.json", "source.json", "metrics.jsonl", "checkpoints", "summary.json", "loss.png"]
 
@@ -44,18 +43,6 @@ def _train(experiment: Experiment, corpus: Corpus, path: Path, **run: Any) -> tu
     console = Console(file=io.StringIO(), width=400)
     code = train(experiment, corpus, RunFolder(path), RunConfig(**run), console)
     return code, console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def _stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process SIGINT, as Ctrl-C does, when the metrics of a step are shown."""
-    show = Reporter.step
-
-    def show_and_signal(self: Any, event: Step) -> None:
-        show(self, event)
-        if event.number == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Reporter, "step", show_and_signal)
 
 
 def _last_state(path: Path, task: Task) -> tuple[TrainState, Any]:
@@ -83,7 +70,7 @@ def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     experiment = _experiment(tiny_setup, momentum=0.9)
     assert _train(experiment, corpus, tmp_path / "whole", save_every=5)[0] == 0
     with monkeypatch.context() as patch:
-        _stop_after(6, patch)
+        stop_after(6, patch)
         code, output = _train(experiment, corpus, tmp_path / "parts", save_every=5)
     assert code == 128 + signal.SIGINT
     assert "the same command goes on" in output
@@ -157,7 +144,7 @@ def test_settings_that_change_no_result_may_change_on_the_way(
 ) -> None:
     experiment = _experiment(tiny_setup, name="sgd")
     with monkeypatch.context() as patch:
-        _stop_after(3, patch)
+        stop_after(3, patch)
         _train(experiment, corpus, tmp_path / "run", save_every=5)
     code, output = _train(experiment, corpus, tmp_path / "run", save_every=1, keep=3, log_every=1)
     assert code == 0
