@@ -2,20 +2,26 @@
 
 Every norm's projection is an `optax.GradientTransformation` without state; `multi_normalize` runs
 several of them as an alternating fixed-point iteration; SinkGD and SWAN are instances of it. The
-modules, in the order of the mathematics: `_axes`, `_roles`, `_rules`, `_precision`, `_matrices`,
-`_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_diagonal_scaling`, `_multi_normalize`,
-`_diagnostics`, `_whole_model`, `_sinkgd`, `_swan`, `_token_sinkhorn`, `_mngd`, `_dependence`,
-`_optimizer_parts`, `_layerwise`, `_stochastic_rounding`, `_audit`. Import from the package itself.
+modules, in the order of the mathematics: `_axes`, `_roles`, `_paths`, `_rules`, `_precision`,
+`_matrices`, `_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_diagonal_scaling`,
+`_multi_normalize`, `_diagnostics`, `_whole_model`, `_sinkgd`, `_swan`, `_token_sinkhorn`, `_mngd`,
+`_subspace`, `_subspace_adam`, `_ldadam`, `_blocks`, `_block_presets`, `_block_means`, `_adam_mini`,
+`_dependence`, `_optimizer_parts`, `_layerwise`, `_stochastic_rounding`, `_audit`. Import from the
+package itself.
 """
 
+from multinorm_optax._adam_mini import ScaleByAdamMiniState, adam_mini, scale_by_adam_mini
 from multinorm_optax._audit import Audit, AuditRow, audit
 from multinorm_optax._axes import MatrixAxes
+from multinorm_optax._block_presets import flax_blocks, llama_blocks
+from multinorm_optax._blocks import Blocks, FusedBlocks, resolve_blocks
 from multinorm_optax._diagnostics import (
     MultiNormalizeTrace,
     measure_residuals,
     trace_multi_normalize,
 )
 from multinorm_optax._layerwise import LayerwiseModel, layerwise_step
+from multinorm_optax._ldadam import ScaleByLDAdamState, ldadam, scale_by_ldadam
 from multinorm_optax._mngd import mngd
 from multinorm_optax._multi_normalize import multi_normalize
 from multinorm_optax._norms import (
@@ -67,10 +73,12 @@ __all__ = [
     "AdamGroup",
     "Audit",
     "AuditRow",
+    "Blocks",
     "CenteredRows",
     "ColumnNorm",
     "EuclideanNorm",
     "FrobeniusNorm",
+    "FusedBlocks",
     "LayerwiseModel",
     "MatrixAxes",
     "MaxNorm",
@@ -79,13 +87,19 @@ __all__ = [
     "Oriented",
     "Projection",
     "RowNorm",
+    "ScaleByAdamMiniState",
+    "ScaleByLDAdamState",
     "SpectralNorm",
+    "adam_mini",
     "apply_updates_stochastically",
     "audit",
     "center_rows",
     "exact_svd",
+    "flax_blocks",
     "group_labels",
     "layerwise_step",
+    "ldadam",
+    "llama_blocks",
     "measure_residuals",
     "mngd",
     "multi_normalize",
@@ -101,6 +115,9 @@ __all__ = [
     "polar_express",
     "polar_express_coefficients",
     "resolve_axes",
+    "resolve_blocks",
+    "scale_by_adam_mini",
+    "scale_by_ldadam",
     "scale_by_sinkhorn",
     "scale_by_swan",
     "scale_by_token_sinkhorn",

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import optax
 
-from multinorm_optax._rules import MATRIX, OTHER, AxesLike, named_leaves, resolve_axes
+from multinorm_optax._paths import named_leaves
+from multinorm_optax._rules import MATRIX, OTHER, AxesLike, resolve_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,8 @@ def audit(
       axes: which axes are rows and columns, see `resolve_axes`; what the optimizer was given.
 
     Returns:
-      An `Audit`. State is assigned to the parameter whose path ends the state's own path.
+      An `Audit`. State is assigned to the parameter whose path ends the state's own path, perhaps
+      with a number after it.
 
     Raises:
       ValueError: for leaves that no rule covers, naming all of them.
@@ -157,10 +159,14 @@ def audit(
 
 
 def _owner(state_path: str, parameter_paths: dict[str, int]) -> str | None:
-    """The longest parameter path that ends the path of a state."""
+    """The longest parameter path that ends the path of a state.
+
+    Or ends it but for a number: a state may be several arrays for one parameter.
+    """
     segments = state_path.split("/")
-    for start in range(len(segments)):
-        candidate = "/".join(segments[start:])
-        if candidate in parameter_paths:
-            return candidate
+    for end in (len(segments), len(segments) - segments[-1].isdecimal()):
+        for start in range(end):
+            candidate = "/".join(segments[start:end])
+            if candidate in parameter_paths:
+                return candidate
     return None

@@ -69,7 +69,7 @@ def map_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> jax
         return x
     sharding = jax.typeof(x).sharding
     if any(sharding.spec):
-        return _left_to_xla(lambda x: _map_spread(function, x, axes, sharding), sharding)(x)
+        return left_to_xla(lambda x: _map_spread(function, x, axes, sharding), sharding)(x)
 
     def of_part(part: jax.Array) -> jax.Array:
         matrices, restore = as_wide_matrices(part, axes)
@@ -116,12 +116,18 @@ def reduce_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> 
     if not any(sharding.spec):
         return apply(x)
     spec = P(*(None if i in axes.matrix else names for i, names in enumerate(sharding.spec)))
-    return _left_to_xla(apply, NamedSharding(sharding.mesh, spec))(x)
+    return left_to_xla(apply, NamedSharding(sharding.mesh, spec))(x)
 
 
-def _left_to_xla(function: Function, sharding: NamedSharding) -> Function:
-    """The function with Explicit mesh axes made Auto inside it; `sharding` is the result's."""
-    kinds = zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True)
+def left_to_xla(function: Callable[..., Any], sharding: Any) -> Callable[..., Any]:
+    """The function with Explicit mesh axes made Auto inside it.
+
+    Args:
+      function: of arrays.
+      sharding: the result's, a `NamedSharding`; of several results as many, on the same mesh.
+    """
+    mesh = jax.tree.leaves(sharding)[0].mesh
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     explicit = tuple(name for name, kind in kinds if kind == AxisType.Explicit)
     return jax.sharding.auto_axes(function, axes=explicit, out_sharding=sharding)
 

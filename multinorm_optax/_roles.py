@@ -4,7 +4,7 @@ import re
 
 from multinorm_optax._axes import MatrixAxes, Shape
 
-_EMBEDDING_WORDS = frozenset(
+EMBEDDING_WORDS = frozenset(
     {"embed", "embeds", "embedding", "embeddings", "embedder", "wte", "wpe", "unembed"}
 )
 _NORM_WORDS = frozenset(
@@ -15,11 +15,19 @@ _HEAD_WORDS = frozenset(("head", "logits", "classifier"))
 _NOT_A_MODEL_HEAD = frozenset(("multi", "per", "each", "attention", "attn", "query", "key", "kv"))
 
 
-def _words(segment: str) -> list[str]:
+def words_of(segment: str) -> list[str]:
     """Lower-case words of a path segment: `LayerNorm_0` -> layer, norm (and layernorm)."""
     parts = re.split(r"[^A-Za-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", segment))
     words = [part.lower() for part in parts if part]
     return [*words, segment.strip("_0123456789").lower()]
+
+
+def is_norm_or_bias(path: str) -> bool:
+    """Whether the path names a norm, scale or bias, by the words of its last two segments."""
+    leaf, *parent = path.split("/")[:-3:-1]
+    return bool(_VECTOR_WORDS.intersection(words_of(leaf))) or any(
+        _NORM_WORDS.intersection(words_of(segment)) for segment in (leaf, *parent)
+    )
 
 
 def is_other_role(path: str) -> bool:
@@ -27,12 +35,11 @@ def is_other_role(path: str) -> bool:
 
     The last two segments are read, word by word ("ln" does not match "linear").
     """
-    leaf, *parent = path.split("/")[:-3:-1]
-    if _VECTOR_WORDS.intersection(_words(leaf)):
+    if is_norm_or_bias(path):
         return True
-    for segment in (leaf, *parent):
-        words = _words(segment)
-        if _EMBEDDING_WORDS.intersection(words) or _NORM_WORDS.intersection(words):
+    for segment in path.split("/")[-2:]:
+        words = words_of(segment)
+        if EMBEDDING_WORDS.intersection(words):
             return True
         if _HEAD_WORDS.intersection(words) and not _NOT_A_MODEL_HEAD.intersection(words):
             return True

@@ -5,17 +5,15 @@ Shapes cannot tell a stack of norm gains (layers, d) from a kernel (in, out), no
 an error that names it, never a guess.
 """
 
-import collections
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from multinorm_optax._axes import MatrixAxes, Shape, as_matrix_axes, describe
+from multinorm_optax._paths import Rule, SpecKind, resolve_specs, shape_of
 from multinorm_optax._roles import equinox_axes, flax_axes
 
 Spec: TypeAlias = (
@@ -24,7 +22,6 @@ Spec: TypeAlias = (
     | Callable[[str, Shape], "MatrixAxes | None"]
     | None
 )
-Rule: TypeAlias = tuple[str, Spec]
 AxesLike: TypeAlias = Any
 """`None`, one `MatrixAxes`, rules, a tree (or prefix) of specs, or a callable that makes one.
 
@@ -33,34 +30,6 @@ See `resolve_axes`.
 
 MATRIX = "matrix"
 OTHER = "adam"
-
-
-def named_leaves(
-    tree: Any, is_leaf: Callable[[Any], bool] = lambda node: False
-) -> list[tuple[str, Any]]:
-    """The leaves of a tree with their paths as text, `layers/mlp/up/kernel`.
-
-    A trailing attribute `value` that is the only child of its parent is dropped: flax's boxes
-    (`nnx.Param`, `nn.Partitioned`) add it to the parameters that an optimizer is initialised with,
-    but not to the gradients it is updated with.
-    """
-
-    def is_masked(node: Any) -> bool:
-        return isinstance(node, optax.MaskedNode)
-
-    # A masked sibling is still a sibling, though it is no leaf.
-    leaves = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda node: is_masked(node) or is_leaf(node)
-    )
-    children = collections.Counter(path[:end] for path, _ in leaves for end in range(len(path)))
-    named = []
-    for path, leaf in leaves:
-        last = path[-1] if path else None
-        if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
-            path = path[:-1] if children[path[:-1]] == 1 else path
-        if not is_masked(leaf):
-            named.append((jax.tree_util.keystr(path, simple=True, separator="/"), leaf))
-    return named
 
 
 FLAX_RULES: tuple[Rule, ...] = ((r".*", flax_axes),)
@@ -81,61 +50,24 @@ LLAMA_RULES: tuple[Rule, ...] = (
 """The LLaMA of the examples, its layers stacked: kernels (layers, in, out)."""
 
 
-def _shape(leaf: Any) -> Shape:
-    return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
+def _resolve(spec: Spec, shape: Shape, path: str) -> MatrixAxes | None:
+    return None if spec is None else as_matrix_axes(spec).resolve(shape, path)
 
 
-def _is_rules(axes: Any) -> bool:
-    return (
-        isinstance(axes, Sequence)
-        and not isinstance(axes, str)
-        and bool(axes)
-        and all(
-            type(rule) in (tuple, list) and len(rule) == 2 and isinstance(rule[0], str)
-            for rule in axes
-        )
-    )
-
-
-def _is_spec(node: Any) -> bool:
-    return node is None or isinstance(node, MatrixAxes | optax.contrib.MuonDimensionNumbers)
-
-
-def _lookup(axes: AxesLike, tree: Any) -> Callable[[str, Shape], Spec]:
-    """The function from a leaf's path and shape to its spec, `NotImplemented` if there is none."""
-    if axes is None:
-        axes = FLAX_RULES
-    if _is_rules(axes):
-        compiled = [(re.compile(pattern), spec) for pattern, spec in axes]
-
-        def by_rule(path: str, shape: Shape) -> Any:
-            for pattern, spec in compiled:
-                if pattern.fullmatch(path):
-                    found = spec(path, shape) if callable(spec) else spec
-                    if found is not NotImplemented:
-                        return found
-            return NotImplemented
-
-        return by_rule
-    if callable(axes):
-        axes = axes(tree)
-    specs = dict(named_leaves(axes, is_leaf=_is_spec))
-    for path, spec in specs.items():
-        if not _is_spec(spec):
-            raise TypeError(
-                "`axes` is neither rules, (pattern, MatrixAxes) pairs, nor a tree of MatrixAxes: at"
-                f" {path or 'its root'!r} it has {spec!r}"
-            )
-
-    def by_path(path: str, shape: Shape) -> Any:
-        del shape
-        while path not in specs:
-            if not path:
-                return NotImplemented
-            path = path.rpartition("/")[0]
-        return specs[path]
-
-    return by_path
+_AXES = SpecKind(
+    argument="axes",
+    name="MatrixAxes",
+    is_spec=lambda node: (
+        node is None or isinstance(node, MatrixAxes | optax.contrib.MuonDimensionNumbers)
+    ),
+    resolve=_resolve,
+    missing=lambda pattern: (
+        "no rule says which axes are rows and columns; add one to `axes`, such as"
+        f" ({pattern!r}, MatrixAxes(output=..., input=...)) for a matrix or a stack of"
+        f" matrices, or ({pattern!r}, None) for what is not a matrix, and end the rules"
+        " with *FLAX_RULES to keep the defaults for everything else"
+    ),
+)
 
 
 def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None]]:
@@ -167,26 +99,7 @@ def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None
       norm/scale None
       qkv/kernel MatrixAxes(output=(2,), input=(1,))
     """
-    lookup = _lookup(axes, tree)
-    found, uncovered = [], []
-    for name, leaf in named_leaves(tree):
-        shape = _shape(leaf)
-        spec = lookup(name, shape)
-        if spec is NotImplemented:
-            uncovered.append((name, shape))
-        else:
-            resolved = None if spec is None else as_matrix_axes(spec).resolve(shape, name)
-            found.append((name, resolved))
-    if uncovered:
-        name, shape = uncovered[0]
-        leaves = "\n  ".join(describe(*leaf) for leaf in uncovered)
-        raise ValueError(
-            f"{leaves}\nno rule says which axes are rows and columns; add one to `axes`, such as"
-            f" ({re.escape(name)!r}, MatrixAxes(output=..., input=...)) for a matrix or a stack of"
-            f" matrices, or ({re.escape(name)!r}, None) for what is not a matrix, and end the rules"
-            " with *FLAX_RULES to keep the defaults for everything else"
-        )
-    return found
+    return resolve_specs(FLAX_RULES if axes is None else axes, tree, _AXES)
 
 
 def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> Any:
@@ -213,15 +126,15 @@ def require_matrix(leaf: Any, path: str, found: MatrixAxes | None) -> MatrixAxes
     """The axes of a leaf that a transformation is about to normalize, or an error naming it."""
     if found is None:
         raise ValueError(
-            f"{describe(path, _shape(leaf))}: this leaf is not a matrix (its path or rank says so),"
-            " and a matrix normalization does not apply to it; route it elsewhere with"
+            f"{describe(path, shape_of(leaf))}: this leaf is not a matrix (its path or rank says"
+            " so), and a matrix normalization does not apply to it; route it elsewhere with"
             " optax.partition(..., group_labels(axes)), or add a rule to `axes` that gives its"
             " MatrixAxes"
         )
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
-            f"{describe(path, _shape(leaf))}: cannot normalize dtype {dtype}; gradients are"
+            f"{describe(path, shape_of(leaf))}: cannot normalize dtype {dtype}; gradients are"
             " floating-point or complex arrays"
         )
     return found

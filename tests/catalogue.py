@@ -38,11 +38,17 @@ OPTIMIZERS = {
         mo.normalize_frobenius(), rate, **options
     ),
 }
+# Of every parameter they keep a state, and they have no factor for the rate of the matrices.
+WITH_MOMENTS = {
+    "ldadam": lambda rate, **options: mo.ldadam(rate, rank=2, **options),
+    "adam_mini": lambda rate, **options: mo.adam_mini(rate, blocks=mo.flax_blocks(None), **options),
+}
 
 
 def every_entry(rate=1e-2):
     """All of them as transformations of kernels."""
-    return TRANSFORMATIONS | {name: make(rate) for name, make in OPTIMIZERS.items()}
+    optimizers = OPTIMIZERS | WITH_MOMENTS
+    return TRANSFORMATIONS | {name: make(rate) for name, make in optimizers.items()}
 
 
 def kernels(rng, dtype=jnp.float32):

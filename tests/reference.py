@@ -178,3 +178,47 @@ def sinkgd_step(W, G, state, t, *, rate, L=5, momentum=0.0, nesterov=False, deca
     M = momentum * state.get("M", 0) + G
     ahead = G + momentum * M if nesterov else M
     return W - rate(t) * (sr_sinkhorn(ahead, L) + decay * W), {"M": M}
+
+
+def ldadam_step(
+    W, G, state, t, *, rate, r, b1=0.908, b2=0.99, rho=0.908, eps=1e-8, decay=0.0, feedback=True
+):
+    """LDAdam, arXiv 2410.16103, Algorithm 1; of a square weight the rows are compressed."""
+    if W.shape[0] > W.shape[1]:
+        options = {"b1": b1, "b2": b2, "rho": rho, "eps": eps, "decay": decay, "feedback": feedback}
+        new, state = ldadam_step(W.T, G.T, state, t, rate=rate, r=r, **options)
+        return new.T, state
+    k = t - 1
+    A = G + state["E"] if k and feedback else G
+    if k == 0:
+        P_new = np.linalg.svd(A)[0][:, :r]
+        old, M_carried, V_carried = np.zeros_like(W), np.zeros((r, W.shape[1])), 0
+    else:
+        P, M, V = state["P"], state["M"], state["V"]
+        B = rho * P @ M / (1 - b1**k) + (1 - rho) * A
+        P_new = np.linalg.qr(B @ B.T @ P)[0]
+        C = P_new.T @ P
+        M_carried = C @ M
+        variance = V / (1 - b2**k) - (M / (1 - b1**k)) ** 2
+        V_carried = C**2 @ variance + (M_carried / (1 - b1**k)) ** 2
+        V_carried = np.abs((1 - b2**k) * V_carried)
+        old = P @ M
+    low = P_new.T @ A
+    E = A - P_new @ low + b1 / (1 - b1) * (old - P_new @ M_carried)
+    M = b1 * M_carried + (1 - b1) * low
+    V = b2 * V_carried + (1 - b2) * low**2
+    D = P_new @ ((M / (1 - b1**t)) / (np.sqrt(V / (1 - b2**t)) + eps))
+    return W - rate(t) * (D + decay * W), {"P": P_new, "M": M, "V": V, "E": E}
+
+
+def adam_mini_step(W, G, state, t, *, rate, rows, b1=0.9, b2=0.999, eps=1e-8, decay=0.0):
+    """Adam-mini, arXiv 2406.16793, Algorithm 1; each `rows` rows of W (out, in) are one block."""
+    v = list(state.get("v", [0] * (len(W) // rows)))
+    m = b1 * state.get("m", 0) + (1 - b1) * G
+    W = W * (1 - rate(t) * decay)
+    for b in range(len(v)):
+        block = slice(b * rows, (b + 1) * rows)
+        v[b] = b2 * v[b] + (1 - b2) * np.mean(G[block] ** 2)
+        h = np.sqrt(v[b]) / np.sqrt(1 - b2**t) + eps
+        W[block] -= rate(t) * (m[block] / (1 - b1**t)) / h
+    return W, {"m": m, "v": v}

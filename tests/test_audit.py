@@ -100,3 +100,14 @@ def test_empty_tree():
     assert audit.rows == ()
     assert audit.parameters == 0
     assert "0 parameters" in str(audit)
+
+
+def test_state_of_several_arrays_belongs_to_its_parameter():
+    params = {"qkv": {"kernel": jnp.zeros((6, 12))}, "bias": jnp.zeros(3)}
+    heads, neurons = mo.Blocks(whole=0, groups={1: 2}), mo.Blocks(whole=0)
+    fused = mo.FusedBlocks(axis=1, parts=((4, heads), (4, heads), (4, neurons)))
+    tx = mo.adam_mini(1e-3, blocks=[("qkv/kernel", fused), ("bias", mo.Blocks())])
+    found = mo.audit(tx, params)
+    assert rows(found)["qkv/kernel"].state_bytes == 4 * (6 * 12 + 2 + 2 + 4)
+    assert rows(found)["bias"].state_bytes == 4 * 2 * 3
+    assert found.state_bytes == real_bytes(tx, params)

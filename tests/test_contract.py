@@ -10,11 +10,11 @@ import optax
 import pytest
 
 import multinorm_optax as mo
-from tests.catalogue import OPTIMIZERS, TRANSFORMATIONS, every_entry, kernels
+from tests.catalogue import OPTIMIZERS, TRANSFORMATIONS, WITH_MOMENTS, every_entry, kernels
 
 ENTRIES = every_entry()
 every_transformation = pytest.mark.parametrize("name", TRANSFORMATIONS)
-every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS | WITH_MOMENTS)
 every = pytest.mark.parametrize("name", ENTRIES)
 
 
@@ -163,7 +163,8 @@ class TestOptimizers:
     def test_inject_hyperparams(self, rng, name):
         static = ("num_iters", "tol", "adam", "axes", "momentum", "nesterov")
         if not name.startswith(("sinkgd", "swan")) or "_" in name:
-            make = optax.inject_hyperparams(lambda learning_rate: OPTIMIZERS[name](learning_rate))
+            optimizers = OPTIMIZERS | WITH_MOMENTS
+            make = optax.inject_hyperparams(lambda learning_rate: optimizers[name](learning_rate))
         else:
             names = [s for s in static if s != "num_iters" or name == "sinkgd"]
             names = [s for s in names if s != "tol" or name == "sinkgd"]

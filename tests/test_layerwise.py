@@ -118,6 +118,13 @@ def adam_mask(params):
 
 
 RATE = optax.cosine_decay_schedule(0.1, 5)
+NEURON = mo.Blocks(whole=-2)
+BLOCKS = (
+    (r"layers/up/kernel", mo.Blocks(whole=-2, groups={-1: 5})),
+    (r"layers/down/kernel", mo.FusedBlocks(-1, [(2, NEURON), (4, mo.Blocks(whole=(-2, -1)))])),
+    (r"embed|norm|layers/scale", mo.Blocks(whole=-1)),
+    (r"head", NEURON),
+)
 STATIC = ("num_iters", "tol", "adam", "axes", "momentum", "nesterov", "weight_decay_mask")
 OPTIMIZERS = {
     "sinkgd": mo.sinkgd(RATE, axes=RULES, alpha=0.5),
@@ -125,6 +132,7 @@ OPTIMIZERS = {
         0.1, axes=RULES, momentum=0.9, nesterov=True, weight_decay=0.1
     ),
     "swan": mo.swan(RATE, axes=RULES),
+    "ldadam": mo.ldadam(RATE, axes=RULES, rank=2, weight_decay=0.1),
     "sgd": optax.sgd(0.1),
     "sgd_momentum": optax.sgd(RATE, momentum=0.9, nesterov=True),
     "adamw": optax.adamw(RATE, weight_decay=0.1),
@@ -147,6 +155,7 @@ OPTIMIZERS = {
     "clipped_by_entry": optax.chain(optax.clip(1e-2), optax.sgd(0.1)),
     "stateful_schedule_free": optax.contrib.schedule_free_adamw(0.1),
     "tolerance": mo.sinkgd(0.1, axes=RULES, tol=1e-9, num_iters=20),
+    "adam_mini": mo.adam_mini(RATE, blocks=BLOCKS, weight_decay=0.1),
     "foreign_members": mo.whole_model(
         mo.multi_normalize(mo.normalize_rows(RULES), optax.scale(0.5)), RATE, axes=RULES
     ),
@@ -214,7 +223,7 @@ def test_adalomo_is_that_of_layers_that_are_not_stacked(float64, rng, batches):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(params))
 
 
-@pytest.mark.parametrize("name", ["sinkgd", "sgd_momentum"])
+@pytest.mark.parametrize("name", ["sinkgd", "sgd_momentum", "adam_mini"])
 def test_bfloat16_weights(rng, batches, name):
     tx, params = OPTIMIZERS[name], draw(rng, jnp.bfloat16)
     want = run(ordinary_step(MODEL, tx), tx, params, batches[:1])

@@ -284,6 +284,71 @@ class TestSpectral:
             np.testing.assert_allclose(result, want, atol=1e-4 * np.max(np.abs(want)))
 
 
+HEAD_BLOCKS = mo.Blocks(whole=-2, groups={-1: 8})
+ROW_BLOCKS = mo.Blocks(whole=-2)
+FUSED_BLOCKS = mo.FusedBlocks(-1, [(32, HEAD_BLOCKS), (16, HEAD_BLOCKS), (16, ROW_BLOCKS)])
+FUSED_AXIS = mo.FusedBlocks(
+    -3, [(1, mo.Blocks(whole=(-4, -1))), (1, mo.Blocks(whole=(-4, -1))), (1, mo.Blocks(whole=-4))]
+)
+BLOCKS = {
+    "rows": ((3, 64, 32), P(None, "fsdp", "tensor"), ROW_BLOCKS),
+    "input-over-all": ((64, 32), P(("fsdp", "tensor"), None), ROW_BLOCKS),
+    "gain": ((4, 64), P(None, "fsdp"), mo.Blocks(whole=-1)),
+    "entries": ((64, 32), P("fsdp", "tensor"), mo.Blocks()),
+    "tokens": ((128, 32), P("tensor", "fsdp"), mo.Blocks(whole=-1)),
+    "heads": ((3, 64, 32), P(None, "fsdp", "tensor"), HEAD_BLOCKS),
+    "heads-and-layers": ((4, 64, 32), P("fsdp", None, "tensor"), HEAD_BLOCKS),
+    "within-heads": ((64, 16), P("tensor", "fsdp"), HEAD_BLOCKS),
+    "within-heads-over-all": ((3, 64, 32), P(None, None, ("fsdp", "tensor")), HEAD_BLOCKS),
+    "axis-of-heads": ((64, 4, 8), P("tensor", "fsdp", None), mo.Blocks(whole=(-3, -1))),
+    "axis-within-heads": ((64, 4, 8), P("fsdp", None, "tensor"), mo.Blocks(whole=(-3, -1))),
+    "fused": ((3, 64, 64), P(None, "fsdp", "tensor"), FUSED_BLOCKS),
+    "fused-over-all": ((64, 64), P(None, ("fsdp", "tensor")), FUSED_BLOCKS),
+    "fused-axis": ((64, 3, 4, 8), P("fsdp", None, "tensor", None), FUSED_AXIS),
+}
+
+
+class TestAdamMini:
+    @every_mode
+    @pytest.mark.parametrize("case", BLOCKS)
+    def test_sends_no_more_than_vectors(self, rng, case, mode):
+        shape, spec, blocks = BLOCKS[case]
+        gradients = np.float32(rng.standard_normal((2, *shape)))
+        tx = mo.scale_by_adam_mini(b2=0.9, blocks=blocks)
+
+        def steps(gradients):
+            def step(state, gradient):
+                updates, state = tx.update(gradient, state)
+                return state, updates
+
+            return jax.lax.scan(step, tx.init(gradients[0]), gradients)
+
+        place = P(None, *spec)
+        (state, updates), sent = run_sharded(steps, mesh_of(mode), gradients, place)
+        want_state, want = jax.jit(steps)(gradients)
+        for array, where in ((updates, place), (state.mu, spec)):
+            expected = NamedSharding(mesh_of(mode), where)
+            assert array.sharding.is_equivalent_to(expected, array.ndim)
+        np.testing.assert_allclose(updates, want, rtol=1e-5)
+        for found, expected in zip(*map(jax.tree.leaves, (state, want_state)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+        # Sums over the axes that every block spans, and numbers of blocks.
+        [(_, found)] = mo.resolve_blocks(blocks, gradients[0])
+        longest = math.prod(n for axis, n in enumerate(shape) if axis not in found.whole)
+        assert max((array.size for each in sent for array in each.arrays), default=0) <= longest
+        assert found.whole or not sent
+
+    @pytest.mark.parametrize("case", ["within-heads", "fused"])
+    def test_explicit_weights_bring_their_mesh(self, rng, case):
+        shape, spec, blocks = BLOCKS[case]
+        G = np.float32(rng.standard_normal(shape))
+        step = direction(mo.scale_by_adam_mini(blocks=blocks))
+        sharded = jax.device_put(G, NamedSharding(mesh_of(AxisType.Explicit), spec))
+        result = step(sharded)
+        assert result.sharding == sharded.sharding
+        np.testing.assert_allclose(result, jax.jit(step)(G), rtol=1e-5)
+
+
 def devices(spec):
     """Over how many devices a weight is spread."""
     names = [name for part in spec if part for name in ([part] if isinstance(part, str) else part)]

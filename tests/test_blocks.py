@@ -1,0 +1,282 @@
+"""Blocks: what they make of a shape, the presets for known layouts, and errors that help."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import multinorm_optax as mo
+from multinorm_optax import Blocks, FusedBlocks
+
+NEURON, LAST = Blocks(whole=-2), Blocks(whole=-1)
+HEADS = Blocks(whole=-2, groups={-1: 4})
+AXIS_OF_HEADS = Blocks(whole=(-3, -1))
+
+
+def found(blocks, shape, path="w"):
+    keys = path.split("/")
+    tree = jax.ShapeDtypeStruct(shape, jnp.float32)
+    for key in reversed(keys):
+        tree = {key: tree}
+    [(found_path, resolved)] = mo.resolve_blocks(blocks, tree)
+    assert found_path == path
+    return resolved
+
+
+class TestBlocks:
+    def test_ways_to_write_them(self):
+        assert Blocks(-2, {-1: 4}) == Blocks(whole=[-2], groups=[(-1, 4)]) == HEADS
+        assert Blocks(groups={1: 2, 0: 3}) == Blocks(groups={0: 3, 1: 2})
+        assert hash(Blocks(-2, {-1: 4})) == hash(HEADS)
+        assert hash(FusedBlocks(-1, [(4, NEURON)])) == hash(FusedBlocks(-1, ((4, NEURON),)))
+
+    @pytest.mark.parametrize(
+        ("blocks", "shape", "want"),
+        [
+            (Blocks(), (3, 4), (3, 4)),
+            (NEURON, (3, 4), (1, 4)),
+            (NEURON, (2, 3, 4), (2, 1, 4)),
+            (HEADS, (3, 8), (1, 2)),
+            (HEADS, (5, 3, 8), (5, 1, 2)),
+            (AXIS_OF_HEADS, (6, 2, 4), (1, 2, 1)),
+            (AXIS_OF_HEADS, (5, 6, 2, 4), (5, 1, 2, 1)),
+            (Blocks(whole=(0, 1)), (3, 4), (1, 1)),
+            (Blocks(groups={0: 3, 1: 2}), (6, 8), (2, 4)),
+            (Blocks(), (), ()),
+        ],
+        ids=str,
+    )
+    def test_moment_shape(self, blocks, shape, want):
+        assert blocks.moment_shape(shape) == want
+
+    @pytest.mark.parametrize(
+        ("blocks", "message"),
+        [
+            (Blocks(whole=2), "names an axis that the weight does not have; correct the rule"),
+            (Blocks(groups={-3: 2}), "names an axis that the weight does not have"),
+            (Blocks(whole=(0, -2)), r"names an axis twice.*\(whole\).*\(groups\)"),
+            (Blocks(whole=-1, groups={1: 2}), "names an axis twice"),
+            (Blocks(groups={-1: 5}), "groups of 5 along axis -1, whose length 8 is no multiple"),
+            (FusedBlocks(2, [(8, NEURON)]), "lies along an axis that the weight does not have"),
+            (FusedBlocks(-1, [(4, NEURON), (3, NEURON)]), r"\[4, 3\] .*-1; .* whose sum is 8"),
+            (FusedBlocks(-1, [(9, NEURON), (-1, NEURON)]), "positive numbers"),
+            (FusedBlocks(-1, []), "positive numbers"),
+            (FusedBlocks(-1, [(5, HEADS), (3, NEURON)]), "groups of 4 along axis -1.* length 5"),
+            (mo.MatrixAxes(output=0, input=2), "names an axis that the weight does not have"),
+            (mo.MatrixAxes(output=0, input=0), "names an axis twice"),
+            (None, r"None says nothing.*write Blocks\(\) .* Blocks\(whole=...\)"),
+        ],
+        ids=str,
+    )
+    def test_misfits_name_path_and_shape(self, blocks, message):
+        with pytest.raises(ValueError, match=r"^layer/w \((5|6), (8|5)\): .*" + message):
+            found([(".*", blocks)], (6, 8), "layer/w")
+
+    @pytest.mark.parametrize(
+        ("make", "error"),
+        [
+            (lambda: Blocks(whole=1.0), TypeError),
+            (lambda: Blocks(whole=(True,)), TypeError),
+            (lambda: Blocks(groups={-1: 2.0}), TypeError),
+            (lambda: Blocks(groups={-1: 0}), ValueError),
+            (lambda: FusedBlocks(-1.0, [(4, NEURON)]), TypeError),
+            (lambda: FusedBlocks(-1, [(4.0, NEURON)]), TypeError),
+            (lambda: FusedBlocks(-1, [(4, None)]), TypeError),
+            (lambda: FusedBlocks(-1, [(4, FusedBlocks(-1, [(4, NEURON)]))]), TypeError),
+        ],
+    )
+    def test_what_they_are_not_made_of(self, make, error):
+        with pytest.raises(error, match="Blocks"):
+            make()
+
+
+class TestRules:
+    def test_axes_give_a_block_to_each_output_neuron(self):
+        muon = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1), output_axis=2)
+        assert found(muon, (2, 3, 4)) == Blocks(whole=(0, 1))
+        assert found(mo.MatrixAxes(output=(1, 2), input=0), (4, 2, 3)) == Blocks(whole=0)
+        assert found(FusedBlocks(0, [(3, mo.MatrixAxes(0, 1))]), (3, 4)).parts == (
+            (3, Blocks(whole=1)),
+        )
+
+    def test_rules_trees_and_callables(self):
+        tree = {"a": jnp.ones((3, 4)), "b": {"c": jnp.ones((3, 4)), "d": jnp.ones((3, 4))}}
+        rules = [
+            ("a", lambda path, shape: NotImplemented),
+            ("a", LAST),
+            (r"b/.*", lambda path, shape: NEURON if path == "b/c" else Blocks()),
+        ]
+        want = {"a": Blocks(whole=1), "b/c": Blocks(whole=0), "b/d": Blocks()}
+        specs = {"a": LAST, "b": {"c": NEURON, "d": Blocks()}}
+        for blocks in (rules, specs, lambda params: specs):
+            assert dict(mo.resolve_blocks(blocks, tree)) == want
+        prefix = dict(mo.resolve_blocks({"a": LAST, "b": NEURON}, tree))
+        assert prefix == {**want, "b/d": Blocks(whole=0)}
+
+    def test_uncovered_leaves_are_all_named(self):
+        tree = {"a.b": jnp.ones((3, 4)), "c": jnp.ones(3), "d": jnp.ones(3)}
+        with pytest.raises(ValueError, match=r"no rule says") as error:
+            mo.resolve_blocks([("d", LAST)], tree)
+        message = str(error.value)
+        assert message.startswith("a.b (3, 4)\n  c (3,)\n")
+        assert r"add one to `blocks`, such as ('a\\.b', Blocks(whole=-2))" in message
+        assert "*flax_blocks(head_dim)" in message
+
+    def test_no_specs(self):
+        with pytest.raises(TypeError, match=r"`blocks` is neither .*Blocks.* at 'w' it has 3"):
+            found({"w": 3}, (3, 4))
+        with pytest.raises(TypeError, match="expected Blocks"):
+            found([("w", (0, 1))], (3, 4))
+        with pytest.raises(ValueError, match=r"w \(3, 4\): None says nothing"):
+            found(None, (3, 4))
+
+
+class TestLlama:
+    @pytest.mark.parametrize("stack", [(), (6,)], ids=["layer", "stack"])
+    @pytest.mark.parametrize(
+        ("path", "shape", "want"),
+        [
+            ("attention_norm/scale", (8,), (1,)),
+            ("attention/query/kernel", (8, 12), (1, 3)),
+            ("attention/key/kernel", (8, 4), (1, 1)),
+            ("attention/value/kernel", (8, 4), (1, 4)),
+            ("attention/out/kernel", (12, 8), (1, 8)),
+            ("mlp_norm/scale", (8,), (1,)),
+            ("mlp/gate/kernel", (8, 20), (1, 20)),
+            ("mlp/up/kernel", (8, 20), (1, 20)),
+            ("mlp/down/kernel", (20, 8), (1, 8)),
+        ],
+    )
+    def test_layers(self, path, shape, want, stack):
+        blocks = found(mo.llama_blocks(4), (*stack, *shape), f"layers/{path}")
+        assert blocks.moment_shape((*stack, *shape)) == (*stack, *want)
+
+    @pytest.mark.parametrize(
+        ("path", "shape", "want"),
+        [
+            ("embed/embedding", (30, 8), (30, 1)),
+            ("head/kernel", (8, 30), (1, 30)),
+            ("final_norm/scale", (8,), (1,)),
+        ],
+    )
+    def test_rest(self, path, shape, want):
+        assert found(mo.llama_blocks(4), shape, path).moment_shape(shape) == want
+
+    def test_value(self):
+        blocks = found(
+            mo.llama_blocks(4, value="whole"), (6, 8, 8), "layers/attention/value/kernel"
+        )
+        assert blocks == Blocks(whole=(1, 2))
+        with pytest.raises(ValueError, match="value is 'head'"):
+            mo.llama_blocks(4, value="head")
+
+    @pytest.mark.parametrize(
+        "path",
+        ["layers/attention/qkv/kernel", "layers/mlp/up/bias", "layers/linear/kernel", "norm"],
+    )
+    def test_nothing_else(self, path):
+        with pytest.raises(ValueError, match="no rule says"):
+            found(mo.llama_blocks(4), (8, 8), path)
+
+
+MERGED = [
+    ("attn/query/kernel", (8, 12), HEADS),
+    ("layers_0/self_attn/q_proj/kernel", (8, 12), HEADS),
+    ("layers/attention/key/kernel", (6, 8, 8), HEADS),
+    ("SelfAttention_0/wk/kernel", (8, 4), HEADS),
+    ("q/kernel", (8, 12), HEADS),
+    ("attn/v_proj/kernel", (6, 8, 8), NEURON),
+    ("attn/o_proj/kernel", (6, 12, 8), NEURON),
+    ("experts/attention/value/kernel", (2, 3, 8, 8), NEURON),
+]
+APART = [
+    ("MultiHeadDotProductAttention_0/query/kernel", (8, 3, 4), AXIS_OF_HEADS),
+    ("layers/attention/key/kernel", (6, 8, 1, 4), AXIS_OF_HEADS),
+    ("attention/value/kernel", (8, 3, 4), Blocks(whole=-3)),
+    ("layers/attention/out/kernel", (6, 3, 4, 8), Blocks(whole=(-3, -2))),
+    ("attention/out/kernel", (12, 8), NEURON),
+]
+ANY = [
+    ("attention/query/bias", (3, 4), Blocks()),
+    ("attention/qkv/bias", (36,), Blocks()),
+    ("layers/mlp/up/bias", (6, 20), Blocks()),
+    ("layers/mlp/up/kernel", (6, 8, 20), NEURON),
+    ("attention_block/mlp/wo/kernel", (20, 8), NEURON),
+    ("moe/experts/w1/kernel", (6, 2, 8, 20), NEURON),
+    ("ffn/key/kernel", (6, 8, 20), NEURON),
+    ("Dense_0/kernel", (8, 20), NEURON),
+    ("linear/kernel", (8, 20), NEURON),
+    ("lm_head/kernel", (8, 30), NEURON),
+    ("embed/embedding", (30, 8), LAST),
+    ("layers/LayerNorm_0/scale", (6, 8), LAST),
+    ("final_norm/scale", (8,), LAST),
+    ("attention/query_norm/scale", (6, 4), LAST),
+    ("ln_f/weight", (8,), LAST),
+    ("gain/scale", (), Blocks()),
+]
+
+
+class TestFlax:
+    @pytest.mark.parametrize(
+        ("head_dim", "path", "shape", "want"),
+        [(4, *case) for case in MERGED + ANY] + [(None, *case) for case in APART + ANY],
+    )
+    def test_usual_layouts(self, head_dim, path, shape, want):
+        assert found(mo.flax_blocks(head_dim), shape, path) == want.resolve(shape)
+
+    @pytest.mark.parametrize(
+        ("head_dim", "shape", "want"),
+        [
+            (4, (6, 8, 12), (6, 1, 1)),
+            (None, (8, 3, 4), (1, 1, 1)),
+            (None, (6, 8, 3, 4), (6, 1, 1, 1)),
+        ],
+    )
+    def test_one_block_for_the_values(self, head_dim, shape, want):
+        blocks = found(mo.flax_blocks(head_dim, value="whole"), shape, "attn/value/kernel")
+        assert blocks.moment_shape(shape) == want
+        with pytest.raises(ValueError, match="value is 'all'"):
+            mo.flax_blocks(head_dim, value="all")
+
+    @pytest.mark.parametrize(
+        ("path", "shape"),
+        [
+            ("attention/gate/kernel", (8, 8)),
+            ("conv/kernel", (3, 8, 20)),
+            ("dense/kernel", (6, 8, 20)),
+            ("out/kernel", (3, 4, 8)),
+            ("patch_embed/kernel", (8, 20)),
+            ("adaptive_norm/kernel", (8, 20)),
+            ("w", (8, 20)),
+            ("temperature", ()),
+            ("layer/weight", (8, 20)),
+        ],
+    )
+    @pytest.mark.parametrize("head_dim", [4, None])
+    def test_what_a_name_does_not_tell_is_an_error(self, head_dim, path, shape):
+        with pytest.raises(ValueError, match="no rule says"):
+            found(mo.flax_blocks(head_dim), shape, path)
+
+    @pytest.mark.parametrize(
+        "name", ["qkv", "qkv_proj", "Wqkv", "query_key_value", "in_proj", "c_attn", "kv", "to_kv"]
+    )
+    def test_fused_kernels_need_a_rule_of_their_own(self, name):
+        path = f"attn/{name}/kernel"
+        with pytest.raises(ValueError, match=r"FusedBlocks\(-1") as error:
+            found(mo.flax_blocks(4), (8, 24), path)
+        assert str(error.value).startswith(f"{path} (8, 24): ")
+        fused = FusedBlocks(-1, [(16, HEADS), (4, HEADS), (4, NEURON)])
+        blocks = found([(path, fused), *mo.flax_blocks(4)], (8, 24), path)
+        assert blocks.moment_shapes((8, 24)) == ((1, 4), (1, 1), (1, 4))
+
+    @pytest.mark.parametrize("name", ["query", "key", "value"])
+    def test_layout_of_heads(self, name):
+        path = f"attn/{name}/kernel"
+        with pytest.raises(ValueError, match=r"kernel \(8, 12\): .*write flax_blocks\(head_dim\)"):
+            found(mo.flax_blocks(None), (8, 12), path)
+        with pytest.raises(ValueError, match=r"kernel \(8, 3, 4\): .*write flax_blocks\(None\)"):
+            found(mo.flax_blocks(4), (8, 3, 4), path)
+
+    def test_width_of_a_head_that_does_not_divide(self):
+        with pytest.raises(ValueError, match=r"query/kernel \(8, 12\): .*width of one head"):
+            found(mo.flax_blocks(5), (8, 12), "attn/query/kernel")
