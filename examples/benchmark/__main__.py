@@ -19,7 +19,7 @@ from examples.llama.environment import machine, versions
 from examples.llama.presets import PRESETS
 from examples.llama.records import read_json, write_json
 
-Section = Literal["step", "shapes", "memory", "collectives"]
+Section = Literal["step", "shapes", "memory", "collectives", "rivals"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ class Command:
     file, with a picture of the first section beside it.
     """
 
-    sections: tuple[Section, ...] = get_args(Section)
+    sections: tuple[Section, ...] = get_args(Section)[:4]
     """step: from gradients to new weights, on the matrices of every preset, with SinkGD, AdamW,
     SGD, Muon and SWAN. shapes: SinkGD on each shape by itself, hostile ones too. memory: what a
     whole train step needs besides weights and state. collectives: what devices send one another
-    where weights are sharded."""
+    where weights are sharded. rivals: as step, with those that have less state than AdamW; only
+    when asked for, as some of them factorize every matrix of the largest models once."""
     presets: tuple[PresetName, ...] = tuple(name for name in PRESETS if name != "cpu")
     """Models whose matrices are updated."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -88,6 +89,24 @@ def _step(command: Command, console: Console) -> dict[str, Any]:
     }
 
 
+def _rivals(command: Command, console: Console) -> dict[str, Any]:
+    dtype = jnp.dtype(command.precision)
+    groups = []
+    for preset in dict.fromkeys(command.presets):
+        found = step.measure_rivals(
+            preset, dtype, 1e6 * command.megabytes, command.seconds, console
+        )
+        console.print(report.times_table(found))
+        groups.append(found)
+    comparisons = step.compare(groups)
+    console.print(report.comparison_table(comparisons))
+    return {
+        "precision": command.precision,
+        "groups": [group.as_json() for group in groups],
+        "comparisons": [each.as_json() for each in comparisons],
+    }
+
+
 def _shapes(command: Command, console: Console) -> dict[str, Any]:
     dtype = jnp.dtype(command.precision)
     of_one = 1e6 * command.megabytes / 4
@@ -128,6 +147,7 @@ _RUN: Mapping[Section, Callable[[Command, Console], dict[str, Any]]] = {
     "shapes": _shapes,
     "memory": _memory,
     "collectives": _collectives,
+    "rivals": _rivals,
 }
 
 

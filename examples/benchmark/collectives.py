@@ -156,7 +156,7 @@ def compiled_update(
     name: OptimizerName, preset: PresetName, matrices: Params, placement: Placement
 ) -> Any:
     """Compile an optimizer's update of these matrices, results lying where they lie."""
-    optimizer = make_optimizer(settle(OptimizerConfig(name), preset), PRESETS[preset].setup.steps)
+    optimizer = make_optimizer(settle(OptimizerConfig(name), preset), PRESETS[preset].setup)
     with placement.entered():
         params = placement.abstract(lambda: matrices)
         state = placement.abstract(lambda: optimizer.init(params))

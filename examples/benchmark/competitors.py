@@ -8,9 +8,13 @@ import jax.numpy as jnp
 import optax
 
 import multinorm_optax as mo
+from examples.llama.per_layer import per_layer
 
 RATE = 1e-3
 """The learning rate of all, which is no matter of speed."""
+
+RANK = 128
+"""Of GaLore's subspace."""
 
 REFERENCE = "adamw"
 """The optimizer that all others are compared with; it takes part in every group."""
@@ -81,6 +85,17 @@ def _swan(axes: mo.MatrixAxes) -> optax.GradientTransformation:
     return mo.swan(RATE, axes=axes, alpha=1.0, orthogonalizer=whitening)
 
 
+def _galore(axes: mo.MatrixAxes) -> optax.GradientTransformation:
+    # takes no axes of a stack; its matrices are the last two
+    del axes
+    return _descent(per_layer(optax.contrib.scale_by_galore(RANK), ndim=2))
+
+
+def _adafactor(axes: mo.MatrixAxes) -> optax.GradientTransformation:
+    del axes
+    return per_layer(optax.adafactor(RATE, min_dim_size_to_factor=1, decay_rate=0.8), ndim=2)
+
+
 FAST: Mapping[str, Competitor] = {
     REFERENCE: Competitor("AdamW", lambda _: optax.adamw(RATE)),
     "sgd": Competitor("SGD", lambda _: optax.sgd(RATE)),
@@ -101,5 +116,18 @@ SLOW: Mapping[str, Competitor] = {
 }
 """Those who multiply matrices, five Newton-Schulz steps each, and two to compare them with."""
 
-TITLES: Mapping[str, str] = {name: one.title for name, one in {**FAST, **SLOW}.items()}
+RIVALS: Mapping[str, Competitor] = {
+    REFERENCE: FAST[REFERENCE],
+    "sinkgd": FAST["sinkgd"],
+    "adam-mini": Competitor("Adam-mini", lambda axes: mo.adam_mini(RATE, blocks=axes)),
+    "lion": Competitor("Lion", lambda _: optax.lion(RATE)),
+    "adalomo": Competitor("AdaLomo", _adafactor),
+    "ldadam": Competitor("LDAdam", lambda axes: mo.ldadam(RATE, axes=axes, rank=16)),
+    "galore": Competitor("GaLore", _galore),
+}
+"""Those with less state than AdamW, and SinkGD. Adam-mini has a block for each output neuron,
+LDAdam rank 16 and error feedback, GaLore rank 128: the steps that choose its subspace anew are too
+rare to show in a median."""
+
+TITLES: Mapping[str, str] = {name: one.title for name, one in {**FAST, **SLOW, **RIVALS}.items()}
 """Everyone's title."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 import multinorm_optax as mo
-from examples.benchmark.competitors import FAST, REFERENCE, SLOW, TITLES, Competitor
+from examples.benchmark.competitors import FAST, REFERENCE, RIVALS, SLOW, TITLES, Competitor
 from examples.benchmark.targets import STEP_TARGETS, Comparison
 from examples.benchmark.turns import MIN_ROUNDS, Matrices, take_turns
 from examples.llama.config import PresetName
@@ -110,8 +110,7 @@ def measure(
 
     def timed(competitors: Mapping[str, Competitor], layers: int, what: str) -> Timed:
         matrices = Matrices(layer_shapes(preset, layers), KERNEL, dtype, steep)
-        rounds = take_turns(f"{preset}, {what}", matrices, competitors, seconds, console)
-        return Timed(preset, layers, matrices.elements, rounds)
+        return _timed(preset, layers, matrices, competitors, seconds, what, console)
 
     layers = fitting_layers(preset, weight_bytes, jnp.dtype(dtype).itemsize)
     found = [timed(FAST, layers, "passes over the weights")]
@@ -126,6 +125,28 @@ def measure(
             soft_wrap=True,
         )
     return found
+
+
+def measure_rivals(
+    preset: PresetName, dtype: jnp.dtype, weight_bytes: float, seconds: float, console: Console
+) -> Timed:
+    """Those with less state than AdamW, on one preset."""
+    layers = fitting_layers(preset, weight_bytes, jnp.dtype(dtype).itemsize)
+    matrices = Matrices(layer_shapes(preset, layers), KERNEL, dtype)
+    return _timed(preset, layers, matrices, RIVALS, seconds, "rivals", console)
+
+
+def _timed(
+    preset: PresetName,
+    layers: int,
+    matrices: Matrices,
+    competitors: Mapping[str, Competitor],
+    seconds: float,
+    what: str,
+    console: Console,
+) -> Timed:
+    rounds = take_turns(f"{preset}, {what}", matrices, competitors, seconds, console)
+    return Timed(preset, layers, matrices.elements, rounds)
 
 
 def compare(groups: Sequence[Timed]) -> list[Comparison]:

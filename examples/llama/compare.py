@@ -40,7 +40,7 @@ class Command:
     written to one folder.
     """
 
-    optimizers: tuple[OptimizerName, ...] = ("sinkgd", "swan", "adamw", "adamw2")
+    optimizers: tuple[OptimizerName, ...] = tuple(RECIPES)
     """What to compare, each at its default rates."""
     setup: Setup = field(default_factory=Setup)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
@@ -143,8 +143,17 @@ _LINES: Mapping[str, Callable[[dict[str, Any]], str]] = {
 """The lines of the table: what each says, and how it is read off a row of the comparison."""
 
 
-def make_table(rows: Sequence[dict[str, Any]]) -> Table:
+_SIDE_BY_SIDE = 4
+"""Optimizers in a table: more do not fit into a terminal."""
+
+
+def make_tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
     """Lay the rows out for a terminal, a column for each optimizer."""
+    starts = range(0, len(rows), _SIDE_BY_SIDE)
+    return [_make_table(rows[start : start + _SIDE_BY_SIDE]) for start in starts]
+
+
+def _make_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title="Same initial weights, same batches, one seed", title_justify="left")
     table.add_column("")
     for row in rows:
@@ -173,7 +182,7 @@ def run(command: Command, console: Console) -> int:
             return code
     entries = [read_entry(name, experiments[name], folders[name]) for name in experiments]
     rows = compare(entries)
-    console.print(make_table(rows))
+    console.print(*make_tables(rows), sep="\n")
     curves = {RECIPES[entry.name].title: entry.curve for entry in entries if entry.summary}
     tokens = command.setup.steps * command.setup.data.tokens_per_step
     picture = command.run_dir / "compare.png"

@@ -12,9 +12,10 @@ from examples.llama.config import as_json
 from examples.llama.environment import machine, versions
 from examples.llama.loop import Task
 from examples.llama.loss import Validation
-from examples.llama.optimizers import MATRIX, RECIPES
+from examples.llama.optimizers import RECIPES
 from examples.llama.plot import plot_run
 from examples.llama.processes import is_main_process
+from examples.llama.recipes import MATRIX
 from examples.llama.records import read_lines
 from examples.llama.run_folder import RunFolder
 from examples.llama.sampling import generate

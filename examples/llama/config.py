@@ -8,7 +8,19 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-OptimizerName = Literal["sinkgd", "swan", "muon", "adamw", "adamw2", "sgd"]
+OptimizerName = Literal[
+    "sinkgd",
+    "swan",
+    "muon",
+    "adamw",
+    "adamw2",
+    "sgd",
+    "adam-mini",
+    "ldadam",
+    "galore",
+    "lion",
+    "adalomo",
+]
 """The optimizers to choose from; `examples.llama.optimizers.RECIPES` has an entry for each."""
 
 PresetName = Literal["cpu", "60m", "130m", "350m", "1b", "7b"]
@@ -111,10 +123,12 @@ class OptimizerConfig:
     """sinkgd and swan: stateless on the matrices of the layers, Adam on the rest (embedding, head,
     norms). muon: orthogonalized momentum on the matrices, Adam on the rest. adamw: one rate for
     every parameter. adamw2: AdamW with two rates, as sinkgd has. sgd: gradient descent with
-    momentum, two rates."""
+    momentum. adam-mini: Adam with one second moment per block. ldadam: Adam in a subspace that
+    turns every step. galore: in one that is fixed for some steps. lion: the sign of momentum.
+    adalomo: Adafactor with AdaLomo's settings. All of these with two rates."""
     learning_rate: float | None = None
     """Peak rate of the matrices; for sinkgd and swan the size of a weight's step, root mean square.
-    For adamw the rate of every parameter."""
+    For adamw the rate of every parameter, for adalomo relative to the weights' root mean square."""
     rest_learning_rate: float | None = None
     """Peak rate of the rest: embedding, head and norms (not adamw)."""
     rest: Literal["adam", "sinkhorn"] | None = None
@@ -128,11 +142,21 @@ class OptimizerConfig:
     nesterov: bool | None = None
     """Whether the momentum looks ahead (sinkgd, swan, muon, sgd)."""
     weight_decay: float | None = None
-    """Decoupled weight decay of the matrices (not sgd)."""
+    """Decoupled weight decay of the matrices (not sgd, adalomo)."""
     b2: float | None = None
-    """Decay of Adam's average of squared gradients (not sgd)."""
+    """Decay of Adam's average of squared gradients, of Lion's momentum (not sgd, adalomo)."""
     clip_norm: float | None = None
-    """Clip the gradients of the parameters under Adam to this global norm, 0 is off (not sgd)."""
+    """Clip the gradients of the parameters under Adam to this global norm, 0 is off (sinkgd, swan,
+    adamw, adamw2, galore)."""
+    rank: int | None = None
+    """Dimensions of the subspace (ldadam, galore)."""
+    error_feedback: bool | None = None
+    """Whether to keep what the subspace leaves out, one float32 number per weight (ldadam)."""
+    update_proj_gap: int | None = None
+    """Steps between two choices of the subspace (galore)."""
+    value_blocks: Literal["neuron", "whole"] | None = None
+    """What shares a second moment in the matrices of attention's values: the weights of an output
+    neuron, or all, which is advised for less than 10 000 to 20 000 steps (adam-mini)."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def prepare(experiment: Experiment, corpus: Corpus, placement: Placement = ONE_D
     return Task(
         experiment=experiment,
         definition=definition,
-        optimizer=make_optimizer(experiment.optimizer, setup.steps),
+        optimizer=make_optimizer(experiment.optimizer, setup),
         batches=corpus.training_batches(setup.data),
         train_step=make_train_step(experiment, placement),
         validate=make_validate(

@@ -23,7 +23,7 @@ from examples.llama.costs.footprint import GIB, compiled, kept
 from examples.llama.costs.largest import Largest, largest
 from examples.llama.costs.largest import make_table as table_of_largest
 from examples.llama.costs.plot import MemoryBar, MemoryPanel, plot_memory
-from examples.llama.costs.table import CARDS_GIB, Row, heading, make_table, unit_of
+from examples.llama.costs.table import CARDS_GIB, Row, heading, make_table, state_table, unit_of
 from examples.llama.environment import machine, versions
 from examples.llama.optimizers import RECIPES
 from examples.llama.presets import PRESETS
@@ -31,7 +31,7 @@ from examples.llama.records import write_json
 
 _OF_WEIGHTS_AND_STATE = (
     "Weights and state follow from shapes alone, and are the same on every machine. Under papers "
-    "is what arXiv 2502.06742 and 2412.13148 print for their sum."
+    "is what arXiv 2502.06742 and 2412.13148 (GaLore: 2403.03507) print for their sum."
 )
 
 _OF_TEMPORARY = (
@@ -48,6 +48,10 @@ _OF_BFLOAT16 = (
 )
 
 
+_PER_WEIGHT = "Bytes of state per weight of the model"
+_PER_MATRIX_WEIGHT = "Bytes of state per weight of the layers' matrices, theirs alone"
+
+
 @dataclass(frozen=True)
 class Command:
     """Add up the memory that training needs: weights, optimizer state, and what a step takes.
@@ -60,10 +64,11 @@ class Command:
 
     presets: tuple[PresetName, ...] = tuple(PRESETS)
     """Models to ask about."""
-    optimizers: tuple[str, ...] = (*RECIPES, "sgd-plain", "sinkgd-layerwise")
+    optimizers: tuple[str, ...] = (*RECIPES, "sgd-plain", "ldadam-plain", "sinkgd-layerwise")
     """Optimizers to ask about, each with its default options; variants of the learning study, such
-    as sinkgd-momentum and sinkgd-tokens, are possible too; sgd-plain is SGD without momentum. A
-    name with -layerwise added has the step that never makes the gradient of the whole model."""
+    as sinkgd-momentum and sinkgd-tokens, are possible too; sgd-plain is SGD without momentum,
+    ldadam-plain LDAdam without error feedback. A name with -layerwise added has the step that never
+    makes the gradient of the whole model."""
     precision: Precision | None = None
     """Instead of the preset's own: bfloat16 for the papers' models, float32 for cpu."""
     microbatch_rows: int = 1
@@ -202,6 +207,11 @@ def run(command: Command, console: Console) -> int:
         console.print(make_table(rows))
         panels.append(panel_of(rows))
         every_row += rows
+    console.print(
+        state_table(_PER_WEIGHT, every_row, lambda kept: kept.state_per_weight),
+        state_table(_PER_MATRIX_WEIGHT, every_row, lambda kept: kept.matrix_state_per_weight),
+        sep="\n",
+    )
     for preset in dict.fromkeys(command.largest):
         found = measure_largest(command, preset, console)
         console.print(table_of_largest(found))

@@ -58,7 +58,8 @@ class Placement:
         """Shape, dtype and sharding of each leaf of the state that `build` returns, not computed.
 
         An optimizer's state keeps a parameter's path below its own, by which it is recognized: what
-        has the shape of a parameter lies where the parameter does. Scalars are everywhere.
+        has the shape of a parameter lies where the parameter does. Of what is smaller, factors and
+        block means, the axes that can be divided are. Scalars are everywhere.
 
         Raises:
             InputError: a dimension cannot be divided, or no spec covers a leaf.
@@ -81,15 +82,24 @@ class Placement:
         if self.mesh is None:
             return SingleDeviceSharding(jax.local_devices()[0])
         path = jax.tree_util.keystr(keys, simple=True, separator="/")
-        spec = _spec(path, shape) if shape else P()
+        spec = self._of_state(path, shape) if path.startswith(_STATE) else _spec(path, shape)
         for size, axis in zip(shape, spec, strict=False):
-            if axis is not None and size % self.mesh.shape[axis]:
+            if not self._divides(size, axis):
                 raise InputError(
                     f"{path} of shape {shape} cannot be spread over the mesh: {size} is not "
                     f"divisible by {self.mesh.shape[axis]}, the devices along {axis}; choose "
                     f"another --mesh, or another size of the model"
                 )
         return NamedSharding(self.mesh, spec)
+
+    def _divides(self, size: int, axis: str | None) -> bool:
+        assert self.mesh is not None
+        return axis is None or size % self.mesh.shape[axis] == 0
+
+    def _of_state(self, path: str, shape: tuple[int, ...]) -> P:
+        """The spec of a leaf of the optimizer's state, whose shape may not be its parameter's."""
+        spec = _spec(path, shape)
+        return P(*(a if self._divides(n, a) else None for n, a in zip(shape, spec, strict=False)))
 
     @property
     def everywhere(self) -> NamedSharding | None:
@@ -150,10 +160,18 @@ ONE_DEVICE = Placement()
 """The placement without a mesh."""
 
 
+_STATE = "optimizer_state/"
+
+
 def _spec(path: str, shape: tuple[int, ...]) -> P:
+    if not shape:
+        return P()
     for pattern, spec in SPECS:
-        if re.fullmatch(rf"(.+/)?{pattern}", path) and len(spec) <= len(shape):
-            return spec
+        if re.fullmatch(rf"(.+/)?{pattern}", path):
+            if len(spec) <= len(shape):
+                return spec
+            if path.startswith(_STATE):  # Adafactor's row and column means, a few numbers
+                return P()
     raise InputError(
         f"nothing says how {path} of shape {shape} is spread over a mesh; add it to "
         f"examples.llama.mesh.SPECS, or train on one device"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,11 @@ def style(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def look(index: int) -> dict[str, Any]:
+    """How the curve of so many before it is drawn: ten colors, and then the same dashed."""
+    return {"color": f"C{index % 10}", "linestyle": ("-", "--")[index // 10 % 2]}
 
 
 def _figure(x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
@@ -62,10 +68,9 @@ def plot_run(path: Path, title: str, train: Curve, validation: Curve) -> None:
 def plot_comparison(path: Path, title: str, curves: Mapping[str, Curve]) -> None:
     """Draw each optimizer's validation loss against tokens."""
     figure, axes = _figure("million tokens", "validation loss (nats per byte)", title)
-    for name, (tokens, losses) in curves.items():
-        axes.plot(
-            _millions(tokens), losses, "o-", markersize=3.5, label=f"{name}: {losses[-1]:.3f}"
-        )
+    for index, (name, (tokens, losses)) in enumerate(curves.items()):
+        label = f"{name}: {losses[-1]:.3f}"
+        axes.plot(_millions(tokens), losses, marker="o", markersize=3.5, label=label, **look(index))
     show_from(axes, list(curves.values()), 0.15)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize="small" if len(curves) > 6 else "medium")
     save(figure, path)

@@ -7,6 +7,7 @@ left out of the loss, data seed 42, everything in bfloat16, evaluation on about 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from examples.llama.config import (
     CorpusConfig,
@@ -26,8 +27,8 @@ class Preset:
     """Model, data and length."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     """Text and tokenizer."""
-    rates: Mapping[OptimizerName, Mapping[str, float]] = field(default_factory=dict)
-    """Rates that differ from the tuned ones of the CPU's default run."""
+    options: Mapping[OptimizerName, Mapping[str, Any]] = field(default_factory=dict)
+    """Rates and other options that differ from those of the CPU's default run."""
 
 
 _LINEAR_AND_REST = {"learning_rate": 1e-3, "rest_learning_rate": 2e-2}
@@ -39,8 +40,10 @@ def _papers(
     model: ModelConfig,
     steps: int,
     microbatches: int,
+    galore_rank: int,
     adam_rate: float = 1e-3,
 ) -> Preset:
+    one_rate = {"learning_rate": adam_rate, "rest_learning_rate": adam_rate}
     data = DataConfig(
         batch_size=512,
         microbatches=microbatches,
@@ -57,7 +60,16 @@ def _papers(
             "swan": _LINEAR_AND_REST,
             "muon": _LINEAR_AND_REST,
             "adamw": {"learning_rate": adam_rate},
-            "adamw2": {"learning_rate": adam_rate, "rest_learning_rate": adam_rate},
+            "adamw2": one_rate,
+            "adam-mini": one_rate | {"value_blocks": "whole" if steps <= 20_000 else "neuron"},
+            "ldadam": one_rate,
+            # 0.01 times the scale 0.25 of GaLore's own runs, and 0.01
+            "galore": {
+                "learning_rate": 2.5e-3,
+                "rest_learning_rate": 1e-2,
+                "rank": galore_rank,
+                "update_proj_gap": 200,
+            },
         },
     )
 
@@ -75,10 +87,10 @@ def _llama(hidden: int, mlp: int, heads: int, layers: int) -> ModelConfig:
 
 PRESETS: Mapping[PresetName, Preset] = {
     "cpu": Preset(Setup()),
-    "60m": _papers("60m", _llama(512, 1376, 8, 8), 10_000, 4),
-    "130m": _papers("130m", _llama(768, 2048, 12, 12), 20_000, 4),
-    "350m": _papers("350m", _llama(1024, 2736, 16, 24), 60_000, 8),
-    "1b": _papers("1b", _llama(2048, 5461, 32, 24), 100_000, 16, adam_rate=7e-4),
-    "7b": _papers("7b", _llama(4096, 11008, 32, 32), 150_000, 32, adam_rate=7e-4),
+    "60m": _papers("60m", _llama(512, 1376, 8, 8), 10_000, 4, 128),
+    "130m": _papers("130m", _llama(768, 2048, 12, 12), 20_000, 4, 256),
+    "350m": _papers("350m", _llama(1024, 2736, 16, 24), 60_000, 8, 256),
+    "1b": _papers("1b", _llama(2048, 5461, 32, 24), 100_000, 16, 512, adam_rate=7e-4),
+    "7b": _papers("7b", _llama(4096, 11008, 32, 32), 150_000, 32, 1024, adam_rate=7e-4),
 }
 """Every preset of the command line."""

@@ -135,5 +135,5 @@ def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [
         f"{name}: {old.get(name, 'absent')} in the folder, {new.get(name, 'absent')} asked for"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name, "absent") != new.get(name, "absent")
+        if old.get(name) != new.get(name)  # an option that is new may be left out
     ]

@@ -30,7 +30,7 @@ def initial_state(experiment: Experiment) -> TrainState:
     """The weights that a settled experiment's seed draws, and its optimizer's state for them."""
     setup = experiment.setup
     params = init_llama(setup.model, setup.seed)
-    optimizer = make_optimizer(experiment.optimizer, setup.steps)
+    optimizer = make_optimizer(experiment.optimizer, setup)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
@@ -92,6 +92,11 @@ def check_layerwise(experiment: Experiment) -> None:
             f"--layerwise uses each layer's gradient as soon as it is there, but --clip-norm "
             f"{experiment.optimizer.clip_norm:g} needs the norm of them all; leave one of them out"
         )
+    if experiment.optimizer.name == "galore":
+        raise InputError(
+            "--layerwise updates the model part by part, but optax's GaLore needs a matrix in "
+            "each, and embedding, head and norms have none; leave it out, or choose ldadam"
+        )
 
 
 Step = Callable[[TrainState, jax.Array, optax.GradientTransformation], tuple[Any, jax.Array]]
@@ -136,14 +141,14 @@ def _compiled_step(
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     """The train step without its peak rates, which are an argument: tries of rates share it."""
     step = _layerwise(model) if layerwise else _ordinary(model, microbatches)
+    like = Experiment(optimizer, Setup(model=model, steps=steps))
 
     def train_step(
         state: TrainState, rows_BxS: jax.Array, peaks: dict[str, Any]
     ) -> tuple[TrainState, jax.Array]:
-        transformation = make_optimizer(dataclasses.replace(optimizer, **peaks), steps)
+        transformation = make_optimizer(dataclasses.replace(optimizer, **peaks), like.setup)
         return step(state, rows_BxS, transformation)
 
-    like = Experiment(optimizer, Setup(model=model, steps=steps))
     shardings = placement.shardings(lambda: initial_state(like)), placement.everywhere
     return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
 

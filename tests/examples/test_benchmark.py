@@ -17,7 +17,14 @@ import multinorm_optax as mo
 from examples.benchmark import __main__ as command
 from examples.benchmark import memory, shapes, step, turns
 from examples.benchmark.__main__ import Section, main
-from examples.benchmark.competitors import FAST, REFERENCE, SLOW, TITLES, literal_sinkhorn
+from examples.benchmark.competitors import (
+    FAST,
+    REFERENCE,
+    RIVALS,
+    SLOW,
+    TITLES,
+    literal_sinkhorn,
+)
 from examples.benchmark.plot import plot_ratios
 from examples.benchmark.report import comparison_table
 from examples.benchmark.step import Timed, compare, fitting_layers, layer_shapes, product_flops
@@ -31,8 +38,8 @@ from examples.llama.memory import experiment_of
 from examples.llama.optimizers import settle
 from examples.llama.presets import PRESETS
 
-EVERYONE = {**FAST, **SLOW}
-TINY = Matrices({"gate": (2, 8, 12), "down": (2, 12, 8)}, step.KERNEL, jnp.dtype("float32"))
+EVERYONE = {**FAST, **SLOW, **RIVALS}
+TINY = Matrices({"gate": (2, 16, 24), "down": (2, 24, 16)}, step.KERNEL, jnp.dtype("float32"))
 
 
 def _console() -> Console:
@@ -94,7 +101,7 @@ def test_gradient_and_weights_are_drawn_apart() -> None:
     gradient, params = TINY.gaussian(0), TINY.gaussian(1)
     chex.assert_trees_all_equal(gradient, TINY.gaussian(0))
     leaves = np.concatenate([np.ravel(x) for x in (*gradient.values(), *params.values())])
-    assert len(np.unique(leaves)) == len(leaves) == 2 * TINY.elements == 2 * 2 * 2 * 8 * 12
+    assert len(np.unique(leaves)) == len(leaves) == 2 * TINY.elements == 2 * 2 * 2 * 16 * 24
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(1e-9, 3), (1e9, 41)])
@@ -282,6 +289,20 @@ def test_end_to_end(
     assert (tol["over"], tol["target"]) == ("sinkgd-tol", "≤ 1.2")
     assert tol["geometric_mean"] == pytest.approx(tol["ratios"]["cpu"]["median"])
     assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rivals_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = {name: RIVALS[name] for name in (REFERENCE, "lion", "adam-mini")}
+    monkeypatch.setattr(step, "RIVALS", some)
+    results = tmp_path / "rivals.json"
+    options = ["--presets", "cpu", "--seconds", "0.2", "--results", str(results)]
+    assert main(["--sections", "rivals", *options]) == 0
+    assert "Adam-mini" in capsys.readouterr().out
+    written = json.loads(results.read_text())["rivals"]
+    assert written["groups"][0]["competitors"].keys() == some.keys()
+    assert [one["over"] for one in written["comparisons"]] == ["adam-mini", "lion"]
 
 
 def test_products_of_matrices_that_take_too_long_are_left_out(

@@ -42,7 +42,7 @@ def _collectives(compiled: Any) -> list[tuple[str, int]]:
 def _compile_update(mode: AxisType, **options: Any) -> Any:
     """The compiled (gradients, state, weights) -> (weights, state) on a mesh 2 x 2 x 2."""
     experiment = Experiment(settle(OptimizerConfig(**options)), Setup(model=MODEL))
-    optimizer = make_optimizer(experiment.optimizer, experiment.setup.steps)
+    optimizer = make_optimizer(experiment.optimizer, experiment.setup)
     mesh = jax.make_mesh((2, 2, 2), AXES, axis_types=(mode,) * 3)
     placement = Placement(mesh)
     with jax.set_mesh(mesh):

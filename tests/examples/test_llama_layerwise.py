@@ -58,6 +58,10 @@ def _experiment(model: ModelConfig = MODEL, microbatches: int = 1, **options: An
         {"name": "adamw", "weight_decay": 0.1},
         {"name": "adamw2"},
         {"name": "sgd"},
+        {"name": "adam-mini"},
+        {"name": "ldadam", "rank": 4},
+        {"name": "lion"},
+        {"name": "adalomo"},
     ],
     ids=lambda options: "-".join(map(str, options.values())) or "sinkgd",
 )
@@ -80,6 +84,9 @@ def test_steps_are_those_of_the_whole_model(options: dict[str, Any]) -> None:
         ((2, 2, 2), {}),
         ((1, 4, 2), {"name": "adamw2"}),
         ((2, 2, 2), {"name": "swan"}),
+        ((2, 2, 2), {"name": "adam-mini"}),
+        ((2, 2, 2), {"name": "ldadam", "rank": 4}),
+        ((2, 2, 2), {"name": "adalomo"}),
     ],
     ids=str,
 )
@@ -151,6 +158,7 @@ def test_command_line(tiny_options: list[str], tmp_path: Path) -> None:
         (["--microbatches", "2"], "gradients of 2 microbatches have to be added up"),
         (["--clip-norm", "1"], "--clip-norm 1 needs the norm of them all"),
         (["--optimizer", "adamw", "--clip-norm", "0.5"], "--clip-norm 0.5 needs the norm"),
+        (["--optimizer", "galore"], "optax's GaLore needs a matrix in each"),
     ],
 )
 def test_what_needs_the_whole_gradient_is_refused(

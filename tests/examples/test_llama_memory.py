@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -9,7 +10,7 @@ from examples.llama.config import Experiment, OptimizerConfig, PresetName, Setup
 from examples.llama.costs.candidates import CANDIDATES
 from examples.llama.costs.footprint import GIB, PUBLISHED, Compiled, Kept, compiled, kept
 from examples.llama.costs.largest import deepest
-from examples.llama.costs.table import Row, make_table
+from examples.llama.costs.table import Row, make_table, state_table
 from examples.llama.memory import Command, experiment_of, main
 from examples.llama.optimizers import RECIPES, settle
 from examples.llama.presets import PRESETS
@@ -42,6 +43,29 @@ def test_weights_and_state_are_the_published_ones(
         assert round(counted, 3) == gib
         # printed with two digits, some rounded and some cut off
         assert PUBLISHED[name][preset] == pytest.approx(counted, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("adamw", (2.00, 2.00, 2.00, 2.00, 2.00)),
+        ("adam-mini", (1.00, 1.00, 1.00, 1.00, 1.00)),
+        ("lion", (1.00, 1.00, 1.00, 1.00, 1.00)),
+        ("muon", (1.56, 1.37, 1.18, 1.10, 1.04)),
+        ("sinkgd", (1.13, 0.73, 0.36, 0.20, 0.08)),
+        ("swan", (1.13, 0.73, 0.36, 0.20, 0.08)),
+    ],
+)
+def test_state_is_so_many_numbers_per_weight(name: str, numbers: Sequence[float]) -> None:
+    counted = [_kept(preset, name).state_per_weight / 2 for preset in get_args(PresetName)[1:]]
+    assert counted == pytest.approx(numbers, abs=0.006)
+
+
+def test_table_of_state_has_a_line_per_optimizer_and_a_column_per_preset() -> None:
+    rows = [_row(1, name=name) for name in ("sinkgd", "adamw")]
+    table = state_table("title", rows, lambda kept: kept.state_per_weight)
+    assert [column.header for column in table.columns] == ["", rows[0].preset]
+    assert list(table.columns[1].cells) == [f"{row.kept.state_per_weight:.2f}" for row in rows]
 
 
 @pytest.mark.parametrize("preset", ["60m", "130m", "350m", "1b"])
@@ -200,7 +224,9 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
     assert main(["--no-compile", "--results", str(results)]) == 0
     rows = json.loads(results.read_text())["rows"]
     assert [(row["preset"], row["optimizer"]) for row in rows] == [
-        (preset, name) for preset in PRESETS for name in (*RECIPES, "sgd-plain", "sinkgd-layerwise")
+        (preset, name)
+        for preset in PRESETS
+        for name in (*RECIPES, "sgd-plain", "ldadam-plain", "sinkgd-layerwise")
     ]
     assert all("temporary_bytes" not in row for row in rows)
     assert all(row["fits_gib"] is None for row in rows)
@@ -213,7 +239,10 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--optimizers", "adam"], "--optimizers: adam is none of adamw, adamw2"),
+        (
+            ["--optimizers", "adam"],
+            "--optimizers: adam is none of adalomo, adam-mini, adamw, adamw2",
+        ),
         (["--optimizers"], "--optimizers names none"),
         (["--presets"], "--presets names none"),
         (["--microbatch-rows", "0"], "--microbatch-rows and --microbatches must be at least 1"),

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +23,17 @@ from examples.llama.config import (
 )
 from examples.llama.loop import Step, fit, prepare
 from examples.llama.model import abstract_llama, init_llama
-from examples.llama.optimizers import RECIPES, make_optimizer, schedule, scheduled_rates, settle
+from examples.llama.optimizers import RECIPES, make_optimizer, scheduled_rates, settle
+from examples.llama.per_layer import per_layer
 from examples.llama.presets import PRESETS
+from examples.llama.schedule import schedule
 from examples.llama.text.corpus import Corpus
+
+
+def _named(name: OptimizerName, **options: Any) -> OptimizerConfig:
+    """With a subspace that the tiny model has room for, where there is one."""
+    ranked = {"rank": 4} if "rank" in RECIPES[name].defaults else {}
+    return OptimizerConfig(name, **{**ranked, **options})
 
 
 def _second_update(config: OptimizerConfig, model: ModelConfig) -> dict:
@@ -31,7 +41,7 @@ def _second_update(config: OptimizerConfig, model: ModelConfig) -> dict:
     params = init_llama(model, seed=0)
     generator = np.random.default_rng(0)
     gradients = jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape, np.float32), params)
-    optimizer = make_optimizer(settle(config), steps=2)
+    optimizer = make_optimizer(settle(config), Setup(model=model, steps=2))
     update = jax.jit(optimizer.update)
     _, state = update(gradients, optimizer.init(params), params)
     return update(gradients, state, params)[0]
@@ -49,6 +59,7 @@ def _rms(update: jax.Array) -> float:
         # optax's Muon lets Adam look ahead too, which lengthens its first steps
         OptimizerConfig("muon", 3e-3, 5e-2, nesterov=False),
         OptimizerConfig("adamw2", 3e-3, 5e-2),
+        OptimizerConfig("lion", 3e-3, 5e-2),
     ],
     ids=lambda config: config.name,
 )
@@ -61,19 +72,56 @@ def test_matrices_and_rest_move_at_their_own_rates(
         assert _rms(rest) == pytest.approx(5e-2, rel=1e-3)
 
 
+def test_galore_steps_in_a_subspace_of_the_longer_side(tiny_model: ModelConfig) -> None:
+    updates = _second_update(OptimizerConfig("galore", 3e-3, 5e-2, rank=16), tiny_model)
+    for name, share in (("gate", 16 / 24), ("down", 16 / 24)):
+        step = _rms(updates["layers"]["mlp"][name]["kernel"])
+        assert step == pytest.approx(3e-3 * math.sqrt(share), rel=0.01)
+    query = updates["layers"]["attention"]["query"]["kernel"]
+    assert _rms(query) == pytest.approx(3e-3, rel=0.01)
+    assert _rms(updates["embed"]["embedding"]) == pytest.approx(5e-2, rel=1e-3)
+
+
 def test_adamw_has_one_rate(tiny_model: ModelConfig) -> None:
     updates = _second_update(OptimizerConfig("adamw", learning_rate=3e-3), tiny_model)
     assert all(_rms(leaf) == pytest.approx(3e-3, rel=1e-3) for leaf in jax.tree.leaves(updates))
 
 
-@pytest.mark.parametrize("name", ["sinkgd", "swan", "muon", "adamw", "adamw2"])
+@pytest.mark.parametrize("name", ["adam-mini", "ldadam"])
+def test_each_group_follows_its_own_rate(name: OptimizerName, tiny_model: ModelConfig) -> None:
+    base, faster, faster_rest = (
+        _second_update(_named(name, learning_rate=matrices, rest_learning_rate=rest), tiny_model)
+        for matrices, rest in ((1e-3, 1e-2), (2e-3, 1e-2), (1e-3, 2e-2))
+    )
+    is_matrix = mo.group_labels(mo.LLAMA_RULES)(base)
+    for label, one, two, three in zip(
+        *map(jax.tree.leaves, (is_matrix, base, faster, faster_rest)), strict=True
+    ):
+        factors = (2, 1) if label == "matrix" else (1, 2)
+        np.testing.assert_allclose(two, factors[0] * one, rtol=1e-5)
+        np.testing.assert_allclose(three, factors[1] * one, rtol=1e-5)
+
+
+def test_rate_of_adalomo_is_relative_to_the_weights(tiny_model: ModelConfig) -> None:
+    params = init_llama(tiny_model, seed=0)
+    updates = _second_update(OptimizerConfig("adalomo", 0.1, 0.5), tiny_model)
+    for rate, path in ((0.1, ("layers", "mlp", "up", "kernel")), (0.5, ("embed", "embedding"))):
+        weight, update = functools.reduce(
+            lambda t, key: (t[0][key], t[1][key]), path, (params, updates)
+        )
+        assert _rms(update) == pytest.approx(rate * _rms(weight), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "name", ["sinkgd", "swan", "muon", "adamw", "adamw2", "adam-mini", "ldadam", "galore", "lion"]
+)
 def test_weight_decay_shrinks_the_matrices_alone(
     name: OptimizerName, tiny_model: ModelConfig
 ) -> None:
     params = init_llama(tiny_model, seed=0)
     rate = RECIPES[name].defaults["learning_rate"]
-    plain = _second_update(OptimizerConfig(name), tiny_model)
-    decayed = _second_update(OptimizerConfig(name, weight_decay=0.5), tiny_model)
+    plain = _second_update(_named(name, weight_decay=0.0), tiny_model)
+    decayed = _second_update(_named(name, weight_decay=0.5), tiny_model)
     difference = jax.tree.map(jnp.subtract, decayed, plain)
     np.testing.assert_allclose(
         difference["layers"]["mlp"]["up"]["kernel"],
@@ -115,7 +163,7 @@ def test_state_has_so_many_numbers_per_weight(
     _, params = abstract_llama(tiny_model)
     weights = {"matrix": 2 * (4 * 16 * 16 + 3 * 16 * 24), "table": 2 * 256 * 16, "gain": 5 * 16}
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(weights.values())
-    optimizer = make_optimizer(settle(config), steps=10)
+    optimizer = make_optimizer(settle(config), Setup(model=tiny_model, steps=10))
     state = jax.tree.leaves(jax.eval_shape(optimizer.init, params))
     shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
     numbers = sum(leaf.size for leaf in state if leaf.shape in shapes)
@@ -125,6 +173,81 @@ def test_state_has_so_many_numbers_per_weight(
     assert numbers == expected
     audited = mo.audit(optimizer, params, axes=mo.LLAMA_RULES).state_bytes_of("matrix")
     assert audited == 4 * matrices * weights["matrix"]
+
+
+WEIGHTS = 2 * (4 * 16 * 16 + 3 * 16 * 24)
+STACK = 2 * (4 + 3)
+"""Matrices of the tiny model: two layers of query, key, value, out (16 x 16) and gate, up, down."""
+
+
+@pytest.mark.parametrize(
+    ("config", "numbers"),
+    [
+        (OptimizerConfig("lion"), WEIGHTS),
+        # and a number per head of query and key, per matrix of values, per neuron of the others
+        (
+            OptimizerConfig("adam-mini"),
+            WEIGHTS + 2 * (2 * 2 + 1 + 16 + 2 * 24 + 16),
+        ),
+        (
+            OptimizerConfig("adam-mini", value_blocks="neuron"),
+            WEIGHTS + 2 * (2 * 2 + 16 + 16 + 2 * 24 + 16),
+        ),
+        # 2rn + rm, n the longer side
+        (
+            OptimizerConfig("ldadam", rank=4, error_feedback=False),
+            4 * 2 * (4 * (2 * 16 + 16) + 3 * (2 * 24 + 16)),
+        ),
+        (
+            OptimizerConfig("ldadam", rank=4),
+            4 * 2 * (4 * (2 * 16 + 16) + 3 * (2 * 24 + 16)) + WEIGHTS,
+        ),
+        # the longer side is projected: 2rm + rn
+        (OptimizerConfig("galore", rank=4), 4 * 2 * (4 * (2 * 16 + 16) + 3 * (2 * 16 + 24))),
+    ],
+    ids=lambda value: value.name if isinstance(value, OptimizerConfig) else str(value),
+)
+def test_rivals_keep_so_many_numbers_for_the_matrices(
+    config: OptimizerConfig, numbers: int, tiny_model: ModelConfig
+) -> None:
+    _, params = abstract_llama(tiny_model)
+    optimizer = make_optimizer(settle(config), Setup(model=tiny_model))
+    audited = mo.audit(optimizer, params, axes=mo.LLAMA_RULES).state_bytes_of("matrix")
+    assert audited == 4 * numbers
+
+
+def test_adafactor_keeps_a_mean_per_row_and_column(tiny_model: ModelConfig) -> None:
+    _, params = abstract_llama(tiny_model)
+    optimizer = make_optimizer(settle(OptimizerConfig("adalomo")), Setup(model=tiny_model))
+    audited = mo.audit(optimizer, params, axes=mo.LLAMA_RULES).state_bytes_of("matrix")
+    means = 2 * (4 * (16 + 16) + 3 * (16 + 24))
+    assert 4 * means <= audited <= 4 * (means + STACK)  # and optax's placeholder of one number
+
+
+def test_per_layer_is_a_loop_over_layers(tiny_model: ModelConfig) -> None:
+    generator = np.random.default_rng(0)
+    stack = [{"kernel": jnp.asarray(generator.standard_normal((3, 6, 4)))} for _ in range(4)]
+    one = optax.contrib.scale_by_galore(2, update_proj_gap=2)
+    many = per_layer(one, ndim=2)
+    state, update = many.init(stack[0]), jax.jit(many.update)
+    apart = [one.init({"kernel": stack[0]["kernel"][layer]}) for layer in range(3)]
+    for gradients in stack:
+        updates, state = update(gradients, state, stack[0])
+        for layer in range(3):
+            alone, apart[layer] = one.update({"kernel": gradients["kernel"][layer]}, apart[layer])
+            np.testing.assert_allclose(
+                updates["kernel"][layer], alone["kernel"], rtol=1e-4, atol=1e-5
+            )
+    assert state.count.shape == ()
+    assert "conditional" in update.lower(stack[0], state, stack[0]).compile().as_text()
+
+
+@pytest.mark.parametrize("name", ["ldadam", "galore"])
+def test_rank_that_the_matrices_do_not_have_is_refused(
+    name: OptimizerName, tiny_model: ModelConfig
+) -> None:
+    with pytest.raises(InputError, match=r"--rank is 17, but the matrices have only 16 dimensions"):
+        make_optimizer(settle(OptimizerConfig(name, rank=17)), Setup(model=tiny_model))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +260,7 @@ def test_state_has_so_many_numbers_per_weight(
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_every_optimizer_learns(options: dict[str, Any], tiny_setup: Setup, corpus: Corpus) -> None:
-    task = prepare(Experiment(settle(OptimizerConfig(**options)), tiny_setup), corpus)
+    task = prepare(Experiment(settle(_named(**options)), tiny_setup), corpus)
     one_batch = itertools.repeat(next(iter(task.batches)))
     losses = [e.loss for e in fit(task, task.initial_state(), one_batch) if isinstance(e, Step)]
     assert len(losses) == 12
@@ -214,7 +337,7 @@ def test_every_optimizer_has_all_of_its_options_in_every_preset(
 ) -> None:
     settled = settle(OptimizerConfig(name), preset)
     options = {key for key in RECIPES[name].defaults if getattr(settled, key) is not None}
-    assert options == RECIPES[name].defaults.keys() >= PRESETS[preset].rates.get(name, {}).keys()
+    assert options == RECIPES[name].defaults.keys() >= PRESETS[preset].options.get(name, {}).keys()
     assert settle(settled, preset) == settled
 
 

@@ -30,12 +30,16 @@ CANDIDATES: Mapping[str, Candidate] = {
 FOR_MEMORY: Mapping[str, Candidate] = {
     **CANDIDATES,
     "sgd-plain": Candidate("SGD without momentum", OptimizerConfig("sgd", momentum=0.0)),
+    "ldadam-plain": Candidate(
+        "LDAdam without error feedback", OptimizerConfig("ldadam", error_feedback=False)
+    ),
     **{
         f"{name}-layerwise": Candidate(f"{one.title}, layer-wise", one.optimizer, layerwise=True)
         for name, one in CANDIDATES.items()
+        if one.optimizer.name != "galore"
     },
 }
-"""With them what differs in memory: SGD that keeps nothing, and the layer-wise steps."""
+"""With them what differs in memory: SGD and LDAdam that keep less, and the layer-wise steps."""
 
 
 def choose(

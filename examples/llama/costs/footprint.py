@@ -11,24 +11,28 @@ import jax.numpy as jnp
 import multinorm_optax as mo
 from examples.llama.config import Experiment, InputError, PresetName
 from examples.llama.model import abstract_llama
-from examples.llama.optimizers import MATRIX, make_optimizer
+from examples.llama.optimizers import make_optimizer
+from examples.llama.recipes import MATRIX
 from examples.llama.step import initial_state, make_train_step
 
 GIB = 2**30
 
 _ADAM: Mapping[PresetName, float] = {"60m": 0.32, "130m": 0.75, "350m": 2.05, "1b": 7.48}
 _STATELESS: Mapping[PresetName, float] = {"60m": 0.23, "130m": 0.43, "350m": 0.93, "1b": 2.98}
+_GALORE: Mapping[PresetName, float] = {"60m": 0.24, "130m": 0.52, "350m": 1.22, "1b": 4.38}
 
 PUBLISHED: Mapping[str, Mapping[PresetName, float]] = {
     "adamw": _ADAM,
     "adamw2": _ADAM,
     "sinkgd": _STATELESS,
     "swan": _STATELESS,
+    "galore": _GALORE,
 }
 """GiB of weights and optimizer state in bfloat16, as printed: the memory columns of Scetbon et al.,
 arXiv 2502.06742, and Ma et al., arXiv 2412.13148. They follow from the number of weights alone: for
 Adam 2 bytes times 3N, for SinkGD and SWAN 2 bytes times N + 2(N_embedding + N_head + N_norms). The
-last printed digit is rounded in some and cut off in others."""
+last printed digit is rounded in some and cut off in others. GaLore's column is that of Zhao et al.,
+arXiv 2403.03507, Table 2, whose program projects the other side."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,16 @@ class Kept:
         """Weights and state."""
         return self.weight_bytes + self.state_bytes
 
+    @property
+    def state_per_weight(self) -> float:
+        """Bytes of state per weight of the model."""
+        return self.state_bytes / self.parameters
+
+    @property
+    def matrix_state_per_weight(self) -> float:
+        """Bytes of state per weight of the layers' matrices, theirs alone."""
+        return self.matrix_state_bytes / self.matrix_parameters
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -69,7 +83,7 @@ class Compiled:
 def kept(experiment: Experiment) -> Kept:
     """Count the bytes of weights and optimizer state of a settled experiment."""
     _, params = abstract_llama(experiment.setup.model)
-    optimizer = make_optimizer(experiment.optimizer, experiment.setup.steps)
+    optimizer = make_optimizer(experiment.optimizer, experiment.setup)
     audit = mo.audit(optimizer, params, axes=mo.LLAMA_RULES)
     return Kept(
         parameters=audit.parameters,

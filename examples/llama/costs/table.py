@@ -1,6 +1,6 @@
 """What `examples.llama.memory` prints: a table for each preset."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,8 @@ class Row:
             "title": self.title,
             "precision": self.precision,
             **vars(self.kept),
+            "state_per_weight": round(self.kept.state_per_weight, 4),
+            "matrix_state_per_weight": round(self.kept.matrix_state_per_weight, 4),
             "weights_and_state_gib": round(self.kept.total_bytes / GIB, 6),
             "published_gib": self.published_gib,
             **({} if self.step is None else vars(self.step)),
@@ -110,4 +112,19 @@ def make_table(rows: Sequence[Row]) -> Table:
             temporary = None if row.step is None else row.step.temporary_bytes
             cells += [text(temporary), text(row.total_bytes), _fits(row)]
         table.add_row(*cells)
+    return table
+
+
+def state_table(title: str, rows: Sequence[Row], of: Callable[[Kept], float]) -> Table:
+    """One figure of what is kept: a line for each optimizer, a column for each preset."""
+    found = {(row.optimizer, row.preset): of(row.kept) for row in rows}
+    titles = {row.optimizer: row.title for row in rows}
+    presets = list(dict.fromkeys(row.preset for row in rows))
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for preset in presets:
+        table.add_column(preset, justify="right")
+    for optimizer, name in titles.items():
+        figures = (found.get((optimizer, preset)) for preset in presets)
+        table.add_row(name, *("" if one is None else f"{one:.2f}" for one in figures))
     return table

@@ -70,7 +70,7 @@ def gradients_of(setup: Setup) -> Params:
 def update_turn(experiment: Experiment, gradients: Params) -> Turn:
     """A turn is one update of the weights, with gradients that are there already."""
     setup = experiment.setup
-    optimizer = make_optimizer(experiment.optimizer, setup.steps)
+    optimizer = make_optimizer(experiment.optimizer, setup)
     params = init_llama(setup.model, setup.seed)
     now = params, optimizer.init(params)
 

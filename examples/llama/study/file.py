@@ -43,6 +43,11 @@ class Run:
         return float("inf") if self.loss is None else self.loss
 
 
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are not left out: a file stays valid when optimizers get new ones."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 class StudyFile:
     """The runs of a study, in a JSON file."""
 
@@ -50,7 +55,10 @@ class StudyFile:
         """Read the file if it is there."""
         self.path, self._corpus = path, corpus
         stored = read_json(path) if path.exists() else {}
-        self._plan: dict[str, Any] = stored.get("plan", {"corpus": corpus})
+        self._plan: dict[str, Any] = {
+            key: _given(value) if key.startswith("variant ") else value
+            for key, value in stored.get("plan", {"corpus": corpus}).items()
+        }
         self._environments: list[dict[str, Any]] = stored.get("environments", [])
         self.runs = [Run(**run) for run in stored.get("runs", [])]
 
@@ -58,7 +66,10 @@ class StudyFile:
         return (
             {"corpus": self._corpus}
             | {f"cell {cell}": as_json(CELLS[cell].setup) for cell in cells}
-            | {f"variant {variant}": as_json(VARIANTS[variant].optimizer) for variant in variants}
+            | {
+                f"variant {variant}": _given(as_json(VARIANTS[variant].optimizer))
+                for variant in variants
+            }
         )
 
     def check(self, cells: Sequence[str], variants: Sequence[str]) -> None:

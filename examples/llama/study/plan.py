@@ -83,6 +83,11 @@ VARIANTS: Mapping[str, Variant] = {
     "sinkgd-1": Variant("SinkGD, L = 1", OptimizerConfig("sinkgd", num_iters=1), _SINKGD),
     "sgd": Variant("SGD with momentum", OptimizerConfig("sgd"), Rates(0.06, 0.12)),
     "sinkgd-2": Variant("SinkGD, L = 2", OptimizerConfig("sinkgd", num_iters=2), _SINKGD),
+    "adam-mini": Variant("Adam-mini", OptimizerConfig("adam-mini"), Rates(2e-3, 2e-2)),
+    "ldadam": Variant("LDAdam", OptimizerConfig("ldadam"), Rates(2e-3, 2e-2)),
+    "lion": Variant("Lion", OptimizerConfig("lion"), Rates(5e-4, 5e-3)),
+    "galore": Variant("GaLore", OptimizerConfig("galore"), Rates(2e-3, 2e-2)),
+    "adalomo": Variant("Adafactor as AdaLomo", OptimizerConfig("adalomo"), Rates(8e-2, 0.5)),
 }
 """In the order of the study."""
 

@@ -7,11 +7,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.llama.plot import save, show_from, style
+from examples.llama.plot import look, save, show_from, style
 from examples.llama.study.plan import CELLS, REFERENCE, VARIANTS
 from examples.llama.study.report import Finding
 
-_COLORS = {variant: f"C{index}" for index, variant in enumerate(VARIANTS)}
+_LOOKS = {variant: look(index) for index, variant in enumerate(VARIANTS)}
 _SEED: dict[str, Any] = {
     "linestyle": "none",
     "marker": "o",
@@ -48,7 +48,7 @@ def plot_losses(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
         axes.set_title(CELLS[cell].title, loc="left", fontsize=10)
         far_off = _far_off(found)
         for height, one in enumerate(reversed(found)):
-            color = _COLORS[one.variant]
+            color = _LOOKS[one.variant]["color"]
             if one in far_off:
                 text = f"{one.mean:.2f} \N{RIGHTWARDS ARROW}"
                 at_edge = axes.get_yaxis_transform()
@@ -73,10 +73,7 @@ def plot_curves(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
         curves = {one.variant: one.curve for one in found if one.curve[0] and one not in far_off}
         for variant, (tokens, losses) in curves.items():
             thousands = [value / 1e3 for value in tokens]
-            dashed = "--" if variant.startswith("adam") else "-"
-            axes.plot(
-                thousands, losses, dashed, color=_COLORS[variant], label=VARIANTS[variant].title
-            )
+            axes.plot(thousands, losses, label=VARIANTS[variant].title, **_LOOKS[variant])
         if curves:
             show_from(axes, list(curves.values()), 0.3)
     handles = {

@@ -1,0 +1,126 @@
+"""SinkGD, SWAN, and those that they are measured against first: Muon, AdamW, SGD."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+import multinorm_optax as mo
+from examples.llama.config import Setup
+from examples.llama.model import Params
+from examples.llama.schedule import schedule
+
+Options = Mapping[str, Any]
+"""The options of one optimizer, each with a value."""
+
+Build = Callable[[Options, Setup], optax.GradientTransformation]
+"""How an optimizer is made: (options, what is trained) -> transformation."""
+
+MATRIX, REST = "matrix", "adam"
+"""The labels of `mo.group_labels`."""
+
+
+def group_rates(options: Options, setup: Setup) -> dict[str, Callable[[Any], Any]]:
+    """The scheduled rate of each group."""
+    return {
+        MATRIX: schedule(options["learning_rate"], setup.steps),
+        REST: schedule(options["rest_learning_rate"], setup.steps),
+    }
+
+
+def by_group(groups: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """One transformation for the matrices and one for the rest."""
+    return optax.partition(dict(groups), mo.group_labels(mo.LLAMA_RULES))
+
+
+def whole_model(
+    direction: optax.GradientTransformation, options: Options, setup: Setup
+) -> optax.GradientTransformation:
+    """A direction for the matrices, Adam for the rest, each at its own rate."""
+    rates = group_rates(options, setup)
+    return mo.whole_model(
+        direction,
+        rates[MATRIX],
+        alpha=1.0,  # the rate given is the matrices' own, not a multiple of the rest's
+        axes=mo.LLAMA_RULES,
+        momentum=options.get("momentum") or None,
+        nesterov=options.get("nesterov", False),
+        weight_decay=options["weight_decay"],
+        adam=mo.AdamGroup(
+            learning_rate=rates[REST], b2=options["b2"], clip_norm=options["clip_norm"] or None
+        ),
+    )
+
+
+TOKEN_RULES = (
+    (r"embed/embedding", mo.MatrixAxes(output=0, input=1)),
+    (r"head/kernel", mo.MatrixAxes(output=1, input=0)),
+)
+"""The tables whose rows are tokens: embedding (V, D), looked up, and head (D, V)."""
+
+
+def _token_labels(params: Params) -> Any:
+    rules = [*TOKEN_RULES, (r".*", None)]
+    labels = mo.group_labels(rules)(params)
+    return jax.tree.map(lambda label: "tokens" if label == MATRIX else "others", labels)
+
+
+def sinkgd(options: Options, setup: Setup) -> optax.GradientTransformation:
+    """SinkGD; embedding and head under Adam or stateless too."""
+    matrices = mo.scale_by_sinkhorn(mo.LLAMA_RULES, options["num_iters"])
+    whole = whole_model(matrices, options, setup)
+    if options["rest"] == "adam":
+        return whole
+    tokens = optax.chain(
+        mo.scale_by_token_sinkhorn(TOKEN_RULES),
+        optax.scale_by_learning_rate(group_rates(options, setup)[REST]),
+    )
+    return optax.partition({"tokens": tokens, "others": whole}, _token_labels)
+
+
+def swan(options: Options, setup: Setup) -> optax.GradientTransformation:
+    """SWAN."""
+    return whole_model(mo.scale_by_swan(mo.LLAMA_RULES), options, setup)
+
+
+def muon(options: Options, setup: Setup) -> optax.GradientTransformation:
+    """optax's Muon for the matrices, Adam for the rest."""
+    kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+    rates = group_rates(options, setup)
+    matrices = optax.contrib.muon(
+        rates[MATRIX],
+        beta=options["momentum"],
+        nesterov=options["nesterov"],
+        weight_decay=options["weight_decay"],
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: kernel, params),
+        consistent_rms=1.0,  # entries of root mean square 1, as for the others: rates compare
+    )
+    # not muon's own Adam, which follows its choice of nesterov
+    return by_group({MATRIX: matrices, REST: optax.adam(rates[REST], b2=options["b2"])})
+
+
+def _matrix_mask(params: Params) -> Any:
+    return jax.tree.map(lambda label: label == MATRIX, mo.group_labels(mo.LLAMA_RULES)(params))
+
+
+def adamw(options: Options, setup: Setup) -> optax.GradientTransformation:
+    """AdamW as it is mostly run: one rate for every parameter."""
+    rate = schedule(options["learning_rate"], setup.steps)
+    decay = options["weight_decay"]
+    transformation = optax.adamw(rate, b2=options["b2"], weight_decay=decay, mask=_matrix_mask)
+    norm = options["clip_norm"]
+    clip = optax.clip_by_global_norm(norm) if norm else optax.identity()
+    return optax.chain(clip, transformation)
+
+
+def adamw2(options: Options, setup: Setup) -> optax.GradientTransformation:
+    """AdamW with a rate for the matrices and one for the rest."""
+    return whole_model(optax.scale_by_adam(b2=options["b2"]), options, setup)
+
+
+def sgd(options: Options, setup: Setup) -> optax.GradientTransformation:
+    """Gradient descent."""
+    momentum = options["momentum"] or None
+    rates = group_rates(options, setup)
+    return by_group({g: optax.sgd(rates[g], momentum, options["nesterov"]) for g in rates})
