@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 ARGS ?=
 PIP_FLAGS = --quiet --disable-pip-version-check
 
-.PHONY: help setup train compare study memory throughput bench test test-oldest test-latest lint format clean
+.PHONY: help setup train compare study memory throughput bench notebooks notebooks-run docs test test-oldest test-latest lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -15,7 +15,7 @@ setup: $(VENV)/.ready ## make the virtual environment with the pinned versions
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Installing the dependencies into $(VENV) (once; about a minute)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint]'
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint,docs]'
 	@touch $@
 
 train: setup ## train a small LLaMA on real text with SinkGD; options in ARGS
@@ -35,6 +35,20 @@ throughput: setup ## tokens/s of whole train steps, as ratios to AdamW; options 
 
 bench: setup ## what an update costs in time, memory and traffic, beside what the project aims at; options in ARGS
 	@$(BIN)/python -m examples.benchmark $(ARGS)
+
+notebooks: $(VENV)/.notebooks ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
+
+notebooks-run: $(VENV)/.notebooks ## execute the notebooks anew and keep what they show
+	@$(BIN)/python notebooks/execute_notebooks.py $(ARGS)
+
+$(VENV)/.notebooks: $(VENV)/.ready
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[notebooks]'
+	@touch $@
+
+docs: setup ## build the documentation into docs/_build/html; a warning is an error
+	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	@echo "Written: docs/_build/html/index.html"
 
 test: setup ## all tests, with the library's coverage
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
@@ -59,4 +73,4 @@ format: setup ## format the code and apply safe fixes
 	@$(BIN)/ruff format .
 
 clean: ## remove environments and caches, not results
-	rm -rf .venv .venv-oldest .venv-latest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf docs/_build docs/tutorials/notebooks .venv .venv-oldest .venv-latest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

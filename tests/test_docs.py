@@ -1,0 +1,118 @@
+"""The documentation: its examples run, it has every symbol and every error, and it builds."""
+
+import ast
+import doctest
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import multinorm_optax as mo
+from examples.llama.study.plan import VARIANTS
+from tests.site import DOCS, build
+
+PACKAGE = Path(mo.__file__).parent
+EXAMPLES = DOCS.parent / "examples"
+PAGES = [DOCS / "quickstart.md", *sorted((DOCS / "guide").glob("*.md"))]
+API = {page.stem: page.read_text() for page in sorted((DOCS / "api").glob("*.md"))}
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SYMBOL = re.compile(r"^\.\. auto\w+:: (\w+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_run_one_after_another(page):
+    text, names = page.read_text(), {}
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start(1))
+        if ">>>" not in block[1]:
+            exec(compile("\n" * line + block[1], str(page), "exec"), names)
+            continue
+        title = f"{page.stem}, line {line}"
+        example = doctest.DocTestParser().get_doctest(block[1], names, title, str(page), line)
+        report: list[str] = []
+        runner = doctest.DocTestRunner(optionflags=FLAGS)
+        runner.run(example, out=report.append, clear_globs=False)
+        assert not runner.failures, "".join(report)
+        names = example.globs
+
+
+def module_of(name):
+    """The module that defines a public name, without its underscore: its page."""
+    for path in sorted(PACKAGE.glob("_[a-z]*.py")):
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [node]
+            if isinstance(node, ast.AnnAssign):
+                targets = [node.target]
+            if name in {getattr(each, "id", getattr(each, "name", None)) for each in targets}:
+                return path.stem[1:]
+    raise AssertionError(f"{name} is defined in no module")
+
+
+class TestReference:
+    def test_every_symbol_once(self):
+        documented = [name for text in API.values() for name in SYMBOL.findall(text)]
+        assert sorted(documented) == sorted(mo.__all__)
+
+    @pytest.mark.parametrize("page", [page for page in API if page != "index"])
+    def test_has_the_tree_of_the_package(self, page):
+        assert {module_of(name) for name in SYMBOL.findall(API[page])} == {page}
+
+    def test_index_lists_pages_in_the_order_of_the_package(self):
+        listed = re.findall(r"^\w+$", API["index"], re.MULTILINE)
+        modules = re.findall(r"`_(\w+)`", mo.__doc__)
+        assert listed == [module for module in modules if module in API]
+        assert {*listed, "index"} == set(API)
+
+
+def raised_texts():
+    """(file and line, the first words written out) of every error that the library raises."""
+    for path in sorted(PACKAGE.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                texts = [
+                    each.value
+                    for each in ast.walk(node.exc)
+                    if isinstance(each, ast.Constant) and isinstance(each.value, str)
+                ]
+                words = [text.strip(" :;,") for text in texts if len(text.split()) > 2]
+                if words:
+                    yield f"{path.name}:{node.lineno}", words[0][:25]
+
+
+def test_every_error_is_explained():
+    page = " ".join((DOCS / "guide" / "errors.md").read_text().split())
+    missing = [f"{place}: {words}" for place, words in raised_texts() if words not in page]
+    assert not missing
+
+
+def test_errors_are_found():
+    words = [words for _, words in raised_texts()]
+    assert "this leaf is not a matrix" in words
+    assert len(words) > 40
+
+
+@pytest.mark.skipif(importlib.util.find_spec("myst_nb") is None, reason="needs the extra docs")
+class TestSite:
+    def test_builds_without_a_warning(self):
+        site = build()
+        for page in ("index", "quickstart", "guide/errors", "api/norms", "changelog"):
+            assert (site / f"{page}.html").stat().st_size > 5000
+
+    def test_signatures_are_those_of_the_source(self):
+        signature = re.sub(r"<[^>]+>|\s+", "", (build() / "api" / "sinkgd.html").read_text())
+        assert "learning_rate:optax.ScalarOrSchedule=0.02" in signature
+        assert "adam:AdamGroup=AdamGroup()" in signature
+
+    def test_every_variant_of_the_study_is_in_the_table(self):
+        page = (build() / "guide" / "choosing.html").read_text()
+        summary = json.loads((EXAMPLES / "llama/results/study_summary.json").read_text())
+        for row in summary:
+            assert f"<p>{VARIANTS[row['variant']].title}</p>" in page
+
+    def test_formulas_need_no_script(self):
+        page = (build() / "guide" / "mathematics.html").read_text()
+        assert page.count("<math") > 50
+        assert not re.search(r"<script[^>]*mathjax", page, re.IGNORECASE)
