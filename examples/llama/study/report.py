@@ -57,6 +57,7 @@ class Finding:
             "mean": _finite(self.mean),
             "standard_deviation": _finite(self.spread),
             "mean_difference": statistics.fmean(differences) if differences else None,
+            "tokens": self.curve[0][-1] if self.curve[0] else None,
             "tokens_to_reference": self.tokens_to_reference,
         }
 

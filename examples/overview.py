@@ -1,0 +1,168 @@
+"""The README's tables of optimizers, from the results files: `python -m examples.overview`."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_FOLDER = Path(__file__).parent
+MEMORY = _FOLDER / "llama/results/memory_state.json"
+STUDY = _FOLDER / "llama/results/study_summary.json"
+STEPS = (
+    (_FOLDER / "benchmark/results/benchmark.json", "step"),
+    (_FOLDER / "benchmark/results/rivals.json", "rivals"),
+)
+"""The files of times, and the section of each."""
+
+_PRESETS = ("60m", "130m", "350m", "1b", "7b")
+_TIMED = "60m"
+"""The preset whose matrices are updated."""
+_CELLS = ("small-1k", "small-8k", "large-1k", "large-8k")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One optimizer of the table, and how the results files call it."""
+
+    title: str
+    memory: str
+    limits: str
+    """What it cannot do."""
+    study: str | None = None
+    step: str | None = None
+
+
+LINES: Sequence[Line] = (
+    Line("**SinkGD**, L = 5", "sinkgd", "convolutions and vectors: Adam's", "sinkgd", "sinkgd"),
+    Line(
+        "**SinkGD**, stateless embedding and head",
+        "sinkgd-tokens",
+        "small batches, where a token's gradient is noise",
+        "sinkgd-tokens",
+    ),
+    Line(
+        "**SWAN**", "swan", "needs whole matrices: costly where devices share them", "swan", "swan"
+    ),
+    Line("Muon", "muon", "as SWAN, and keeps a momentum", "muon", "muon"),
+    Line("AdamW, two rates", "adamw", "saves nothing", "adamw2", "adamw"),
+    Line("AdamW, one rate", "adamw", "saves nothing", "adamw", "adamw"),
+    Line(
+        "**Adam-mini**",
+        "adam-mini",
+        "heads have to be told; bf16 momentum",
+        "adam-mini",
+        "adam-mini",
+    ),
+    Line(
+        "**LDAdam**, r = 16",
+        "ldadam",
+        "float32 error buffer: no saving for bfloat16 weights",
+        "ldadam",
+        "ldadam",
+    ),
+    Line("**LDAdam**, no error feedback", "ldadam-plain", "what the subspace leaves out is lost"),
+    Line(
+        "GaLore",
+        "galore",
+        "layer-wise steps; its subspace rests for many steps",
+        "galore",
+        "galore",
+    ),
+    Line("Lion", "lion", "keeps a momentum", "lion", "lion"),
+    Line(
+        "Adafactor as AdaLomo", "adalomo", "steps relative to a weight's size", "adalomo", "adalomo"
+    ),
+    Line("SGD with momentum", "sgd", "trains these models badly", "sgd", None),
+)
+"""In the order of the table; in bold what this library implements."""
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _state(rows: Sequence[Mapping[str, Any]], optimizer: str) -> tuple[str, str]:
+    """Bytes per weight of the matrices alone, and of each preset's whole model."""
+    found = {row["preset"]: row for row in rows if row["optimizer"] == optimizer}
+    alone = [found[preset]["matrix_state_per_weight"] for preset in _PRESETS]
+    low, high = f"{min(alone):.2f}", f"{max(alone):.2f}"
+    whole = " / ".join(f"{found[preset]['state_per_weight']:.2f}" for preset in _PRESETS)
+    return low if low == high else f"{low} to {high}", whole
+
+
+def _cost(optimizer: str | None) -> str:
+    """The time of an update over AdamW's."""
+    for path, section in STEPS:
+        for one in _read(path)[section]["comparisons"]:
+            if (one["over"], one["under"]) == (optimizer, "adamw") and _TIMED in one["ratios"]:
+                ratio = one["ratios"][_TIMED]["median"]
+                return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
+    return "1" if optimizer == "adamw" else ""
+
+
+def _reached(found: Mapping[tuple[str, str], Mapping[str, Any]], variant: str | None) -> str:
+    """In each cell, the share of the tokens at which two-rate AdamW's final loss is reached."""
+    texts = []
+    for cell in _CELLS:
+        one = found.get((cell, variant or ""))
+        tokens = None if one is None else one["tokens_to_reference"]
+        if one is None:
+            texts.append("·")
+        else:
+            texts.append("no" if tokens is None else f"{tokens / one['tokens']:.0%}")
+    return " / ".join(texts)
+
+
+def table() -> str:
+    """What each optimizer keeps, costs and reaches, in Markdown."""
+    rows = _read(MEMORY)["rows"]
+    study = {(one["cell"], one["variant"]): one for one in _read(STUDY)}
+    heads = (
+        "optimizer",
+        "state of a matrix weight, bytes",
+        "of any weight: 60M / 130M / 350M / 1.3B / 7B",
+        "update, time over AdamW's",
+        "tokens to two-rate AdamW's loss: small 1k / small 8k / larger 1k / larger 8k",
+        "what it cannot do",
+    )
+    return _markdown(
+        heads,
+        [
+            (
+                line.title,
+                *_state(rows, line.memory),
+                _cost(line.step),
+                _reached(study, line.study),
+                line.limits,
+            )
+            for line in LINES
+        ],
+    )
+
+
+def memory_table() -> str:
+    """GiB of weights and state in bfloat16, and in brackets what papers print, in Markdown."""
+    rows = _read(MEMORY)["rows"]
+    titles = dict.fromkeys(line.memory for line in LINES)
+    lines = []
+    for optimizer in titles:
+        found = {row["preset"]: row for row in rows if row["optimizer"] == optimizer}
+        cells = []
+        for preset in _PRESETS:
+            own, published = (
+                found[preset][key] for key in ("weights_and_state_gib", "published_gib")
+            )
+            cells.append(f"{own:.2f}" + ("" if published is None else f" ({published:.2f})"))
+        lines.append((found[_PRESETS[0]]["title"], *cells))
+    return _markdown(("GiB", *_PRESETS), lines)
+
+
+def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{table()}\n\n{memory_table()}\n")
