@@ -66,24 +66,39 @@ RECIPES: Mapping[OptimizerName, Recipe] = {
     ),
     "adam-mini": Recipe(
         rivals.adam_mini,
-        _TWO_RATES | {"b2": 0.999, "weight_decay": 0.0, "value_blocks": "whole"},
+        {
+            "learning_rate": 2e-3,
+            "rest_learning_rate": 8e-2,
+            "b2": 0.999,
+            "weight_decay": 0.0,
+            "value_blocks": "whole",
+        },
         "Adam-mini",
     ),
     "ldadam": Recipe(
         rivals.ldadam,
-        _TWO_RATES | {"rank": 16, "error_feedback": True, "b2": 0.99, "weight_decay": 0.0},
+        {
+            "learning_rate": 8e-3,
+            "rest_learning_rate": 8e-2,
+            "rank": 16,
+            "error_feedback": True,
+            "b2": 0.99,
+            "weight_decay": 0.0,
+        },
         "LDAdam",
     ),
     "galore": Recipe(
-        rivals.galore, _TWO_RATES | _ADAM | {"rank": 32, "update_proj_gap": 50}, "GaLore"
+        rivals.galore,
+        _TWO_RATES | _ADAM | {"learning_rate": 5.7e-3, "rank": 32, "update_proj_gap": 50},
+        "GaLore",
     ),
     "lion": Recipe(
         rivals.lion,
-        {"learning_rate": 3e-4, "rest_learning_rate": 2e-3, "b2": 0.99, "weight_decay": 0.0},
+        {"learning_rate": 5e-4, "rest_learning_rate": 1e-2, "b2": 0.99, "weight_decay": 0.0},
         "Lion",
     ),
     "adalomo": Recipe(
-        rivals.adalomo, {"learning_rate": 0.08, "rest_learning_rate": 0.5}, "Adafactor as AdaLomo"
+        rivals.adalomo, {"learning_rate": 0.04, "rest_learning_rate": 0.5}, "Adafactor as AdaLomo"
     ),
 }
 """Every optimizer of the example, with the default options of the CPU's preset."""
