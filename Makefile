@@ -37,7 +37,7 @@ bench: setup ## what an update costs in time, memory and traffic, beside what th
 	@$(BIN)/python -m examples.benchmark $(ARGS)
 
 notebooks: $(VENV)/.notebooks ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
+	@$(BIN)/python -m jupyterlab notebooks $(ARGS)
 
 notebooks-run: $(VENV)/.notebooks ## execute the notebooks anew and keep what they show
 	@$(BIN)/python notebooks/execute_notebooks.py $(ARGS)

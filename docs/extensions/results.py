@@ -50,7 +50,7 @@ def learning() -> list[str]:
         each = [loss - reference for loss, reference in pairs]
         return f"{statistics.mean(each):+.3f} ± {statistics.stdev(each):.3f}"
 
-    order = sorted(by_cell[cells[-1]].values(), key=lambda row: row["mean"])
+    order = sorted(max(by_cell.values(), key=len).values(), key=lambda row: row["mean"])
     heads = ["optimizer", *(CELLS[cell].title for cell in cells)]
     return _table(
         heads,
