@@ -21,7 +21,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 train: setup ## train a small LLaMA on real text with SinkGD; options in ARGS
 	@$(BIN)/python -m examples.llama.train $(ARGS)
 
-compare: setup ## SinkGD, SWAN, and AdamW with one and with two learning rates; options in ARGS
+compare: setup ## every optimizer on the same weights and batches, half an hour; options in ARGS
 	@$(BIN)/python -m examples.llama.compare $(ARGS)
 
 study: setup ## the learning study behind the example's results, hours; goes on where it stopped; options in ARGS

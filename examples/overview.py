@@ -35,46 +35,50 @@ class Line:
 
 
 LINES: Sequence[Line] = (
-    Line("**SinkGD**, L = 5", "sinkgd", "convolutions and vectors: Adam's", "sinkgd", "sinkgd"),
+    Line(
+        "**SinkGD**, L = 5",
+        "sinkgd",
+        "normalize vectors: norms and biases stay with Adam",
+        "sinkgd",
+        "sinkgd",
+    ),
     Line(
         "**SinkGD**, stateless embedding and head",
         "sinkgd-tokens",
-        "small batches, where a token's gradient is noise",
+        "small batches, where most tokens' gradients are noise",
         "sinkgd-tokens",
     ),
     Line(
-        "**SWAN**", "swan", "needs whole matrices: costly where devices share them", "swan", "swan"
+        "**SWAN**", "swan", "work on parts of a matrix: devices exchange whole ones", "swan", "swan"
     ),
-    Line("Muon", "muon", "as SWAN, and keeps a momentum", "muon", "muon"),
-    Line("AdamW, two rates", "adamw", "saves nothing", "adamw2", "adamw"),
-    Line("AdamW, one rate", "adamw", "saves nothing", "adamw", "adamw"),
+    Line("Muon", "muon", "as SWAN", "muon", "muon"),
+    Line("AdamW, two rates", "adamw", "save memory", "adamw2", "adamw"),
+    Line("AdamW, one rate", "adamw", "save memory", "adamw", "adamw"),
     Line(
         "**Adam-mini**",
         "adam-mini",
-        "heads have to be told; bf16 momentum",
+        "find heads in a shape: blocks have to be given",
         "adam-mini",
         "adam-mini",
     ),
     Line(
         "**LDAdam**, r = 16",
         "ldadam",
-        "float32 error buffer: no saving for bfloat16 weights",
+        "save memory in bfloat16: its error buffer is float32",
         "ldadam",
         "ldadam",
     ),
-    Line("**LDAdam**, no error feedback", "ldadam-plain", "what the subspace leaves out is lost"),
+    Line("**LDAdam**, no error feedback", "ldadam-plain", "get back what the subspace leaves out"),
     Line(
         "GaLore",
         "galore",
-        "layer-wise steps; its subspace rests for many steps",
+        "layer-wise steps; follow gradients that leave its subspace",
         "galore",
         "galore",
     ),
-    Line("Lion", "lion", "keeps a momentum", "lion", "lion"),
-    Line(
-        "Adafactor as AdaLomo", "adalomo", "steps relative to a weight's size", "adalomo", "adalomo"
-    ),
-    Line("SGD with momentum", "sgd", "trains these models badly", "sgd", None),
+    Line("Lion", "lion", "do without momentum", "lion", "lion"),
+    Line("Adafactor as AdaLomo", "adalomo", "reach AdamW's loss here", "adalomo", "adalomo"),
+    Line("SGD with momentum", "sgd", "train these models well", "sgd", None),
 )
 """In the order of the table; in bold what this library implements."""
 

@@ -20,4 +20,4 @@ def test_example_runs(block, capsys):
 
 
 def test_there_are_examples():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 1
