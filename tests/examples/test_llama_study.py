@@ -476,6 +476,11 @@ def test_costs_are_measured_and_join_the_tables(
     ]
     assert all(len(row) == len(measured.heads) for row in measured.rows)
     assert len(tabulate(FIRST, findings(file, FIRST), {}).heads) == len(measured.heads) - 3
+    some = tabulate(FIRST, findings(file, FIRST), {"adamw": costs["adamw"]})
+    assert [row[-1] != "" for row in some.rows] == [
+        row[0] == "AdamW, one rate" for row in some.rows
+    ]
+    assert any(row[-1] for row in some.rows)
     page = as_markdown(measured)
     assert page.count("\n|") == len(measured.rows) + 2
     assert as_rich(measured).row_count == len(measured.rows)

@@ -42,7 +42,7 @@ def reached_text(found: Finding) -> str:
 
 def _costs_texts(found: Finding, costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if found.variant not in costs:
-        return []
+        return ["", "", ""]
     cost = costs[found.variant]
     seconds = cost["seconds_per_step"] * CELLS[found.cell].setup.steps
     return [
@@ -55,10 +55,10 @@ def _costs_texts(found: Finding, costs: Mapping[str, Mapping[str, Any]]) -> list
 def tabulate(
     cell: str, found: Sequence[Finding], costs: Mapping[str, Mapping[str, Any]]
 ) -> Tabulated:
-    """Lay out one cell; `costs` are what was measured of its variants, perhaps nothing."""
+    """Lay out one cell; `costs` are what was measured of its variants, perhaps of some or none."""
     reference = VARIANTS[REFERENCE].title
     measured = ["seconds of training (ratio)", "state: all / matrices", "peak memory of a step"]
-    with_costs = all(one.variant in costs for one in found)
+    with_costs = any(one.variant in costs for one in found)
     rows = [
         [
             VARIANTS[one.variant].title,
