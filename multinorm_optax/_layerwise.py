@@ -17,6 +17,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from multinorm_optax._layer_stack import (
+    as_integers,
+    decode,
+    is_half,
+    read_layer,
+    unchanged,
+    write_layer,
+)
 from multinorm_optax._optimizer_parts import (
     Leaves,
     Part,
@@ -137,14 +145,14 @@ def layerwise_step(model: LayerwiseModel, optimizer: optax.GradientTransformatio
             Part(optimizer, stack, held, layers),
         )
         refuse_coupling(optimizer, params, held, parts)
-        if not any(_is_half(leaf.dtype) for leaf in jax.tree.leaves(stack)):
-            return _step(model, parts, _unchanged, params, state, batch)
+        if not any(is_half(leaf.dtype) for leaf in jax.tree.leaves(stack)):
+            return _step(model, parts, unchanged, params, state, batch)
         # On a CPU XLA computes with float32 in place of 16 bits, and would convert whole stacks,
         # even for reading or writing one layer: there they go through the loops as integers.
         return jax.lax.platform_dependent(
             *(params, state, batch),
-            cpu=functools.partial(_step, model, parts, _as_integers),
-            default=functools.partial(_step, model, parts, _unchanged),
+            cpu=functools.partial(_step, model, parts, as_integers),
+            default=functools.partial(_step, model, parts, unchanged),
         )
 
     return step
@@ -218,7 +226,7 @@ def _forward(
     """The output of the last layer, and the encoded inputs of all layers."""
 
     def one_layer(x: Any, w: Any) -> tuple[Any, Any]:
-        return model.block(_decode(w, stack)[model.stack], x), encode(x)
+        return model.block(decode(w, stack)[model.stack], x), encode(x)
 
     return jax.lax.scan(one_layer, x, encode(stack))
 
@@ -242,12 +250,12 @@ def _backward(
     shared = {place: state[place] for place in part.shared}
 
     def read(stacks: Any, number: Any) -> Any:
-        return _decode(_read(stacks, number), before)
+        return decode(read_layer(stacks, number), before)
 
     def one_layer(carry: Any, number_and_input: Any) -> tuple[Any, None]:
         stacks, (w, own), _, cotangent = carry
         number, x = number_and_input
-        floats, join = _differentiable(_decode(x, output))
+        floats, join = _differentiable(decode(x, output))
 
         def block(w: Any, floats: list[jax.Array]) -> list[jax.Array]:
             return _differentiable(model.block(w[model.stack], join(floats)))[0]
@@ -256,7 +264,7 @@ def _backward(
         gradient, cotangent = pull(cotangent)
         w, new = part.update(gradient, shared | own, w)
         own = {place: new.pop(place) for place in own}
-        stacks = _write(stacks, (encode(w), own), number)
+        stacks = write_layer(stacks, (encode(w), own), number)
         return (stacks, read(stacks, jnp.maximum(number - 1, 0)), new, cotangent), None
 
     layers, stacks = jax.tree.leaves(stack)[0].shape[0], (encode(stack), before[1])
@@ -266,49 +274,8 @@ def _backward(
         (jnp.arange(layers), inputs),
         reverse=True,
     )
-    stack, own = _decode(stacks, before)
+    stack, own = decode(stacks, before)
     return stack, own | shared, cotangent
-
-
-def _is_half(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize == 2
-
-
-def _unchanged(tree: Any) -> Any:
-    return tree
-
-
-def _as_integers(tree: Any) -> Any:
-    """The bits of floating-point numbers of 16 bits."""
-    return jax.tree.map(
-        lambda leaf: (
-            jax.lax.bitcast_convert_type(leaf, jnp.uint16) if _is_half(leaf.dtype) else leaf
-        ),
-        tree,
-    )
-
-
-def _decode(tree: Any, like: Any) -> Any:
-    """The inverse, from the dtypes of what there was before."""
-    return jax.tree.map(
-        lambda leaf, before: (
-            jax.lax.bitcast_convert_type(leaf, before.dtype) if _is_half(before.dtype) else leaf
-        ),
-        tree,
-        like,
-    )
-
-
-def _read(tree: Any, number: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), tree
-    )
-
-
-def _write(tree: Any, layer: Any, number: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, number, 0), tree, layer
-    )
 
 
 def _like(params: Any, parts: dict[str, Any]) -> Any:
