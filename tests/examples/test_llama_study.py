@@ -164,6 +164,27 @@ def test_try_that_diverged_is_kept_without_a_loss_and_not_chosen(tmp_path: Path)
     assert {run.learning_rate for run in file.repetitions(FIRST, "adamw")} == {start}
 
 
+def test_more_tries_repeat_the_seeds_where_they_find_better_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(due: Due) -> float:
+        """Smallest where the search of one rate begins, and far from where the others do."""
+        best = 2e-3 if due.variant == "adamw" else 64e-3
+        return 2 + abs(math.log2(due.rates.matrices / best)) + 0.01 * due.seed
+
+    file = StudyFile(tmp_path / "study.json", "text")
+    _carry_out_all(file, loss)
+    cell = dataclasses.replace(study.CELLS[FIRST], tries=TRIES[FIRST] + 2)
+    _patch(monkeypatch, CELLS={**study.CELLS, FIRST: cell})
+    done = _carry_out_all(file, loss)
+    for variant in VARIANT_NAMES:
+        seeds = [due.seed for due in done if due.variant == variant]
+        assert seeds == ([0, 0] if variant == "adamw" else [0, 0, 1, 2, 3])
+        (rates,) = {run.rates for run in file.repetitions(FIRST, variant)}
+        assert rates == file.best_rates(FIRST, variant)
+    assert {one.variant for one in findings(file, FIRST)} == set(VARIANT_NAMES)
+
+
 def test_file_of_another_text_or_plan_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from examples.llama.config import InputError, as_json
 from examples.llama.environment import machine, versions
 from examples.llama.records import read_json, write_json
 from examples.llama.study.plan import CELLS, VARIANTS
-from examples.llama.study.search import Rates
+from examples.llama.study.search import Rates, best
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,13 @@ class StudyFile:
         """The tries of rates, in order."""
         return [r for r in self.runs if (r.cell, r.variant, r.seed) == (cell, variant, 0)]
 
+    def best_rates(self, cell: str, variant: str) -> Rates:
+        """The best rates of the tries so far; there has to be one."""
+        return best([(run.rates, run.score) for run in self.tries(cell, variant)])
+
     def repetitions(self, cell: str, variant: str) -> list[Run]:
-        """The runs with the best rates and other seeds."""
-        return [r for r in self.runs if (r.cell, r.variant) == (cell, variant) and r.seed]
+        """The runs with the best rates and other seeds; those of rates that were best before later
+        tries do not count."""
+        repeated = [r for r in self.runs if (r.cell, r.variant) == (cell, variant) and r.seed]
+        rates = self.best_rates(cell, variant) if repeated else None
+        return [run for run in repeated if run.rates == rates]

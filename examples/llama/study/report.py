@@ -10,7 +10,7 @@ from examples.llama.compare import tokens_to_reach
 from examples.llama.plot import Curve
 from examples.llama.study.file import StudyFile
 from examples.llama.study.plan import CELLS, REFERENCE, SEEDS, VARIANTS
-from examples.llama.study.search import Rates, best, edges
+from examples.llama.study.search import Rates, edges
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def findings(file: StudyFile, cell: str) -> list[Finding]:
             Finding(
                 cell,
                 variant,
-                best(tries),
+                file.best_rates(cell, variant),
                 len(tries),
                 edges(dict(tries)),
                 [losses[variant][seed] for seed in SEEDS],

@@ -8,7 +8,7 @@ from examples.llama.config import Experiment
 from examples.llama.optimizers import settle
 from examples.llama.study.file import StudyFile
 from examples.llama.study.plan import CELLS, SEEDS, VARIANTS
-from examples.llama.study.search import Rates, best, propose
+from examples.llama.study.search import Rates, propose
 
 _CURVE_POINTS = 10
 """Validations of a repetition, the last one included."""
@@ -33,17 +33,12 @@ def next_run(file: StudyFile, cell: str, variant: str) -> Due | None:
     tries = [(run.rates, run.score) for run in file.tries(cell, variant)]
     if len(tries) < CELLS[cell].tries:
         order = list(CELLS)
-        before = [file.tries(other, variant) for other in order[: order.index(cell)]]
-        tuned = [runs for runs in before if runs]
-        start = (
-            best([(run.rates, run.score) for run in tuned[-1]])
-            if tuned
-            else VARIANTS[variant].start
-        )
+        tuned = [other for other in order[: order.index(cell)] if file.tries(other, variant)]
+        start = file.best_rates(tuned[-1], variant) if tuned else VARIANTS[variant].start
         return Due(cell, variant, propose(start, tries), 0)
     seeds = {run.seed for run in file.repetitions(cell, variant)}
     missing = [seed for seed in SEEDS if seed not in seeds]
-    return Due(cell, variant, best(tries), missing[0]) if missing else None
+    return Due(cell, variant, file.best_rates(cell, variant), missing[0]) if missing else None
 
 
 def due_runs(file: StudyFile, cells: Sequence[str], variants: Sequence[str]) -> Iterator[Due]:
