@@ -5,16 +5,18 @@ import contextlib
 import dataclasses
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
 
-from examples.llama.config import CorpusConfig, Experiment, InputError, Setup
+from examples.llama.config import CorpusConfig, Experiment, InputError, OptimizerConfig, Setup
+from examples.llama.optimizers import RECIPES, settle
 from examples.llama.presets import PRESETS, Preset
 
 Command = TypeVar("Command")
+Name = TypeVar("Name", bound=str)
 
 BAD_INPUT = 2
 """Exit code of a command that cannot be carried out as given."""
@@ -22,20 +24,32 @@ BAD_INPUT = 2
 
 def chosen_preset(arguments: Sequence[str]) -> Preset:
     """The preset that the arguments name; that of the CPU if none or one that does not exist."""
+    return PRESETS[_chosen(arguments, "preset", PRESETS, "cpu")]
+
+
+def chosen_optimizer(arguments: Sequence[str], preset: Preset) -> OptimizerConfig:
+    """The optimizer that the arguments name, with all of its options as the preset has them."""
+    name = _chosen(arguments, "optimizer", RECIPES, OptimizerConfig().name)
+    return settle(OptimizerConfig(name), preset.setup.preset)
+
+
+def _chosen(arguments: Sequence[str], option: str, names: Iterable[Name], default: Name) -> Name:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
+    parser.add_argument(f"--{option}", choices=list(names), default=default)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return PRESETS[parser.parse_known_args(arguments)[0].preset]
+            return getattr(parser.parse_known_args(arguments)[0], option)
     except SystemExit:
-        return PRESETS["cpu"]  # the whole command line's parser will say what is wrong
+        return default  # the whole command line's parser will say what is wrong
 
 
-def _with_defaults_of(preset: Preset, command_type: type[Command]) -> Command:
-    """A command whose model, data, schedule and text are the preset's."""
+def _with_defaults(arguments: Sequence[str], command_type: type[Command]) -> Command:
+    """A command whose model, data, schedule and text are the chosen preset's, and whose options of
+    the optimizer are the chosen optimizer's."""
+    preset = chosen_preset(arguments)
     parts: dict[Any, Any] = {
         Setup: preset.setup,
-        Experiment: Experiment(setup=preset.setup),
+        Experiment: Experiment(chosen_optimizer(arguments, preset), preset.setup),
         CorpusConfig: preset.corpus,
     }
     fields = dataclasses.fields(command_type)  # type: ignore[arg-type]
@@ -50,15 +64,15 @@ def run_command(
 ) -> int:
     """Parse the arguments, by default the process's own, and run; return the exit code.
 
-    `--preset` chooses the defaults of all other options. An `InputError` ends the command with its
-    message.
+    `--preset` chooses the defaults of all other options, those of an optimizer together with
+    `--optimizer`. An `InputError` ends the command with its message.
     """
     console = Console()
     arguments = sys.argv[1:] if arguments is None else arguments
     command = tyro.cli(
         command_type,
         args=arguments,
-        default=_with_defaults_of(chosen_preset(arguments), command_type),
+        default=_with_defaults(arguments, command_type),
         prog=f"python -m {module}",
         config=(tyro.conf.OmitArgPrefixes,),
     )

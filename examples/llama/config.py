@@ -116,8 +116,8 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer. Options left out take the optimizer's own default; one that has no meaning for
-    the optimizer is an error."""
+    """The optimizer. Options left out take the optimizer's own defaults; --optimizer NAME --help
+    shows them. An option that has no meaning for the optimizer, None there, is an error."""
 
     name: Annotated[OptimizerName, tyro.conf.arg(name="optimizer")] = "sinkgd"
     """sinkgd and swan: stateless on the matrices of the layers, Adam on the rest (embedding, head,

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from examples.llama import compare, train
-from examples.llama.command import chosen_preset, run_command
-from examples.llama.config import CorpusConfig, PresetName, Setup
+from examples.llama.command import chosen_optimizer, chosen_preset, run_command
+from examples.llama.config import CorpusConfig, OptimizerConfig, OptimizerName, PresetName, Setup
+from examples.llama.optimizers import RECIPES, settle
 from examples.llama.presets import PRESETS
 
 MODULES = {"train": train, "compare": compare}
@@ -120,6 +121,35 @@ def test_help_shows_the_presets_defaults(capsys: pytest.CaptureFixture[str]) -> 
         "tokenizer": ("bytes", "bpe"),
     }.items():
         assert [_default(page, shown) for page in pages] == [cpu, papers]
+
+
+@pytest.mark.parametrize("preset", ["cpu", "1b"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_shows_the_optimizers_defaults(
+    name: OptimizerName, preset: PresetName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        train.main(["--help", "--preset", preset, "--optimizer", name])
+    assert end.value.code == 0
+    page = capsys.readouterr().out
+    for option, value in dataclasses.asdict(settle(OptimizerConfig(name), preset)).items():
+        if option != "name":
+            assert _default(page, option.replace("_", "-")) == str(value)
+
+
+def test_options_of_an_optimizer_are_kept_beside_its_defaults() -> None:
+    commands: list[Any] = []
+
+    def keep(command: Any, console: Console) -> int:
+        commands.append(command.experiment.optimizer)
+        return 0
+
+    arguments = ["--learning-rate", "0.5", "--optimizer", "muon", "--preset", "1b"]
+    assert run_command("examples.llama.train", train.Command, keep, arguments) == 0
+    expected = settle(OptimizerConfig("muon", learning_rate=0.5), "1b")
+    assert commands == [expected]
+    # an optimizer that does not exist is left to the whole command line's parser
+    assert chosen_optimizer(["--optimizer", "muo"], PRESETS["cpu"]).name == "sinkgd"
 
 
 def _default(page: str, option: str) -> str:
