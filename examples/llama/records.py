@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from examples.llama.config import InputError
+
 _UNFINISHED = ".unfinished"
 
 
@@ -24,6 +26,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut after the renaming could leave an empty file
         # mkstemp makes files private; results are as readable as any other new file
         mask = os.umask(0)
         os.umask(mask)
@@ -41,24 +45,36 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; an error names it."""
+    """Read a JSON file.
+
+    Raises:
+        InputError: it holds something else.
+    """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); move it aside and try again") from error
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise _not_json(str(path), error) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; a last line cut short by a crash is left out."""
+    """Read a file of JSON lines; a last line cut short by a crash is left out.
+
+    Raises:
+        InputError: another line is not JSON.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
+    *lines, _ = path.read_bytes().split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+        except ValueError as error:
+            raise _not_json(f"{path}, line {number}", error) from error
     return records
+
+
+def _not_json(what: str, error: ValueError) -> InputError:
+    return InputError(
+        f"{what} is not JSON ({error}); put back a whole copy of it, or move it aside and try again"
+    )

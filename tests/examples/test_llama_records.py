@@ -1,0 +1,119 @@
+"""Records on the disk: whole files or none, and errors that say where."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from examples.llama import train
+from examples.llama.config import InputError
+from examples.llama.records import (
+    is_unfinished,
+    read_json,
+    read_lines,
+    write_atomically,
+    write_json,
+)
+from examples.llama.run_folder import MetricsLog
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(value=_values)
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.mktemp("records") / "folder" / "value.json"
+    write_json(path, value)
+    assert read_json(path) == value
+    assert [path] == list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
+def test_failed_write_leaves_the_file_before_it(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, 1)
+
+    def fail(file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise error
+
+    with pytest.raises(type(error)):
+        write_atomically(path, fail)
+    assert read_json(path) == 1
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_number_that_json_does_not_have_leaves_the_file_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, float("nan"))
+    assert read_json(path) == 1
+
+
+def test_the_file_appears_under_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "value"
+
+    def look(file: object) -> None:
+        file.write(b"whole")  # type: ignore[attr-defined]
+        (beside,) = tmp_path.iterdir()
+        assert is_unfinished(beside)
+
+    write_atomically(path, look)
+    assert path.read_bytes() == b"whole"
+    assert not is_unfinished(path)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_file_is_as_readable_as_any_other(tmp_path: Path, mask: int, mode: int) -> None:
+    path = tmp_path / "value.json"
+    before = os.umask(mask)
+    try:
+        write_json(path, 1)
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+
+
+LINES = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25}]
+
+
+def test_lines_cut_anywhere_are_those_before_the_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_lines(path) == []
+    with MetricsLog(path) as log:
+        for line in LINES:
+            log.write(line)
+    content = path.read_bytes()
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        assert read_lines(path) == LINES[: content[:cut].count(b"\n")]
+
+
+@pytest.mark.parametrize("bad", [b"{", b"", b"\0\0", b"\xff"])
+def test_what_is_not_json_is_named(tmp_path: Path, bad: bytes) -> None:
+    lines, value = tmp_path / "metrics.jsonl", tmp_path / "value.json"
+    lines.write_bytes(b'{"step": 1}\n' + bad + b"\n")
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2 is not JSON"):
+        read_lines(lines)
+    value.write_bytes(bad)
+    with pytest.raises(InputError, match=r"value\.json is not JSON"):
+        read_json(value)
+
+
+def test_damaged_configuration_ends_the_command_with_a_message(
+    tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(b'{"setup"')
+    assert train.main([*tiny_options, "--run-dir", str(folder)]) == 2
+    assert "config.json is not JSON" in capsys.readouterr().out
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert (folder / "config.json").read_bytes() == b'{"setup"'
