@@ -18,6 +18,7 @@ from examples.llama.costs.plot import RatioBar, RatioPanel, plot_throughput
 from examples.llama.costs.rounds import ratios, rounds_of, spread
 from examples.llama.costs.turns import Turn, check_memory, gradients_of, step_turn, update_turn
 from examples.llama.environment import machine, versions
+from examples.llama.figures import figures_table
 from examples.llama.records import write_json
 
 REFERENCE = "adamw"
@@ -109,19 +110,20 @@ def compare(
 
 def make_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Lay the rows out for a terminal."""
-    table = Table(title=f"Ratios are to {CANDIDATES[REFERENCE].title}", title_justify="left")
-    table.add_column("")
-    for head in ("tokens/s of a step", "ratio", "ms of an update", "ratio"):
-        table.add_column(head, justify="right")
-    for row in rows:
-        table.add_row(
-            row["title"],
-            f"{row['tokens_per_second'].median:,.0f}",
-            str(row["speed_ratio"]),
-            f"{1e3 * row['update_seconds'].median:.2f}",
-            str(row["update_ratio"]),
-        )
-    return table
+    return figures_table(
+        ["", "tokens/s of a step", "ratio", "ms of an update", "ratio"],
+        [
+            [
+                row["title"],
+                f"{row['tokens_per_second'].median:,.0f}",
+                str(row["speed_ratio"]),
+                f"{1e3 * row['update_seconds'].median:.2f}",
+                str(row["update_ratio"]),
+            ]
+            for row in rows
+        ],
+        title=f"Ratios are to {CANDIDATES[REFERENCE].title}",
+    )
 
 
 def draw(path: Path, title: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -504,4 +504,8 @@ def test_costs_are_measured_and_join_the_tables(
     assert any(row[-1] for row in some.rows)
     page = as_markdown(measured)
     assert page.count("\n|") == len(measured.rows) + 2
-    assert as_rich(measured).row_count == len(measured.rows)
+    for table, rows_with_costs in ((measured, len(measured.rows)), (some, 1)):
+        console = Console(file=io.StringIO(), width=120)
+        console.print(as_rich(table))
+        # of the state and of the peak
+        assert console.file.getvalue().count(" MB") == 2 * rows_with_costs  # type: ignore[attr-defined]

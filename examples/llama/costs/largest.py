@@ -9,6 +9,7 @@ from rich.table import Table
 
 from examples.llama.config import Experiment, PresetName
 from examples.llama.costs.footprint import GIB, compiled, kept
+from examples.llama.figures import figures_table
 
 _START = (8, 16)
 """Layers of the first two steps that are compiled."""
@@ -78,16 +79,14 @@ def with_layers(experiment: Experiment, layers: int) -> Experiment:
 def make_table(found: Sequence[Largest]) -> Table:
     """Lay out the models of one layer's shape for a terminal."""
     cards = sorted({one.card_gib for one in found})
-    table = Table()
-    table.add_column(f"layers of {found[0].preset}")
-    for card in cards:
-        table.add_column(f"in {card} GiB", justify="right")
+    lines = []
     for title in dict.fromkeys(one.title for one in found):
         cells = [
             one for card in cards for one in found if (one.title, one.card_gib) == (title, card)
         ]
-        table.add_row(title, *(f"{one.parameters / 1e9:.2f} B ({one.layers})" for one in cells))
-    return table
+        lines.append([title, *(f"{one.parameters / 1e9:.2f} B ({one.layers})" for one in cells)])
+    heads = [f"layers of {found[0].preset}", *(f"in {card} GiB" for card in cards)]
+    return figures_table(heads, lines)
 
 
 def parameters_of(experiment: Experiment, layers: int) -> int:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from examples.llama.config import Precision, PresetName
 from examples.llama.costs.footprint import GIB, PUBLISHED, Compiled, Kept
+from examples.llama.figures import figures_table
 
 CARDS_GIB = (24, 80)
 """Memory of the accelerators that are asked about."""
@@ -97,13 +98,9 @@ def make_table(rows: Sequence[Row]) -> Table:
 
     published = any(row.published_gib for row in rows)
     with_step = any(row.step for row in rows)
-    # short heads: the whole table is to fit into a terminal of 80 columns
-    heads = ["state", "+ weights"]
+    heads = [unit, "state", "and weights"]
     heads += ["papers"] * published + ["temporary", "total", "fits"] * with_step
-    table = Table()
-    table.add_column(unit, no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right")
+    lines = []
     for row in rows:
         cells = [row.title, text(row.kept.state_bytes), text(row.kept.total_bytes)]
         if published:
@@ -111,8 +108,8 @@ def make_table(rows: Sequence[Row]) -> Table:
         if with_step:
             temporary = None if row.step is None else row.step.temporary_bytes
             cells += [text(temporary), text(row.total_bytes), _fits(row)]
-        table.add_row(*cells)
-    return table
+        lines.append(cells)
+    return figures_table(heads, lines)
 
 
 def state_table(title: str, rows: Sequence[Row], of: Callable[[Kept], float]) -> Table:
@@ -120,11 +117,8 @@ def state_table(title: str, rows: Sequence[Row], of: Callable[[Kept], float]) ->
     found = {(row.optimizer, row.preset): of(row.kept) for row in rows}
     titles = {row.optimizer: row.title for row in rows}
     presets = list(dict.fromkeys(row.preset for row in rows))
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for preset in presets:
-        table.add_column(preset, justify="right")
+    lines = []
     for optimizer, name in titles.items():
         figures = (found.get((optimizer, preset)) for preset in presets)
-        table.add_row(name, *("" if one is None else f"{one:.2f}" for one in figures))
-    return table
+        lines.append([name, *("" if one is None else f"{one:.2f}" for one in figures)])
+    return figures_table(["", *presets], lines, title=title)

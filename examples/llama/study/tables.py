@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.console import Group
 
+from examples.llama.figures import figures_table
 from examples.llama.study.plan import CELLS, REFERENCE, VARIANTS
 from examples.llama.study.report import Finding
+
+_LEARNED = 5
+"""Columns that say what was learned; those after them say what it cost."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,22 @@ def tabulate(
     )
 
 
-def as_rich(tabulated: Tabulated) -> Table:
-    """For a terminal."""
-    table = Table(title=tabulated.title, title_justify="left", caption="\n".join(tabulated.notes))
-    for number, head in enumerate(tabulated.heads):
-        table.add_column(head, justify="right" if number else "left")
-    for row in tabulated.rows:
-        table.add_row(*row)
-    return table
+def as_rich(tabulated: Tabulated) -> Group:
+    """For a terminal: what was learned, and below it, where it was measured, what that cost."""
+    heads, rows = tabulated.heads, tabulated.rows
+    learned = figures_table(
+        heads[:_LEARNED],
+        [row[:_LEARNED] for row in rows],
+        title=tabulated.title,
+        notes=tabulated.notes,
+    )
+    if len(heads) == _LEARNED:
+        return Group(learned, "")
+    costs = figures_table(
+        [heads[0], *heads[_LEARNED:]],
+        [[row[0], *row[_LEARNED:]] for row in rows if any(row[_LEARNED:])],
+    )
+    return Group(learned, "", costs, "")
 
 
 def as_markdown(tabulated: Tabulated) -> str:
