@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.llama.plot import look, save, show_from, style
+from examples.llama.plot import look, save, style
 from examples.llama.study.plan import CELLS, REFERENCE, VARIANTS
 from examples.llama.study.report import Finding
 
@@ -63,6 +63,13 @@ def plot_losses(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
     save(figure, path)
 
 
+def _show_ends(axes: Axes, finals: Sequence[float]) -> None:
+    """Let the fall from the start leave the picture, and what soars on the way down."""
+    low, high = min(finals), max(finals)
+    span = high - low or 0.5
+    axes.set_ylim(low - 0.08 * span, high + 0.8 * span)
+
+
 def plot_curves(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
     """Draw each variant's mean validation loss against tokens, but for those far off."""
     figure, panels = _panels(len(findings), 6.6, 3.8)
@@ -75,7 +82,7 @@ def plot_curves(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
             thousands = [value / 1e3 for value in tokens]
             axes.plot(thousands, losses, label=VARIANTS[variant].title, **_LOOKS[variant])
         if curves:
-            show_from(axes, list(curves.values()), 0.3)
+            _show_ends(axes, [losses[-1] for _, losses in curves.values()])
     handles = {
         label: handle
         for axes in panels
