@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _FOLDER = Path(__file__).parent
-MEMORY = _FOLDER / "llama/results/memory_state.json"
+MEMORY = _FOLDER / "llama/results/memory.json"
 STUDY = _FOLDER / "llama/results/study_summary.json"
 STEPS = (
     (_FOLDER / "benchmark/results/benchmark.json", "step"),
