@@ -10,21 +10,37 @@ modules, in the order of the mathematics: `_axes`, `_roles`, `_paths`, `_rules`,
 Import from the package itself.
 """
 
-from multinorm_optax._adam_mini import ScaleByAdamMiniState, adam_mini, scale_by_adam_mini
-from multinorm_optax._audit import Audit, AuditRow, audit
-from multinorm_optax._axes import MatrixAxes
-from multinorm_optax._block_presets import flax_blocks, llama_blocks
-from multinorm_optax._blocks import Blocks, FusedBlocks, resolve_blocks
-from multinorm_optax._diagnostics import (
+from multinorm_optax._alternation.combinator import multi_normalize
+from multinorm_optax._alternation.diagnostics import (
     MultiNormalizeTrace,
     measure_residuals,
     trace_multi_normalize,
 )
-from multinorm_optax._layerwise import LayerwiseModel, layerwise_step
-from multinorm_optax._ldadam import ScaleByLDAdamState, ldadam, scale_by_ldadam
-from multinorm_optax._mngd import mngd
-from multinorm_optax._multi_normalize import multi_normalize
-from multinorm_optax._norms import (
+from multinorm_optax._baselines.adam_mini.adam_mini import (
+    ScaleByAdamMiniState,
+    adam_mini,
+    scale_by_adam_mini,
+)
+from multinorm_optax._baselines.adam_mini.blocks import Blocks, FusedBlocks, resolve_blocks
+from multinorm_optax._baselines.adam_mini.presets import flax_blocks, llama_blocks
+from multinorm_optax._baselines.ldadam.ldadam import ScaleByLDAdamState, ldadam, scale_by_ldadam
+from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.rules import (
+    EQUINOX_RULES,
+    FLAX_RULES,
+    LLAMA_RULES,
+    group_labels,
+    resolve_axes,
+)
+from multinorm_optax._norms.normalize import (
+    normalize,
+    normalize_columns,
+    normalize_frobenius,
+    normalize_max,
+    normalize_rows,
+    normalize_spectral,
+)
+from multinorm_optax._norms.norms import (
     ColumnNorm,
     EuclideanNorm,
     FrobeniusNorm,
@@ -34,7 +50,7 @@ from multinorm_optax._norms import (
     RowNorm,
     SpectralNorm,
 )
-from multinorm_optax._orthogonalize import (
+from multinorm_optax._norms.orthogonalize import (
     exact_svd,
     muon_quintic,
     newton_schulz,
@@ -43,26 +59,20 @@ from multinorm_optax._orthogonalize import (
     polar_express_coefficients,
     swan_whitening,
 )
-from multinorm_optax._projections import (
-    normalize,
-    normalize_columns,
-    normalize_frobenius,
-    normalize_max,
-    normalize_rows,
-    normalize_spectral,
+from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, whole_model
+from multinorm_optax._optimizers.mngd import mngd
+from multinorm_optax._optimizers.sinkgd import scale_by_sinkhorn, sinkgd
+from multinorm_optax._optimizers.swan import (
+    CenteredRows,
+    Oriented,
+    center_rows,
+    scale_by_swan,
+    swan,
 )
-from multinorm_optax._rules import (
-    EQUINOX_RULES,
-    FLAX_RULES,
-    LLAMA_RULES,
-    group_labels,
-    resolve_axes,
-)
-from multinorm_optax._sinkgd import scale_by_sinkhorn, sinkgd
-from multinorm_optax._stochastic_rounding import apply_updates_stochastically
-from multinorm_optax._swan import CenteredRows, Oriented, center_rows, scale_by_swan, swan
-from multinorm_optax._token_sinkhorn import scale_by_token_sinkhorn, zero_small_rows
-from multinorm_optax._whole_model import AdamGroup, whole_model
+from multinorm_optax._optimizers.tokens import scale_by_token_sinkhorn, zero_small_rows
+from multinorm_optax._training.audit import Audit, AuditRow, audit
+from multinorm_optax._training.layerwise import LayerwiseModel, layerwise_step
+from multinorm_optax._training.stochastic_rounding import apply_updates_stochastically
 
 __version__ = "0.1.0"
 

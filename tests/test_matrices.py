@@ -9,8 +9,8 @@ from jax.sharding import PartitionSpec as P
 
 import multinorm_optax as mo
 from examples.benchmark.exchanges import collectives
-from multinorm_optax import _matrices
-from multinorm_optax._matrices import map_wide_matrices, reduce_wide_matrices
+from multinorm_optax._matrices import stacks
+from multinorm_optax._matrices.stacks import map_wide_matrices, reduce_wide_matrices
 from tests.layouts import LAYOUTS, Layout
 
 LAST_TWO = mo.MatrixAxes(output=-2, input=-1)
@@ -27,7 +27,7 @@ STACKS = {
 @pytest.fixture
 def in_parts(monkeypatch):
     """As few matrices at a time as devices allow."""
-    monkeypatch.setattr(_matrices, "_ENTRIES", 1)
+    monkeypatch.setattr(stacks, "_ENTRIES", 1)
 
 
 def cubed(seen):

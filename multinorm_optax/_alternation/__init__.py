@@ -1,0 +1,1 @@
+"""The alternating fixed-point iteration of several projections, and its diagnostics."""

@@ -1,0 +1,196 @@
+"""The combinator: several projections, run as one alternating multi-normalization.
+
+`multi_normalize(P_1, ..., P_K)` seeks the z that maximises <G, z> with unit norm in all K norms at
+once, by L sweeps of x <- P_K(... P_1(x)) (Scetbon et al., arXiv 2502.06742, algorithm MultiNorm).
+`trace_multi_normalize` is its twin that returns all iterates.
+"""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from multinorm_optax._alternation.base import Alternation, Member
+from multinorm_optax._alternation.scales import weight_alternation
+from multinorm_optax._matrices.rules import require_matrix, resolve_axes
+from multinorm_optax._norms.normalize import applied_by
+from multinorm_optax._norms.norms import Projection
+from multinorm_optax._norms.precision import abs_sq, compute_dtype, inverse_or_one, sqrt_or_zero
+
+
+def multi_normalize(
+    *projections: optax.GradientTransformation, num_iters: Any = 5, tol: Any = None
+) -> optax.GradientTransformation:
+    """Alternates stateless transformations until all of their norms are one, or nearly.
+
+    x <- G; then `num_iters` times: for each projection in order, x <- P_i(x).
+
+    For two norms whose projections have equal Frobenius norm c, the dual value <x_k, x_k+1> never
+    decreases and is at most c^2, and cluster points are fixed points of the sweep; both norms
+    become one exactly if it reaches c^2. That happens for (rows, columns) and (rows, spectral) if
+    the matrix has full support, and need not otherwise: see `trace_multi_normalize`.
+
+    The gradient is upcast once, to at least float32, and the result downcast once, to the dtype it
+    came with. Members made by `normalize` run weight by weight; if all of them are Euclidean (rows,
+    columns, Frobenius) only their scales are iterated, and no other array of the weight's size is
+    made. If all members keep zero rows and columns, these do not count in m and n: live entries
+    have root mean square 1. Other stateless transformations run on the whole tree.
+
+    Args:
+      *projections: transformations without state, in order: `normalize_rows()` and the like, or any
+        `optax.GradientTransformation` whose state has no leaves.
+      num_iters: L, the number of sweeps, at least 1.
+      tol: if given, sweeps stop, for each matrix by itself, as soon as its residual is at most
+        `tol` or after `num_iters`. The residual of a norm is the largest error of the root mean
+        square of a group (a row, a column), which should be 1; of a transformation that is no
+        projection of this package, the relative change that it would make. With a tolerance the
+        loop is a `lax.while_loop`, through which reverse-mode differentiation does not go.
+
+    Returns:
+      A transformation with `optax.EmptyState`.
+
+    Raises:
+      TypeError: for a member that is no transformation, or a `num_iters` that is no integer.
+      ValueError: without projections, with `num_iters` below 1, with a negative `tol`, or (in
+        `init` and `update`) for a member that has state; and as `normalize` does.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from multinorm_optax import multi_normalize, normalize_columns, normalize_rows
+      >>> tx = multi_normalize(normalize_rows(), normalize_columns())     # SinkGD's direction
+      >>> gradient = {"kernel": jax.random.normal(jax.random.key(0), (160, 64))}
+      >>> updates, _ = tx.update(gradient, tx.init(gradient))
+      >>> rms = jnp.sqrt(jnp.mean(updates["kernel"] ** 2, axis=0))
+      >>> bool(jnp.max(jnp.abs(rms - 1)) < 1e-6)
+      True
+    """
+    num_iters = check_arguments(projections, num_iters, tol)
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        for index, projection in enumerate(projections):
+            empty_state(index, projection, params)
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del extra_args
+        updates = jax.tree.map(jnp.asarray, updates)
+        found = alternations(projections, updates, params)
+        results = jax.tree.map(lambda each: each.last_iterate(num_iters, tol), found)
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), results, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def check_arguments(
+    projections: tuple[optax.GradientTransformation, ...], num_iters: Any, tol: Any = None
+) -> Any:
+    """Raises for arguments of `multi_normalize` that make no sense; traced ones pass.
+
+    Returns:
+      The number of sweeps, as an integer of Python's if it is known.
+    """
+    if not projections:
+        raise ValueError("multi_normalize needs at least one projection")
+    for each in projections:
+        if not isinstance(each, optax.GradientTransformation):
+            hint = f"normalize({each!r})" if isinstance(each, Projection) else "one of optax's"
+            raise TypeError(f"{each!r} is not a transformation; write {hint}")
+    if not isinstance(num_iters, jax.core.Tracer):
+        try:
+            num_iters = operator.index(num_iters)
+        except TypeError as error:
+            raise TypeError(f"num_iters must be an integer, got {num_iters!r}") from error
+        if num_iters < 1:
+            raise ValueError(f"num_iters must be at least 1, got {num_iters}")
+    if tol is not None and not isinstance(tol, jax.core.Tracer) and not tol >= 0:
+        raise ValueError(f"tol must be at least 0, got {tol}")
+    return num_iters
+
+
+def alternations(
+    projections: tuple[optax.GradientTransformation, ...],
+    updates: optax.Updates,
+    params: optax.Params | None,
+) -> Any:
+    """The alternation of every weight, as a tree; or one for the whole tree.
+
+    The first if all projections are this package's own, which are known to treat each weight by
+    itself.
+    """
+    own = [applied for each in projections if (applied := applied_by(each)) is not None]
+    if len(own) < len(projections):
+        return TreeAlternation(projections, updates, params)
+    found = [resolve_axes(each.axes, updates) for each in own]
+    leaves, structure = jax.tree.flatten(updates)
+    results = []
+    for leaf, *resolved in zip(leaves, *found, strict=True):
+        members = tuple(
+            Member(each.projection, require_matrix(leaf, path, axes))
+            for each, (path, axes) in zip(own, resolved, strict=True)
+        )
+        results.append(weight_alternation(members, leaf))
+    return jax.tree.unflatten(structure, results)
+
+
+class TreeAlternation(Alternation[Any]):
+    """Alternates transformations of the whole tree, about which nothing else is known."""
+
+    def __init__(
+        self,
+        projections: tuple[optax.GradientTransformation, ...],
+        updates: optax.Updates,
+        params: optax.Params | None,
+    ):
+        self.length = len(projections)
+        self.start = jax.tree.map(lambda x: x.astype(compute_dtype(x.dtype)), updates)
+        self._params = params
+        self._members = [
+            (optax.with_extra_args_support(each), empty_state(index, each, updates))
+            for index, each in enumerate(projections)
+        ]
+
+    def half_step(self, k: int, state: Any, first: bool = False) -> tuple[Any, jax.Array]:
+        del first
+        member, empty = self._members[k]
+        new, _ = member.update(state, empty, self._params)
+        changes = jax.tree.map(_relative_change, state, new)
+        return new, jax.tree.reduce(jnp.maximum, changes, jnp.asarray(0.0))
+
+    def value(self, state: Any) -> Any:
+        return state
+
+    def inner_product(self, x: Any, y: Any) -> jax.Array:
+        products = jax.tree.map(lambda x, y: jnp.sum(jnp.real(jnp.conj(x) * y)), x, y)
+        return jax.tree.reduce(jnp.add, products, jnp.asarray(0.0))
+
+    def per_matrix(self, residual: jax.Array) -> jax.Array:
+        return residual
+
+
+def _relative_change(old: jax.Array, new: jax.Array) -> jax.Array:
+    change, total = jnp.sum(abs_sq(new - old)), jnp.sum(abs_sq(new))
+    return sqrt_or_zero(change * inverse_or_one(total))
+
+
+def empty_state(
+    index: int, projection: optax.GradientTransformation, params: optax.Params
+) -> optax.OptState:
+    """The state of a stateless member.
+
+    Raises:
+      ValueError: if it has a leaf.
+    """
+    state = projection.init(params)
+    if jax.tree.leaves(state):
+        raise ValueError(
+            f"multi_normalize alternates stateless transformations, but projection {index} has the"
+            f" state {jax.tree.map(jnp.shape, state)}; chain it before or after multi_normalize"
+        )
+    return state

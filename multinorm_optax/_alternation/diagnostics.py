@@ -1,0 +1,162 @@
+"""Diagnostics of multi-normalization: its iterates, residuals and dual values.
+
+They run the half-steps of `multi_normalize` itself, so that what is plotted is what trains. What
+may be expected of them is in Scetbon et al., arXiv 2502.06742, with a correction: for
+any two norms with projections of equal Frobenius norm the dual values rise to a limit, but a common
+fixed point need not exist (in the plane, the max norm and the max norm rotated by 30 degrees have a
+two-cycle).
+"""
+
+import itertools
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from multinorm_optax._alternation.base import Alternation, Member
+from multinorm_optax._alternation.combinator import alternations, check_arguments
+from multinorm_optax._alternation.scales import weight_alternation
+from multinorm_optax._matrices.rules import resolve_axes
+from multinorm_optax._norms.normalize import applied_by
+from multinorm_optax._norms.norms import FrobeniusNorm
+
+
+class MultiNormalizeTrace(NamedTuple):
+    """What `trace_multi_normalize` returns; each field is a tree like the updates.
+
+    Attributes:
+      iterates: x_0 = G, x_1, ..., x_LK, stacked along a new first axis.
+      residuals: of each norm after each sweep, of shape (L, K, *batch).
+      dual_values: <x_k, x_k+1> for k = 0, ..., LK - 1, of shape (L K, *batch). The first is the
+        dual norm of the gradient; the following ones never decrease if K = 2.
+    """
+
+    iterates: Any
+    residuals: Any
+    dual_values: Any
+
+
+def trace_multi_normalize(
+    updates: optax.Updates,
+    *projections: optax.GradientTransformation,
+    num_iters: int = 5,
+    params: optax.Params | None = None,
+) -> MultiNormalizeTrace:
+    """All iterates of `multi_normalize`, with residuals and dual values, for diagnostics and plots.
+
+    It takes the very half-steps that `multi_normalize` takes; its last iterate is the update.
+
+    Args:
+      updates: the gradients.
+      *projections: as for `multi_normalize`.
+      num_iters: L, the number of sweeps.
+      params: handed to members that want parameters.
+
+    Returns:
+      A `MultiNormalizeTrace` in at least float32. Where members do not all treat the same axes as
+      batch, and for transformations of the whole tree, residuals and dual values have no batch.
+
+    Example:
+      >>> import jax
+      >>> from multinorm_optax import normalize_columns, normalize_rows, trace_multi_normalize
+      >>> gradient = {"kernel": jax.random.normal(jax.random.key(0), (160, 64))}
+      >>> trace = trace_multi_normalize(gradient, normalize_rows(), normalize_columns())
+      >>> trace.iterates["kernel"].shape, trace.residuals["kernel"].shape
+      ((11, 160, 64), (5, 2))
+      >>> bool(trace.residuals["kernel"][-1, 0] < 1e-6)      # rows, after the fifth sweep
+      True
+    """
+    check_arguments(projections, num_iters)
+    updates = jax.tree.map(jnp.asarray, updates)
+    found = alternations(projections, updates, params)
+    traces = jax.tree.map(lambda each: _trace(each, num_iters), found)
+    return MultiNormalizeTrace(
+        *(
+            jax.tree.map(operator.itemgetter(field), traces, is_leaf=_is_trace)
+            for field in range(len(MultiNormalizeTrace._fields))
+        )
+    )
+
+
+def _is_trace(node: Any) -> bool:
+    return isinstance(node, MultiNormalizeTrace)
+
+
+def _trace(alternation: Alternation[Any], num_iters: int) -> MultiNormalizeTrace:
+    state = alternation.start
+    iterates, residuals = [alternation.value(state)], []
+    for count in range(num_iters):
+        for k in range(alternation.length):
+            state, _ = alternation.half_step(k, state, first=count == 0)
+            iterates.append(alternation.value(state))
+        residuals.append(_residuals(alternation, state))
+    dual_values = [alternation.inner_product(old, new) for old, new in itertools.pairwise(iterates)]
+    return MultiNormalizeTrace(
+        jax.tree.map(lambda *each: jnp.stack(each), *iterates),
+        jnp.stack(residuals),
+        jnp.stack(dual_values),
+    )
+
+
+def _residuals(alternation: Alternation[Any], state: Any) -> jax.Array:
+    """The residual of every norm, of shape (K, *batch)."""
+    each = [alternation.half_step(k, state)[1] for k in range(alternation.length)]
+    return jnp.stack([alternation.per_matrix(residual) for residual in each])
+
+
+def measure_residuals(
+    *projections: optax.GradientTransformation,
+) -> Callable[[optax.Updates], dict[str, jax.Array]]:
+    """A measure for `optax.snapshot`: how far updates are from unit norm, to record in training.
+
+    Updates are first scaled to root mean square 1, so that a learning rate does not matter and the
+    measure may stand behind a whole optimizer. Leaves that are not matrices are passed over.
+
+    Args:
+      *projections: made by `normalize` or the functions built on it.
+
+    Returns:
+      A function of updates that returns, by path, the residuals of shape (K, *batch).
+
+    Raises:
+      TypeError: for a transformation that is not one of this package's projections.
+
+    Example:
+      >>> import jax, optax
+      >>> from multinorm_optax import measure_residuals, normalize_rows, sinkgd
+      >>> measure = measure_residuals(normalize_rows())
+      >>> tx = optax.chain(sinkgd(1e-2), optax.snapshot("rows", measure))
+      >>> params = {"kernel": jax.random.normal(jax.random.key(0), (160, 64))}
+      >>> state = tx.init(params)
+      >>> _, state = tx.update(params, state, params)
+      >>> measured = optax.tree.get(state, "rows")
+      >>> bool(measured["kernel"][0] < 1e-6)
+      True
+    """
+    members = [applied for each in projections if (applied := applied_by(each)) is not None]
+    if len(members) < max(1, len(projections)):
+        raise TypeError(
+            "measure_residuals takes projections made by multinorm_optax.normalize, at least one,"
+            f" got {projections}"
+        )
+
+    def measure(updates: optax.Updates) -> dict[str, jax.Array]:
+        found = [resolve_axes(each.axes, updates) for each in members]
+        measured = {}
+        for leaf, *resolved in zip(jax.tree.leaves(updates), *found, strict=True):
+            chosen = tuple(
+                Member(each.projection, axes)
+                for each, (_, axes) in zip(members, resolved, strict=True)
+                if axes is not None
+            )
+            if len(chosen) == len(members):
+                scaled = (Member(FrobeniusNorm(), chosen[0].axes),)
+                x = weight_alternation(scaled, leaf).last_iterate(num_iters=1)
+                alternation = weight_alternation(chosen, x)
+                measured[resolved[0][0]] = _residuals(alternation, alternation.start)
+        return measured
+
+    return measure

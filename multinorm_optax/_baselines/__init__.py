@@ -1,0 +1,1 @@
+"""Low-memory baselines from the same papers, for comparison."""

@@ -1,0 +1,207 @@
+"""Adam-mini: one second moment per block of a weight, a full first moment.
+
+Zhang et al., arXiv 2406.16793, Algorithm 1, in version 1.1 of their program.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from multinorm_optax._baselines.adam_mini.blocks import (
+    Blocks,
+    BlocksLike,
+    FusedBlocks,
+    resolve_blocks,
+)
+from multinorm_optax._baselines.adam_mini.means import Moments, mean_squares
+from multinorm_optax._matrices.axes import describe
+from multinorm_optax._matrices.paths import named_leaves, shape_of
+from multinorm_optax._matrices.roles import is_norm_or_bias
+from multinorm_optax._norms.precision import compute_dtype
+from multinorm_optax._optimizers.auxiliary_adam import Mask
+
+_update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
+
+
+class ScaleByAdamMiniState(NamedTuple):
+    """State of `scale_by_adam_mini`.
+
+    Attributes:
+      count: the number of steps.
+      mu: the first moment, of the parameters' shapes.
+      nu: the second moment, for each parameter an array with one number per block: with as many
+        axes, of size 1 where all entries share, and n / length where runs of them do. For a
+        parameter with `FusedBlocks` a tuple of such arrays, one per part.
+    """
+
+    count: Any
+    mu: Any
+    nu: Any
+
+
+def scale_by_adam_mini(
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    *,
+    blocks: BlocksLike,
+    mu_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformation:
+    """Adam's direction with one second moment per block.
+
+    m <- b1 m + (1 - b1) g, and v_b <- b2 v_b + (1 - b2) mean |g_i|^2 over the entries i of block b;
+    the update of such an entry is m / (1 - b1^t) / (sqrt(v_b / (1 - b2^t)) + eps) at step t = 1, 2,
+    ... (Zhang et al., arXiv 2406.16793, Algorithm 1). With blocks of one entry that is
+    `optax.scale_by_adam`; with one block per tensor, momentum with one step size per tensor.
+
+    The computation is in float32, in float64 for float64 parameters, and so is nu: in bfloat16 with
+    b2 = 0.999 it would not move. Updates leave in the dtype they came in.
+
+    Args:
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      blocks: which entries share a second moment, see `resolve_blocks`. Required: no shape tells
+        the heads of an attention. `llama_blocks` and `flax_blocks` know usual layouts.
+      mu_dtype: dtype of the first moment; None for the parameters'.
+
+    Returns:
+      A transformation with `ScaleByAdamMiniState`.
+
+    Raises:
+      ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
+      TypeError: for leaves that are not of a floating-point or complex dtype.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from multinorm_optax import Blocks, scale_by_adam_mini
+      >>> gradient = {"kernel": jnp.array([[1.0, 3.0], [7.0, -3.0]])}         # (in, out)
+      >>> tx = scale_by_adam_mini(blocks=Blocks(whole=-2))
+      >>> updates, state = tx.update(gradient, tx.init(gradient))
+      >>> updates["kernel"].round(1)                   # each column over its root mean square
+      Array([[ 0.2,  1. ],
+             [ 1.4, -1. ]], dtype=float32)
+      >>> state.nu["kernel"].shape
+      (1, 2)
+    """
+
+    def init(params: optax.Params) -> ScaleByAdamMiniState:
+        found = _resolve(blocks, params)
+
+        def zeros(leaves: Sequence[jax.Array]) -> list[Moments]:
+            means = (mean_squares(leaf, each)[0] for leaf, each in zip(leaves, found, strict=True))
+            return [tuple(map(jnp.zeros_like, each)) for each in means]
+
+        # Compiled, it computes nothing, and yet the zeros lie where the means of gradients will.
+        moments = jax.jit(zeros, keep_unused=True)(jax.tree.leaves(params))
+        nu = [
+            several if isinstance(each, FusedBlocks) else several[0]
+            for several, each in zip(moments, found, strict=True)
+        ]
+        return ScaleByAdamMiniState(
+            count=jnp.zeros([], jnp.int32),
+            mu=jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=mu_dtype), params),
+            nu=jax.tree.unflatten(jax.tree.structure(params), nu),
+        )
+
+    def update(
+        updates: optax.Updates, state: ScaleByAdamMiniState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, ScaleByAdamMiniState]:
+        del params
+        count = optax.safe_increment(state.count)
+        leaves, structure = jax.tree.flatten(updates)
+        old_mu, mu_structure = jax.tree.flatten(state.mu)
+        old_nu, nu_structure = jax.tree.flatten(state.nu)
+        directions, mu, nu, remaining = [], [], [], iter(old_nu)
+        for g, m, each in zip(leaves, old_mu, _resolve(blocks, updates), strict=True):
+            g = jnp.asarray(g)
+            x = g.astype(compute_dtype(g.dtype))
+            means, spread = mean_squares(x, each)
+            first = _update_moment(x, m.astype(x.dtype), b1, 1)
+            second = [_update_moment(mean, next(remaining), b2, 1) for mean in means]
+            sizes = (jnp.sqrt(v) + eps for v in _unbiased(second, b2, count))
+            direction = _unbiased(first, b1, count) / spread(tuple(sizes))
+            directions.append(direction.astype(g.dtype))
+            mu.append(first.astype(m.dtype))
+            nu += second
+        state = ScaleByAdamMiniState(
+            count,
+            jax.tree.unflatten(mu_structure, mu),
+            jax.tree.unflatten(nu_structure, optax.tree.cast_like(nu, old_nu)),
+        )
+        return jax.tree.unflatten(structure, directions), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def adam_mini(
+    learning_rate: optax.ScalarOrSchedule = 1e-3,
+    *,
+    blocks: BlocksLike,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay_mask: Mask = None,
+    mu_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam-mini: AdamW with one second moment per block, and so half of its state.
+
+    W <- W - learning_rate * (D + weight_decay * W) with the direction D of `scale_by_adam_mini`.
+    Zhang et al., arXiv 2406.16793, version 1.1 of their program; the defaults are theirs.
+
+    Args:
+      learning_rate: a number or a schedule.
+      blocks: which entries share a second moment, see `resolve_blocks`. Under
+        `optax.inject_hyperparams` a callable belongs into its `static_args`.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      weight_decay: decoupled weight decay. It needs `params` in `update`.
+      weight_decay_mask: a tree (or prefix) of booleans or a function of the parameters that makes
+        one, as for `optax.adamw`. None decays all but norm gains and biases, which are told by
+        their paths; True decays everything.
+      mu_dtype: dtype of the first moment; None for the parameters'.
+
+    Returns:
+      An optimizer. Its state is one array of each parameter's shape, one number per block, and a
+      count, with another one if the learning rate is a schedule.
+
+    Raises:
+      ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
+      TypeError: for leaves that are not of a floating-point or complex dtype.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from multinorm_optax import adam_mini, flax_blocks
+      >>> params = {"attention": {"query": {"kernel": jnp.ones((64, 48))}}, "up": {
+      ...     "kernel": jnp.ones((64, 128)), "bias": jnp.ones(128)}}
+      >>> tx = adam_mini(1e-3, blocks=flax_blocks(head_dim=16), weight_decay=0.1)
+      >>> jax.tree.map(jnp.shape, tx.init(params)[0].nu)
+      {'attention': {'query': {'kernel': (1, 3)}}, 'up': {'bias': (128,), 'kernel': (1, 128)}}
+    """
+    parts = [scale_by_adam_mini(b1, b2, eps, blocks=blocks, mu_dtype=mu_dtype)]
+    if not (isinstance(weight_decay, int | float) and weight_decay == 0):
+        mask = _no_norms_or_biases if weight_decay_mask is None else weight_decay_mask
+        parts.append(optax.add_decayed_weights(weight_decay, mask))
+    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
+
+
+def _no_norms_or_biases(params: optax.Params) -> Any:
+    decayed = [not is_norm_or_bias(path) for path, _ in named_leaves(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), decayed)
+
+
+def _resolve(blocks: BlocksLike, tree: Any) -> list[Blocks | FusedBlocks]:
+    """The blocks of every leaf, all of which must have a second moment."""
+    for path, leaf in named_leaves(tree):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"{describe(path, shape_of(leaf))}: dtype {dtype} has no gradient; keep such"
+                " leaves out of the parameters, or mask them (optax.masked)"
+            )
+    return [found for _, found in resolve_blocks(blocks, tree)]

@@ -1,0 +1,176 @@
+"""The blocks of Adam-mini for known layouts: the LLaMA of the examples, and flax's usual names.
+
+Zhang et al., arXiv 2406.16793, Algorithm 3 (version 1.1 of their program): one block per head of
+query and key, one per output neuron of value, attention output and MLP, one per token of embedding
+and head, one for a norm gain. Biases have full Adam.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from multinorm_optax._baselines.adam_mini.blocks import Blocks
+from multinorm_optax._matrices.axes import Shape, describe
+from multinorm_optax._matrices.paths import Rule
+from multinorm_optax._matrices.roles import EMBEDDING_WORDS, is_norm_or_bias, words_of
+
+Value = Literal["neuron", "whole"]
+
+_NEURON = Blocks(whole=-2)
+_LAST_AXIS = Blocks(whole=-1)
+
+_QUERY_KEY = frozenset(
+    {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
+)
+_VALUE = frozenset(("value", "v", "v_proj", "wv", "value_proj"))
+_OUT = frozenset(("out", "o", "o_proj", "wo", "out_proj", "output", "c_proj"))
+_FUSED = frozenset(
+    {"qkv", "kv", "qk", "wqkv", "wkv", "query_key_value", "key_value", "in_proj", "c_attn"}
+)
+_ATTENTION = frozenset(("attention", "attn", "selfattention", "selfattn"))
+_MLP = frozenset(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "experts"))
+
+
+def llama_blocks(head_dim: int, *, value: Value = "neuron") -> tuple[Rule, ...]:
+    """The blocks of the LLaMA of the examples, its layers stacked or one at a time.
+
+    Args:
+      head_dim: the width of one attention head.
+      value: "neuron" for one block per output neuron of the value kernels, "whole" for one per
+        kernel, which the authors advise for runs of less than ten to twenty thousand steps.
+
+    Returns:
+      Rules for `adam_mini`; see `resolve_blocks`.
+
+    Example:
+      >>> from multinorm_optax import adam_mini, llama_blocks
+      >>> tx = adam_mini(1e-3, blocks=llama_blocks(64))
+    """
+    return (
+        (r"layers/attention/(query|key)/kernel", Blocks(whole=-2, groups={-1: head_dim})),
+        (r"layers/attention/value/kernel", _value_blocks(value, (-2,), (-2, -1))),
+        (r"layers/(attention/out|mlp/(gate|up|down))/kernel|head/kernel", _NEURON),
+        (r"embed/embedding|(layers/(attention|mlp)_norm|final_norm)/scale", _LAST_AXIS),
+    )
+
+
+def flax_blocks(head_dim: int | None, *, value: Value = "neuron") -> tuple[Rule, ...]:
+    """The blocks of a flax model whose parameters have the usual names.
+
+    Kernels of query, key, value and out (also `q_proj`, `q`, `wq` and the like) are either
+    (..., d, heads * head_dim) and (..., in, out), if `head_dim` is given, or with None those of
+    `DenseGeneral`, (..., d, heads, head_dim) and (..., heads, head_dim, d): a stack of the former
+    looks like one of the latter, so that a shape cannot tell them apart. Other kernels are
+    (..., in, out). All leading axes are stacks (layers, experts) and stay out of every mean. Query
+    and key may have different numbers of heads.
+
+    | leaf | blocks |
+    |---|---|
+    | query, key: `kernel` | one per head |
+    | value, out, everything else with a 2-D `kernel`, MLP also stacked | one per output neuron |
+    | `embedding` | one per token |
+    | gain of a norm | one per vector |
+    | `bias` | one per entry |
+
+    Names are compared word by word. Kernels of other names inside an attention, stacked kernels of
+    other names outside an MLP (a convolution looks like one), kernels named as an embedding or a
+    norm, and leaves of other names are not covered, and need a rule in front of these.
+
+    Args:
+      head_dim: the width of one attention head, or None if heads have an axis of their own.
+      value: "neuron" for one block per output neuron of the value kernels, "whole" for one per
+        kernel, which the authors advise for runs of less than ten to twenty thousand steps.
+
+    Returns:
+      Rules for `adam_mini`; see `resolve_blocks`. Rules of your own go in front.
+
+    Raises:
+      ValueError: when a leaf is looked up, for a fused kernel (`qkv`), and for a kernel that cannot
+        be of the layout that `head_dim` tells, with the rule to write.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from multinorm_optax import flax_blocks, resolve_blocks
+      >>> params = {"attn": {"query": {"kernel": jnp.ones((32, 4, 8)), "bias": jnp.ones((4, 8))}}}
+      >>> for path, found in resolve_blocks(flax_blocks(head_dim=None), params):
+      ...     print(path, found)
+      attn/query/bias Blocks(whole=(), groups=())
+      attn/query/kernel Blocks(whole=(0, 2), groups=())
+    """
+    whole = (-2, -1) if head_dim is not None else (-3, -2, -1)
+    values = _value_blocks(value, whole[:1], whole)
+
+    def attention(path: str, shape: Shape, name: str) -> Any:
+        if name in _OUT:
+            return Blocks(whole=(-3, -2)) if head_dim is None and len(shape) > 2 else _NEURON
+        if name not in _QUERY_KEY | _VALUE:
+            return NotImplemented
+        _check_layout(path, shape, head_dim)
+        if name in _VALUE:
+            return values
+        return Blocks((-3, -1)) if head_dim is None else Blocks(-2, {-1: head_dim})
+
+    return ((r".*", lambda path, shape: _usual_blocks(path, shape, attention)),)
+
+
+def _usual_blocks(path: str, shape: Shape, attention: Callable[[str, Shape, str], Any]) -> Any:
+    *above, leaf = path.split("/")
+    name = words_of(above[-1])[-1] if above else ""
+    if leaf in ("bias", "beta"):
+        return Blocks()
+    if leaf == "embedding" or (leaf in ("scale", "gain", "weight") and is_norm_or_bias(path)):
+        return _LAST_AXIS if shape else Blocks()
+    if leaf != "kernel" or len(shape) < 2:
+        return NotImplemented
+    if _FUSED.intersection(words_of(name)):
+        raise ValueError(_unsplit(path, shape))
+    if is_norm_or_bias(path) or EMBEDDING_WORDS.intersection(words_of(name)):
+        return NotImplemented
+    part = _part_of_layer(above)
+    if part == "attention" or (part is None and name in _QUERY_KEY | _VALUE):
+        return attention(path, shape, name)
+    return _NEURON if len(shape) == 2 or part == "mlp" else NotImplemented
+
+
+def _part_of_layer(above: Sequence[str]) -> str | None:
+    """Whether the innermost of the segments that tell names an attention or an MLP."""
+    for segment in reversed(above):
+        words = words_of(segment)
+        if _ATTENTION.intersection(words):
+            return "attention"
+        if _MLP.intersection(words):
+            return "mlp"
+    return None
+
+
+def _value_blocks(value: Value, neuron: tuple[int, ...], whole: tuple[int, ...]) -> Blocks:
+    if value not in ("neuron", "whole"):
+        raise ValueError(f'value is {value!r}; write "neuron" or "whole"')
+    return Blocks(whole=neuron if value == "neuron" else whole)
+
+
+def _check_layout(path: str, shape: Shape, head_dim: int | None) -> None:
+    """Raises if a query, key or value kernel is not of the layout that `head_dim` tells."""
+    where = describe(path, shape)
+    if head_dim is None and len(shape) == 2:
+        raise ValueError(
+            f"{where}: a kernel (d, heads * head_dim) does not tell its heads; write"
+            " flax_blocks(head_dim) with the width of one head"
+        )
+    if head_dim is not None and len(shape) > 2 and shape[-1] == head_dim:
+        raise ValueError(
+            f"{where}: with head_dim={head_dim} this is a stack of kernels of one head, or a kernel"
+            " whose heads have an axis of their own; for the latter write flax_blocks(None), for"
+            f" the former put a rule in front, ({re.escape(path)!r}, Blocks(whole=(-2, -1))) for"
+            " query and key or Blocks(whole=-2) for value"
+        )
+
+
+def _unsplit(path: str, shape: Shape) -> str:
+    return (
+        f"{describe(path, shape)}: flax_blocks does not know the parts of a fused kernel; put a"
+        f" rule in front, such as ({re.escape(path)!r}, FusedBlocks(-1, [(heads * head_dim,"
+        " Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2,"
+        " groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2))])) for a kernel"
+        " (..., d, (heads + 2 kv_heads) * head_dim)"
+    )

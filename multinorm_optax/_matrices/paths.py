@@ -1,0 +1,140 @@
+"""From a leaf's path to what rules say of it.
+
+Rules are pairs of a regular expression for the whole path, such as `layers/mlp/up/kernel`, and a
+spec: the axes of a matrix, the blocks of a second moment. A leaf that no rule covers is an error
+that names it, never a guess.
+"""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+import optax
+
+from multinorm_optax._matrices.axes import Shape, describe
+
+Rule: TypeAlias = tuple[str, Any]
+
+
+def named_leaves(
+    tree: Any, is_leaf: Callable[[Any], bool] = lambda node: False
+) -> list[tuple[str, Any]]:
+    """The leaves of a tree with their paths as text, `layers/mlp/up/kernel`.
+
+    A trailing attribute `value` that is the only child of its parent is dropped: flax's boxes
+    (`nnx.Param`, `nn.Partitioned`) add it to the parameters that an optimizer is initialised with,
+    but not to the gradients it is updated with.
+    """
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    # A masked sibling is still a sibling, though it is no leaf.
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda node: is_masked(node) or is_leaf(node)
+    )
+    children = collections.Counter(path[:end] for path, _ in leaves for end in range(len(path)))
+    named = []
+    for path, leaf in leaves:
+        last = path[-1] if path else None
+        if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
+            path = path[:-1] if children[path[:-1]] == 1 else path
+        if not is_masked(leaf):
+            named.append((jax.tree_util.keystr(path, simple=True, separator="/"), leaf))
+    return named
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecKind:
+    """What rules say of a leaf: its matrix axes, or anything else that is looked up by path.
+
+    Attributes:
+      argument: the name of the argument that rules come in, for error messages.
+      name: the type of a spec, for error messages.
+      is_spec: whether a node of a tree is a spec, and no part of the tree.
+      resolve: (spec, shape, path) -> what holds for this leaf, or an error naming it.
+      missing: (path as a regular expression) -> what to do about a leaf that nothing covers.
+    """
+
+    argument: str
+    name: str
+    is_spec: Callable[[Any], bool]
+    resolve: Callable[[Any, Shape, str], Any]
+    missing: Callable[[str], str]
+
+
+def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]]:
+    """The path of every leaf of a tree, and what rules, a tree of specs or a callable say of it.
+
+    Raises:
+      ValueError: for leaves that nothing covers; all are listed.
+    """
+    lookup = _lookup(specs, tree, kind)
+    found, uncovered = [], []
+    for name, leaf in named_leaves(tree):
+        shape = shape_of(leaf)
+        spec = lookup(name, shape)
+        if spec is NotImplemented:
+            uncovered.append((name, shape))
+        else:
+            found.append((name, kind.resolve(spec, shape, name)))
+    if uncovered:
+        leaves = "\n  ".join(describe(*leaf) for leaf in uncovered)
+        raise ValueError(f"{leaves}\n{kind.missing(re.escape(uncovered[0][0]))}")
+    return found
+
+
+def _lookup(specs: Any, tree: Any, kind: SpecKind) -> Callable[[str, Shape], Any]:
+    """The function from a leaf's path and shape to its spec, `NotImplemented` if there is none."""
+    if _is_rules(specs):
+        compiled = [(re.compile(pattern), spec) for pattern, spec in specs]
+
+        def by_rule(path: str, shape: Shape) -> Any:
+            for pattern, spec in compiled:
+                if pattern.fullmatch(path):
+                    found = spec(path, shape) if callable(spec) else spec
+                    if found is not NotImplemented:
+                        return found
+            return NotImplemented
+
+        return by_rule
+    if callable(specs):
+        specs = specs(tree)
+    by_name = dict(named_leaves(specs, is_leaf=kind.is_spec))
+    for path, spec in by_name.items():
+        if not kind.is_spec(spec):
+            raise TypeError(
+                f"`{kind.argument}` is neither rules, (pattern, {kind.name}) pairs, nor a tree of"
+                f" {kind.name}: at {path or 'its root'!r} it has {spec!r}"
+            )
+
+    def by_path(path: str, shape: Shape) -> Any:
+        del shape
+        while path not in by_name:
+            if not path:
+                return NotImplemented
+            path = path.rpartition("/")[0]
+        return by_name[path]
+
+    return by_path
+
+
+def _is_rules(axes: Any) -> bool:
+    return (
+        isinstance(axes, Sequence)
+        and not isinstance(axes, str)
+        and bool(axes)
+        and all(
+            type(rule) in (tuple, list) and len(rule) == 2 and isinstance(rule[0], str)
+            for rule in axes
+        )
+    )
+
+
+def shape_of(leaf: Any) -> Shape:
+    """The shape of an array, `jax.ShapeDtypeStruct` or number."""
+    return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)

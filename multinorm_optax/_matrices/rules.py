@@ -1,0 +1,165 @@
+"""From a parameter tree to the matrices in it: rules by path.
+
+Shapes cannot tell a stack of norm gains (layers, d) from a kernel (in, out), nor one side of a
+`DenseGeneral` kernel from the other. So roles come from paths, and a leaf that no rule covers is
+an error that names it, never a guess.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from multinorm_optax._matrices.axes import MatrixAxes, Shape, as_matrix_axes, describe
+from multinorm_optax._matrices.paths import Rule, SpecKind, resolve_specs, shape_of
+from multinorm_optax._matrices.roles import equinox_axes, flax_axes
+
+Spec: TypeAlias = (
+    MatrixAxes
+    | optax.contrib.MuonDimensionNumbers
+    | Callable[[str, Shape], "MatrixAxes | None"]
+    | None
+)
+AxesLike: TypeAlias = Any
+"""`None`, one `MatrixAxes`, rules, a tree (or prefix) of specs, or a callable that makes one.
+
+See `resolve_axes`.
+"""
+
+MATRIX = "matrix"
+OTHER = "adam"
+
+
+FLAX_RULES: tuple[Rule, ...] = ((r".*", flax_axes),)
+"""The default. Append it to rules of your own: `axes=[("attn/qkv/kernel", ...), *FLAX_RULES]`."""
+
+EQUINOX_RULES: tuple[Rule, ...] = ((r".*", equinox_axes),)
+"""The same for trees whose 2-D weights are stored (out, in)."""
+
+WHOLE_LEAF_RULES: tuple[Rule, ...] = (
+    (r".*", lambda _, shape: MatrixAxes(output=range(len(shape)), input=())),
+)
+"""Every leaf is one matrix of a single column, for projections that act entry by entry."""
+
+LLAMA_RULES: tuple[Rule, ...] = (
+    (r"layers/(attention|mlp)/\w+/kernel", MatrixAxes(output=-1, input=-2)),
+    (r"embed/embedding|head/kernel|(.+/)?\w*norm/scale", None),
+)
+"""The LLaMA of the examples, its layers stacked: kernels (layers, in, out)."""
+
+
+def _resolve(spec: Spec, shape: Shape, path: str) -> MatrixAxes | None:
+    return None if spec is None else as_matrix_axes(spec).resolve(shape, path)
+
+
+_AXES = SpecKind(
+    argument="axes",
+    name="MatrixAxes",
+    is_spec=lambda node: (
+        node is None or isinstance(node, MatrixAxes | optax.contrib.MuonDimensionNumbers)
+    ),
+    resolve=_resolve,
+    missing=lambda pattern: (
+        "no rule says which axes are rows and columns; add one to `axes`, such as"
+        f" ({pattern!r}, MatrixAxes(output=..., input=...)) for a matrix or a stack of"
+        f" matrices, or ({pattern!r}, None) for what is not a matrix, and end the rules"
+        " with *FLAX_RULES to keep the defaults for everything else"
+    ),
+)
+
+
+def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None]]:
+    """The path and matrix axes of every leaf of a tree; `None` for a leaf that is not a matrix.
+
+    Args:
+      axes: what says which axes are rows and columns:
+
+        - `None`: `FLAX_RULES`;
+        - one `MatrixAxes` or `optax.contrib.MuonDimensionNumbers`, for every leaf;
+        - rules: a sequence of `(pattern, spec)`; the first whose regular expression matches the
+          whole path (`layers/mlp/up/kernel`) decides. A spec is `MatrixAxes`,
+          `MuonDimensionNumbers`, `None` (not a matrix), or a callable of path and shape that
+          returns one of these, or `NotImplemented` to leave the leaf to the next rule;
+        - a tree of specs with the structure of the parameters, or a prefix of it, or a callable
+          that makes one from the tree, as `optax.contrib.muon` takes.
+      tree: parameters or updates, arrays or `jax.ShapeDtypeStruct`.
+
+    Raises:
+      ValueError: for leaves that nothing covers (all are listed), or axes that do not fit a shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from multinorm_optax import MatrixAxes, resolve_axes
+      >>> params = {"qkv": {"kernel": jnp.ones((8, 32, 96))}, "norm": {"scale": jnp.ones((8, 32))}}
+      >>> rules = [(r".*/kernel", MatrixAxes(output=-1, input=-2)), (r".*/scale", None)]
+      >>> for path, found in resolve_axes(rules, params):
+      ...     print(path, found)
+      norm/scale None
+      qkv/kernel MatrixAxes(output=(2,), input=(1,))
+    """
+    return resolve_specs(FLAX_RULES if axes is None else axes, tree, _AXES)
+
+
+def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> Any:
+    """Applies `function(leaf, axes)` to every leaf; every leaf must be a matrix.
+
+    Raises:
+      ValueError: if a leaf is not a matrix, naming its path and shape.
+      TypeError: if a leaf is not of a floating-point or complex dtype.
+    """
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, updates))
+    found = matrices_only(axes, updates)
+    return jax.tree.unflatten(structure, map(function, leaves, found))
+
+
+def matrices_only(axes: AxesLike, tree: Any) -> list[MatrixAxes]:
+    """The axes of every leaf of a tree in which every leaf must be a matrix; else an error."""
+    return [
+        require_matrix(leaf, path, found)
+        for leaf, (path, found) in zip(jax.tree.leaves(tree), resolve_axes(axes, tree), strict=True)
+    ]
+
+
+def require_matrix(leaf: Any, path: str, found: MatrixAxes | None) -> MatrixAxes:
+    """The axes of a leaf that a transformation is about to normalize, or an error naming it."""
+    if found is None:
+        raise ValueError(
+            f"{describe(path, shape_of(leaf))}: this leaf is not a matrix (its path or rank says"
+            " so), and a matrix normalization does not apply to it; route it elsewhere with"
+            " optax.partition(..., group_labels(axes)), or add a rule to `axes` that gives its"
+            " MatrixAxes"
+        )
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(
+            f"{describe(path, shape_of(leaf))}: cannot normalize dtype {dtype}; gradients are"
+            " floating-point or complex arrays"
+        )
+    return found
+
+
+def group_labels(axes: AxesLike = None) -> Callable[[Any], Any]:
+    """The label function of `optax.partition`: `"matrix"` or `"adam"` for every leaf.
+
+    Args:
+      axes: see `resolve_axes`.
+
+    Returns:
+      A function from a tree of parameters or updates to the tree of labels.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from multinorm_optax import group_labels, scale_by_sinkhorn
+      >>> group_labels()({"dense": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}})
+      {'dense': {'bias': 'adam', 'kernel': 'matrix'}}
+      >>> groups = {"matrix": scale_by_sinkhorn(), "adam": optax.scale_by_adam()}
+      >>> tx = optax.partition(groups, group_labels())
+    """
+
+    def label(tree: Any) -> Any:
+        names = [OTHER if found is None else MATRIX for _, found in resolve_axes(axes, tree)]
+        return jax.tree.unflatten(jax.tree.structure(tree), names)
+
+    return label

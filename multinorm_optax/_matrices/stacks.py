@@ -1,0 +1,228 @@
+"""A weight as a stack of wide matrices: what is computed from whole matrices, and where.
+
+Row, column and other Euclidean norms reduce over the axes of a weight as it lies. An
+orthogonalizer needs matrices, (batch..., m, n) with m <= n, and on a mesh of devices all rows of a
+column on one of them: then the product X X^T is a sum over devices of m x m matrices, and nothing
+else is sent.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from multinorm_optax._matrices.axes import MatrixAxes
+
+Function = Callable[[jax.Array], jax.Array]
+MeshAxes = tuple[str, ...]
+
+_ENTRIES = 2**18
+"""Entries that occupy a device: of smaller matrices several are taken at a time."""
+
+
+def as_wide_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Function]:
+    """The weight as a stack (batch..., m, n) with m <= n, and the way back.
+
+    Batch axes of size one are left out: XLA would copy a matrix that has one.
+    """
+    axes = _wide(x.shape, axes)
+    order = (*axes.batch(x.ndim), *axes.output, *axes.input)
+    moved = jnp.transpose(x, order)
+    batch = [size for size in moved.shape[: x.ndim - len(axes.matrix)] if size != 1]
+    inverse = sorted(range(x.ndim), key=order.__getitem__)
+
+    def restore(matrices: jax.Array) -> jax.Array:
+        return jnp.transpose(jnp.reshape(matrices, moved.shape), inverse)
+
+    return jnp.reshape(moved, (*batch, *axes.matrix_shape(x.shape))), restore
+
+
+def _wide(shape: tuple[int, ...], axes: MatrixAxes) -> MatrixAxes:
+    """The axes with m <= n; of square matrices as they lie, which saves transposing them."""
+    axes = axes.oriented(shape)
+    m, n = axes.matrix_shape(shape)
+    return MatrixAxes(*sorted((axes.output, axes.input))) if m == n else axes
+
+
+def map_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> jax.Array:
+    """Applies a function of wide matrices (..., m, n) that keeps their shape.
+
+    The matrices of a stack take turns, so that what the function works with is not there for all of
+    them at once: each device has one at a time, or a few if they are small. How a stack is spread
+    over devices, JAX says for Explicit mesh axes alone; in any other case a part has as many
+    matrices as may lie on different devices.
+
+    With Explicit axes, devices share a stack in whole matrices as far as their number divides, then
+    in columns, and weights are exchanged there and back; only where neither divides evenly are they
+    gathered. The result lies where x does.
+
+    Args:
+      function: called with a part, batch axes of size one left out.
+      x: the weight.
+      axes: resolved.
+    """
+    if not x.size:
+        return x
+    sharding = jax.typeof(x).sharding
+    if any(sharding.spec):
+        return left_to_xla(lambda x: _map_spread(function, x, axes, sharding), sharding)(x)
+
+    def of_part(part: jax.Array) -> jax.Array:
+        matrices, restore = as_wide_matrices(part, axes)
+        return restore(function(matrices))
+
+    batch = axes.batch(x.ndim)
+    return _in_turn(of_part, x, batch, [math.gcd(x.shape[i], jax.device_count()) for i in batch])
+
+
+def _map_spread(
+    function: Function, x: jax.Array, axes: MatrixAxes, sharding: NamedSharding
+) -> jax.Array:
+    matrices, restore = as_wide_matrices(x, axes)
+    stages = _stages(x, _wide(x.shape, axes), sharding)
+    *spread, _, columns = stages[-1]
+
+    def lay(matrices: jax.Array, names: Sequence[MeshAxes]) -> jax.Array:
+        return jax.lax.with_sharding_constraint(matrices, P(*names))
+
+    def of_part(part: jax.Array) -> jax.Array:
+        *batch, m, n = part.shape
+        names = [each for each, size in zip(spread, batch, strict=True) if size > 1]
+        names = [*names, (), columns]
+        several = jnp.reshape(part, (*(size for size in batch if size > 1), m, n))
+        return jnp.reshape(lay(function(lay(several, names)), names), part.shape)
+
+    for stage in stages:
+        matrices = lay(matrices, stage)
+    apart = [_devices(sharding, names) for names in spread]
+    matrices = _in_turn(of_part, matrices, range(len(spread)), apart)
+    for stage in reversed(stages):
+        matrices = lay(matrices, stage)
+    return restore(matrices)
+
+
+def reduce_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> jax.Array:
+    """Applies a function (..., m, n) -> (...); matrix axes are kept with size one."""
+
+    def apply(x: jax.Array) -> jax.Array:
+        shape = [1 if i in axes.matrix else size for i, size in enumerate(x.shape)]
+        return jnp.reshape(function(as_wide_matrices(x, axes)[0]), shape)
+
+    sharding = jax.typeof(x).sharding
+    if not any(sharding.spec):
+        return apply(x)
+    spec = P(*(None if i in axes.matrix else names for i, names in enumerate(sharding.spec)))
+    return left_to_xla(apply, NamedSharding(sharding.mesh, spec))(x)
+
+
+def left_to_xla(function: Callable[..., Any], sharding: Any) -> Callable[..., Any]:
+    """The function with Explicit mesh axes made Auto inside it.
+
+    Args:
+      function: of arrays.
+      sharding: the result's, a `NamedSharding`; of several results as many, on the same mesh.
+    """
+    mesh = jax.tree.leaves(sharding)[0].mesh
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    explicit = tuple(name for name, kind in kinds if kind == AxisType.Explicit)
+    return jax.sharding.auto_axes(function, axes=explicit, out_sharding=sharding)
+
+
+def _devices(sharding: NamedSharding, names: MeshAxes) -> int:
+    return math.prod(sharding.mesh.shape[name] for name in names)
+
+
+def _stages(x: jax.Array, axes: MatrixAxes, sharding: NamedSharding) -> list[tuple[MeshAxes, ...]]:
+    """How to bring rows together, as mesh axes for each axis of the stack (batch..., m, n).
+
+    What batch axes are spread over stays. Of the others, each goes to the first batch axis that it
+    divides evenly; the rows' otherwise to the columns, or to none, and then the devices along it do
+    the same work. One after another, because XLA would gather all instead of moving two at once to
+    the same axis.
+    """
+    names: list[MeshAxes] = [
+        (name,) if isinstance(name, str) else tuple(name or ()) for name in sharding.spec
+    ]
+    rows, columns = (
+        tuple(name for axis in side for name in names[axis]) for side in (axes.output, axes.input)
+    )
+    batch = [axis for axis in axes.batch(x.ndim) if x.shape[axis] != 1]
+    m, n = axes.matrix_shape(x.shape)
+    sizes = [*(x.shape[axis] for axis in batch), m, n]
+    now = [*(names[axis] for axis in batch), rows, columns]
+    stages: list[tuple[MeshAxes, ...]] = []
+    row, column = len(batch), len(batch) + 1
+
+    def move(name: str, source: int, targets: Sequence[int]) -> None:
+        for target in targets:
+            if sizes[target] % _devices(sharding, (*now[target], name)) == 0:
+                now[source] = tuple(each for each in now[source] if each != name)
+                now[target] = (*now[target], name)
+                stages.append(tuple(now))
+                return
+
+    for name in rows:
+        move(name, row, range(len(batch)))
+    for name in columns:
+        move(name, column, range(len(batch)))
+    for name in now[row]:
+        move(name, row, [column])
+    now[row] = ()
+    return [*stages, tuple(now)]
+
+
+def _in_turn(
+    function: Function, x: jax.Array, batch: Sequence[int], apart: Sequence[int]
+) -> jax.Array:
+    """The function of x, in parts of several matrices, as many from each device along an axis.
+
+    Args:
+      function: keeps the shape of a part, which has all axes of x.
+      x: the matrices.
+      batch: the axes along which they are stacked.
+      apart: divisors of these axes' sizes, numbers of devices along them.
+    """
+    shares = dict(zip(batch, _shares(x, batch, apart), strict=True))
+    part_shape = [shares.get(axis, size) for axis, size in enumerate(x.shape)]
+    split: list[int] = []
+    turns: list[int] = []
+    for size, share in zip(x.shape, part_shape, strict=True):
+        split.append(share)
+        if share < size:
+            turns.append(len(split))
+            split.append(size // share)
+    if not turns:
+        return function(x)
+    lengths = [split[axis] for axis in turns]
+    slice_shape = [1 if axis in turns else size for axis, size in enumerate(split)]
+
+    def turn(index: Any, x: jax.Array) -> jax.Array:
+        # Results take the place of what they are made from: a map would need room for both.
+        start = [jnp.zeros_like(index)] * len(split)
+        for axis, position in zip(turns, jnp.unravel_index(index, lengths), strict=True):
+            start[axis] = position
+        part = jnp.reshape(jax.lax.dynamic_slice(x, start, slice_shape), part_shape)
+        return jax.lax.dynamic_update_slice(x, jnp.reshape(function(part), slice_shape), start)
+
+    result = jax.lax.fori_loop(0, math.prod(lengths), turn, jnp.reshape(x, split))
+    return jnp.reshape(result, x.shape)
+
+
+def _shares(x: jax.Array, batch: Sequence[int], apart: Sequence[int]) -> list[int]:
+    """How many matrices a part has along each batch axis.
+
+    A multiple of `apart`, the least with which a device has enough to do.
+    """
+    sizes = [x.shape[axis] for axis in batch]
+    shares, entries = list(apart), x.size // math.prod(sizes)
+    for index in reversed(range(len(sizes))):
+        turns = sizes[index] // shares[index]
+        fitting = (k for k in range(1, turns) if turns % k == 0 and k * entries >= _ENTRIES)
+        several = next(fitting, turns)
+        shares[index] *= several
+        entries *= several
+    return shares

@@ -1,0 +1,1 @@
+"""Norms, their projections, and the transformations that apply them."""

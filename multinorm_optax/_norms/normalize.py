@@ -1,0 +1,140 @@
+"""Every projection as an `optax.GradientTransformation` without state.
+
+`normalize_rows`, `normalize_columns`, `normalize_spectral`, `normalize_max` and
+`normalize_frobenius` each turn every gradient of a tree into its projection P_g, of root mean
+square 1 (Scetbon et al., arXiv 2502.06742). They normalize the matrices of a tree and nothing else:
+a leaf that is no matrix, or whose rows and columns are unknown, is an error naming its path.
+"""
+
+import dataclasses
+from typing import Any
+
+import optax
+
+from multinorm_optax._matrices.rules import WHOLE_LEAF_RULES, AxesLike, map_matrices, matrices_only
+from multinorm_optax._norms.norms import (
+    ColumnNorm,
+    FrobeniusNorm,
+    MaxNorm,
+    Projection,
+    RowNorm,
+    SpectralNorm,
+)
+from multinorm_optax._norms.orthogonalize import Orthogonalizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """What a transformation made by `normalize` applies, and to which axes.
+
+    Its update function carries this along, so that `multi_normalize` can run the alternation weight
+    by weight instead of tree by tree.
+    """
+
+    projection: Projection
+    axes: AxesLike
+
+
+def applied_by(transformation: optax.GradientTransformation) -> Applied | None:
+    """What a transformation made by `normalize` applies; None for any other."""
+    return getattr(transformation.update, "applied", None)
+
+
+def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTransformation:
+    """Replaces every gradient G by P(G), for any norm or projection.
+
+    Args:
+      projection: a `Norm` or `Projection`, of this package or your own.
+      axes: which axes of each leaf are rows and columns, see `resolve_axes`.
+
+    Returns:
+      A transformation with `optax.EmptyState`. Updates keep their dtype; half precisions are
+      computed in float32. Zero rows, columns and matrices stay zero, and count in m and n (they do
+      not in `multi_normalize`); NaN and infinity are passed on.
+
+    Raises:
+      ValueError: in `init` and `update`, for a leaf that is no matrix or that no rule covers.
+      TypeError: in `init` and `update`, for a leaf of integers.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from multinorm_optax import RowNorm, normalize
+      >>> tx = normalize(RowNorm())
+      >>> gradient = {"kernel": jnp.array([[3.0, 0.0], [3.0, 0.0]])}      # (in, out)
+      >>> updates, _ = tx.update(gradient, tx.init(gradient))
+      >>> updates["kernel"].tolist()
+      [[1.0, 0.0], [1.0, 0.0]]
+    """
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        matrices_only(axes, params)
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params, extra_args
+        return map_matrices(projection, axes, updates), state
+
+    update.applied = Applied(projection, axes)  # type: ignore[attr-defined]
+    return optax.GradientTransformation(init, update)
+
+
+def normalize_rows(axes: AxesLike = None) -> optax.GradientTransformation:
+    """Replaces each row (output feature) by sqrt(n) W_i,: / ||W_i,:||_2; see `normalize`.
+
+    Args:
+      axes: see `resolve_axes`.
+    """
+    return normalize(RowNorm(), axes)
+
+
+def normalize_columns(axes: AxesLike = None) -> optax.GradientTransformation:
+    """Replaces each column (input feature) by sqrt(m) W_:,j / ||W_:,j||_2; see `normalize`.
+
+    Args:
+      axes: see `resolve_axes`.
+    """
+    return normalize(ColumnNorm(), axes)
+
+
+def normalize_frobenius(axes: AxesLike = None) -> optax.GradientTransformation:
+    """Replaces each matrix by sqrt(m n) W / ||W||_F; see `normalize`.
+
+    Args:
+      axes: see `resolve_axes`.
+    """
+    return normalize(FrobeniusNorm(), axes)
+
+
+def normalize_max(axes: AxesLike = None) -> optax.GradientTransformation:
+    """Replaces each entry by its sign, the projection of the max norm; see `normalize`.
+
+    Args:
+      axes: see `resolve_axes`. The sign does not depend on them, so that by default leaves of any
+        rank and role are served.
+    """
+    return normalize(MaxNorm(), WHOLE_LEAF_RULES if axes is None else axes)
+
+
+def normalize_spectral(
+    axes: AxesLike = None, orthogonalizer: Orthogonalizer | None = None
+) -> optax.GradientTransformation:
+    """Replaces each matrix U S V^T by sqrt(max(m, n)) U V^T; see `normalize`.
+
+    Args:
+      axes: see `resolve_axes`.
+      orthogonalizer: how U V^T is computed: `polar_express()` (default: to rounding),
+        `newton_schulz()`, `muon_quintic()`, `swan_whitening()`, `exact_svd()` or your own.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from multinorm_optax import normalize_spectral, exact_svd
+      >>> gradient = {"kernel": jax.random.normal(jax.random.key(0), (3, 5))}
+      >>> tx = normalize_spectral(orthogonalizer=exact_svd())
+      >>> updates, _ = tx.update(gradient, tx.init(gradient))
+      >>> [round(float(s), 3) for s in jnp.linalg.svd(updates["kernel"], compute_uv=False)]
+      [2.236, 2.236, 2.236]
+    """
+    norm = SpectralNorm() if orthogonalizer is None else SpectralNorm(orthogonalizer)
+    return normalize(norm, axes)

@@ -1,0 +1,1 @@
+"""The optimizers of the papers: SinkGD, SWAN, MNGD, with an auxiliary Adam."""

@@ -1,0 +1,190 @@
+"""SWAN: GradNorm, then GradWhitening, then a rescaling to root mean square 1.
+
+Ma et al., arXiv 2412.13148, Section 4, for a weight oriented so that m <= n. In the terms of
+Scetbon et al., arXiv 2502.06742, it is one sweep of multi-normalization with a row and a
+spectral norm, whose exact form is a fixed point after that one sweep.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from multinorm_optax._alternation.combinator import multi_normalize
+from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.rules import AxesLike
+from multinorm_optax._norms.normalize import normalize, normalize_frobenius, normalize_spectral
+from multinorm_optax._norms.norms import MatrixSize, Projection, RowNorm
+from multinorm_optax._norms.orthogonalize import Orthogonalizer, swan_whitening
+from multinorm_optax._norms.precision import inverse_power_of_two, peak
+from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, Mask, whole_model
+
+
+@dataclasses.dataclass(frozen=True)
+class CenteredRows(Projection):
+    """SWAN's GradNorm: each row minus its mean, over its population standard deviation.
+
+    Not the projection of a norm, but a projection in the alternation nevertheless (Ma et al.,
+    arXiv 2412.13148, Section 4). A row whose entries are all equal, up to rounding, becomes zero.
+    """
+
+    def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
+        """Rows of zero mean and unit root mean square."""
+        x = x * inverse_power_of_two(peak(x, axes.input))
+        count = max(1, math.prod(x.shape[axis] for axis in axes.input))
+        centered = x - jnp.sum(x, axis=axes.input, keepdims=True) / count
+        rounding = 4 * jnp.finfo(x.dtype).eps * peak(x, axes.input)
+        constant = jnp.all(jnp.abs(centered) <= rounding, axis=axes.input, keepdims=True)
+        return RowNorm().project(jnp.where(constant, 0, centered), axes, size)
+
+    def group(self, axes: MatrixAxes) -> tuple[int, ...]:
+        """A row."""
+        return axes.input
+
+    def group_size(self, size: MatrixSize) -> Any:
+        """n."""
+        return size[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Oriented(Projection):
+    """A projection of the matrix oriented as SWAN does: transposed first if m > n.
+
+    `Oriented(RowNorm())` normalizes along the longer side, whichever it is.
+
+    Attributes:
+      inner: the projection.
+    """
+
+    inner: Projection
+
+    @property
+    def keeps_support(self) -> bool:  # type: ignore[override]
+        """That of the inner projection."""
+        return self.inner.keeps_support
+
+    def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
+        """The inner projection with rows and columns exchanged where m > n."""
+        oriented = axes.oriented(x.shape)
+        return self.inner.project(x, oriented, size if oriented == axes else size[::-1])
+
+    def residual(
+        self, x: jax.Array, projected: jax.Array, axes: MatrixAxes, size: MatrixSize
+    ) -> jax.Array:
+        """That of the inner projection."""
+        oriented = axes.oriented(x.shape)
+        size = size if oriented == axes else size[::-1]
+        return self.inner.residual(x, projected, oriented, size)
+
+
+def center_rows(axes: AxesLike = None) -> optax.GradientTransformation:
+    """SWAN's GradNorm: each row minus its mean, over its population standard deviation.
+
+    See `normalize` and Ma et al., arXiv 2412.13148, Section 4.
+
+    Args:
+      axes: see `resolve_axes`.
+    """
+    return normalize(CenteredRows(), axes)
+
+
+def scale_by_swan(
+    axes: AxesLike = None,
+    centered: bool = False,
+    orthogonalizer: Orthogonalizer | None = None,
+) -> optax.GradientTransformation:
+    """Replaces every gradient by SWAN's direction, of root mean square 1.
+
+    With G oriented so that m <= n: rows divided by their root mean square (or, `centered`, minus
+    their mean and over their standard deviation: GradNorm of the paper), then (G G^T)^(-1/2) G by
+    Newton-Schulz (GradWhitening), then scaled to Frobenius norm sqrt(m n).
+
+    The matrices of a stack are whitened in turn. Weights on a mesh with Explicit axes are exchanged
+    there and back, so that devices share a stack in whole matrices or in columns; only where
+    neither divides evenly are they gathered. Of Auto axes a transformation learns nothing, and XLA
+    may send many times as much: `jax.sharding.explicit_axes(tx.update, in_sharding=...)` tells it
+    how gradients, state and weights are spread.
+
+    Args:
+      axes: which axes of each leaf are rows and columns, see `resolve_axes`.
+      centered: whether rows are centred. The later papers do not.
+      orthogonalizer: the whitening, by default the paper's `swan_whitening()`.
+
+    Returns:
+      A transformation with `optax.EmptyState`; dtypes and errors as for `multi_normalize`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from multinorm_optax import scale_by_swan
+      >>> gradient = {"kernel": jax.random.normal(jax.random.key(0), (160, 64))}
+      >>> tx = scale_by_swan()
+      >>> updates, _ = tx.update(gradient, tx.init(gradient))
+      >>> round(float(jnp.mean(updates["kernel"] ** 2)), 5)
+      1.0
+    """
+    rows = Oriented(CenteredRows() if centered else RowNorm())
+    whitening = swan_whitening() if orthogonalizer is None else orthogonalizer
+    return multi_normalize(
+        normalize(rows, axes),
+        normalize_spectral(axes, whitening),
+        normalize_frobenius(axes),
+        num_iters=1,
+    )
+
+
+def swan(
+    learning_rate: optax.ScalarOrSchedule = 0.02,
+    *,
+    axes: AxesLike = None,
+    centered: bool = False,
+    orthogonalizer: Orthogonalizer | None = None,
+    alpha: jax.typing.ArrayLike = 0.05,
+    momentum: jax.typing.ArrayLike | None = None,
+    nesterov: bool = False,
+    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay_mask: Mask = None,
+    adam: AdamGroup = AdamGroup(),
+) -> optax.GradientTransformationExtraArgs:
+    """SWAN: rows normalized, whitened and rescaled, and Adam for what is no matrix.
+
+    Ma et al., arXiv 2412.13148, Section 4. The defaults are the papers', the rows not centred as
+    in the later one.
+
+    Args:
+      learning_rate: see `whole_model`.
+      axes: see `resolve_axes`.
+      centered: see `scale_by_swan`.
+      orthogonalizer: see `scale_by_swan`.
+      alpha: see `whole_model`.
+      momentum: see `whole_model`.
+      nesterov: see `whole_model`.
+      weight_decay: see `whole_model`.
+      weight_decay_mask: see `whole_model`.
+      adam: see `whole_model`.
+
+    Returns:
+      An optimizer, see `whole_model`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from multinorm_optax import swan
+      >>> params = {"dense": {"kernel": jnp.eye(4), "bias": jnp.ones(4)}}
+      >>> tx = swan(0.02)
+      >>> updates, _ = tx.update(params, tx.init(params), params)
+      >>> round(float(jnp.sqrt(jnp.mean(updates["dense"]["kernel"] ** 2))), 6)
+      0.001
+    """
+    return whole_model(
+        scale_by_swan(axes, centered, orthogonalizer),
+        learning_rate,
+        axes=axes,
+        alpha=alpha,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        weight_decay_mask=weight_decay_mask,
+        adam=adam,
+    )

@@ -1,0 +1,105 @@
+"""Embeddings and output heads without state: a Sinkhorn alternation that ends on the tokens.
+
+DeepSeek-AI, arXiv 2609.19969, Section 2.5, trains embedding tables and the head by the Sinkhorn
+alternation as well: K = 11 half-steps that begin and end with the rows (each a token's vector),
+after the rows of tokens that hardly occurred are zeroed. There it acts on Nesterov momentum; here
+it acts on whatever it is chained after, by default the gradient.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from multinorm_optax._alternation.combinator import multi_normalize
+from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.rules import AxesLike, map_matrices
+from multinorm_optax._norms.normalize import normalize_columns, normalize_rows
+from multinorm_optax._norms.precision import (
+    abs_sq,
+    compute_dtype,
+    inverse_power_of_two,
+    peak,
+    sqrt_or_zero,
+)
+
+
+def zero_small_rows(
+    axes: AxesLike = None, threshold: jax.typing.ArrayLike = 1e-3
+) -> optax.GradientTransformation:
+    """Replaces by zero each row with ||G_i,:||_2 <= threshold * mean over k of ||G_k,:||_2.
+
+    Before a normalization of rows, which would blow up the noise of tokens that hardly occur to
+    the size of all others (arXiv 2609.19969, Section 2.5). Norms are computed in at least float32;
+    the updates keep their dtype. In a matrix with a NaN or an infinity no row is removed, so that
+    these reach the update.
+
+    Args:
+      axes: which axes of each leaf are rows and columns, see `resolve_axes`.
+      threshold: tau, relative to the mean row norm.
+
+    Returns:
+      A transformation with `optax.EmptyState`.
+
+    Raises:
+      ValueError: for a leaf that is not a matrix or that no rule covers.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from multinorm_optax import MatrixAxes, zero_small_rows
+      >>> table = jnp.array([[3.0, 4.0], [0.001, 0.0], [0.0, 1.0]])     # a row for each token
+      >>> zero_small_rows(MatrixAxes(output=0, input=1)).update(table, optax.EmptyState())[0]
+      Array([[3., 4.],
+             [0., 0.],
+             [0., 1.]], dtype=float32)
+    """
+
+    def without_small_rows(g: jax.Array, found: MatrixAxes) -> jax.Array:
+        x = g.astype(compute_dtype(g.dtype))
+        x = x * inverse_power_of_two(peak(x, found.matrix))
+        norms = sqrt_or_zero(jnp.sum(abs_sq(x), axis=found.input, keepdims=True))
+        mean = jnp.mean(norms, axis=found.output, keepdims=True)
+        return jnp.where((norms <= threshold * mean) & jnp.isfinite(mean), 0, g)
+
+    return optax.stateless(lambda updates, _: map_matrices(without_small_rows, axes, updates))
+
+
+def scale_by_token_sinkhorn(
+    axes: AxesLike = None, num_iters: Any = 5, threshold: jax.typing.ArrayLike = 1e-3
+) -> optax.GradientTransformation:
+    """Sinkhorn for tables of tokens: small rows to zero, then 2 num_iters + 1 half-steps.
+
+    A row is what belongs to one token. For an embedding table (tokens, width), which is looked up
+    and not multiplied, that is `MatrixAxes(output=0, input=1)`; a head's flax kernel (width,
+    tokens) has its tokens as output features anyway. Every row that is left has root mean square 1
+    exactly, columns approximately. Five sweeps are the eleven half-steps of arXiv 2609.19969,
+    Section 2.5, whose step is 0.18 times the learning rate of its other weights.
+
+    Args:
+      axes: which axes of each leaf are tokens (output) and width (input), see `resolve_axes`.
+      num_iters: sweeps of columns and rows after the first half-step on the rows.
+      threshold: see `zero_small_rows`.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: for a leaf that is not a matrix or that no rule covers.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from multinorm_optax import MatrixAxes, scale_by_token_sinkhorn
+      >>> table = jax.random.normal(jax.random.key(0), (256, 32)).at[7].set(0)
+      >>> tx = scale_by_token_sinkhorn(MatrixAxes(output=0, input=1))
+      >>> update, _ = tx.update(table, tx.init(table))
+      >>> size = jnp.sqrt(jnp.mean(update**2, axis=1))
+      >>> bool(jnp.allclose(size.at[7].set(1), 1)), float(size[7])
+      (True, 0.0)
+    """
+    rows, columns = normalize_rows(axes), normalize_columns(axes)
+    return optax.chain(
+        zero_small_rows(axes, threshold),
+        rows,
+        multi_normalize(columns, rows, num_iters=num_iters),
+    )

@@ -1,0 +1,1 @@
+"""What training needs around an optimizer: layer-wise steps, rounding, an audit."""

@@ -1,0 +1,128 @@
+"""Weights in bfloat16 that small updates still move: stochastic rounding of the sum.
+
+A bfloat16 has 8 significant bits. An update below 2^-9 of its weight is lost when the sum is
+rounded to nearest, however often it is repeated; rounded at random to one of the two neighbours,
+the sum is right on average. Gupta et al., arXiv 1502.02551, Section 3; for the weights of bfloat16
+training Zamirai et al., arXiv 2010.06192.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from multinorm_optax._matrices.axes import describe
+
+_FORMATS = ("bfloat16", "float16", "float8_e5m2", "float8_e4m3fn", "float8_e4m3", "float8_e3m4")
+"""Narrow formats in which the pattern of bits grows with the magnitude beside a bit for the sign,
+so that the next pattern is the next number."""
+
+
+def apply_updates_stochastically(
+    params: optax.Params, updates: optax.Updates, key: jax.Array
+) -> optax.Params:
+    """`optax.apply_updates` with stochastic rounding where weights are narrower than float32.
+
+    For such a weight x = p + u is computed in float32. Of the two neighbours a <= x <= b that its
+    dtype has, b is taken with probability (x - a) / (b - a), else a: on average the result is x,
+    and it is x itself where x is representable. Its error is below b - a, twice what it can be when
+    rounding to nearest, and that of n steps adds up to about (b - a) sqrt(n) / 2 at most. NaN,
+    infinities, and what lies beyond the largest number are rounded as a cast does. All other leaves
+    are added as `optax.apply_updates` adds them, None and `optax.MaskedNode` too.
+
+    The updates may have any dtype. A transformation gives them the gradients' own: from bfloat16
+    gradients they come with an error of at most 2^-9 of the update, not of the weight, which is
+    harmless. So nothing need be cast for a direction without state, such as `scale_by_sinkhorn`.
+    Cast the gradients before `update` and the parameters before `init` to float32, by
+    `optax.tree.cast`, if the optimizer adds small to large numbers itself: a moving average
+    (momentum, Adam for what is not a matrix) has the dtype of the gradients, and in bfloat16 it
+    stands still as a weight does; of weight decay little is left beside a much larger direction.
+
+    On a CPU the random bits of a leaf take up to 16 bytes of temporary memory for each weight with
+    JAX's default keys, and none with `jax.random.key(seed, impl="rbg")`.
+
+    Args:
+      params: the weights; rounded are bfloat16, float16, and the float8 formats e5m2, e4m3fn, e4m3
+        and e3m4.
+      updates: a tree of the same structure and shapes.
+      key: a key of `jax.random` for this step, such as `jax.random.fold_in(key, step)`. Every leaf
+        gets one of its own, folded from its place in the tree. The result is the same however the
+        weights are sharded (with JAX's default keys). Under `jax.vmap` and `jax.shard_map` give
+        every instance a key of its own.
+
+    Returns:
+      The new weights, in the dtypes of the old ones.
+
+    Raises:
+      TypeError: for a weight in another format narrower than float32.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from multinorm_optax import apply_updates_stochastically, sinkgd
+      >>> params = {"kernel": jnp.ones((256, 1024), jnp.bfloat16)}
+      >>> gradient = {"kernel": jax.random.normal(jax.random.key(0), (256, 1024), jnp.bfloat16)}
+      >>> tx = sinkgd(0.004)                                      # a step of 2e-4 for each weight
+      >>> updates, state = jax.jit(tx.update)(gradient, tx.init(params), params)
+      >>> bool(jnp.all(optax.apply_updates(params, updates)["kernel"] == 1))          # lost
+      True
+      >>> new = apply_updates_stochastically(params, updates, jax.random.key(1))
+      >>> [float(w) for w in jnp.unique(new["kernel"])]                               # neighbours
+      [0.99609375, 1.0, 1.0078125]
+      >>> step, wanted = (x["kernel"].astype(jnp.float32) for x in (new, updates))
+      >>> step = step - 1
+      >>> round(float(jnp.vdot(step, wanted) / jnp.vdot(wanted, wanted)), 1)          # on average
+      1.0
+    """
+    places = itertools.count()
+
+    def moved(path: jax.tree_util.KeyPath, p: jax.Array, u: jax.Array) -> jax.Array | None:
+        place = next(places)
+        dtype = None if p is None else jnp.asarray(p).dtype
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits >= 32:
+            return optax.apply_updates(p, u)
+        if dtype.name not in _FORMATS:
+            name = describe(jax.tree_util.keystr(path, simple=True, separator="/"), jnp.shape(p))
+            raise TypeError(
+                f"{name}: stochastic rounding to {dtype.name} is not supported; keep this weight in"
+                f" one of {', '.join(_FORMATS)}, or in float32"
+            )
+        x = jnp.asarray(p).astype(jnp.float32) + jnp.asarray(u).astype(jnp.float32)
+        return _rounded(x, dtype, jax.random.fold_in(key, place))
+
+    return jax.tree_util.tree_map_with_path(
+        moved, params, updates, is_leaf=lambda leaf: leaf is None
+    )
+
+
+@functools.partial(jax.jit, static_argnames="dtype")  # one program, also where nothing is compiled
+def _rounded(x: jax.Array, dtype: jnp.dtype, key: jax.Array) -> jax.Array:
+    """Float32 numbers, each rounded to one of its two neighbours in a format of `_FORMATS`.
+
+    In integers, as XLA takes small float32 numbers for zero on some machines: the significand,
+    shifted to the precision of the format, is the neighbour towards zero, and what the shift drops
+    is the probability of the other one, in units of 2^-32.
+    """
+    to = jnp.finfo(dtype)
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    magnitude = bits & 0x7FFFFFFF
+    exponent = jnp.maximum(magnitude >> 23, 1)
+    significand = magnitude - ((exponent - 1) << 23)  # 24 bits with the leading one
+    first = 127 + int(to.minexp)
+    normal = jnp.maximum(exponent, first)  # the format's subnormals share their exponent
+    dropped = 23 - int(to.nmant) + normal - exponent
+    towards_zero = (significand >> jnp.minimum(dropped, 31)) + ((normal - first) << int(to.nmant))
+    chance = jnp.where(
+        dropped <= 32,
+        significand << (32 - jnp.minimum(dropped, 32)),
+        significand >> jnp.minimum(jnp.maximum(dropped, 32) - 32, 31),
+    )
+    # on a mesh without explicit axes XLA spreads the bits by itself
+    explicit = jax.sharding.get_abstract_mesh().explicit_axes
+    sharding = jax.typeof(x).sharding if explicit else None
+    away = jax.random.bits(key, x.shape, jnp.uint32, out_sharding=sharding) < chance
+    pattern = (towards_zero + away) | (bits >> 31 << (to.bits - 1))
+    width = {8: jnp.uint8, 16: jnp.uint16}[to.bits]
+    neighbour = jax.lax.bitcast_convert_type(pattern.astype(width), dtype)
+    return jnp.where(jnp.abs(x) <= float(to.max), neighbour, x.astype(dtype))
