@@ -1,6 +1,7 @@
 # Every target makes the virtual environment that it needs.
 PYTHON ?= python3
-VENV ?= .venv
+# Another Python than the default has an environment of its own.
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN = $(VENV)/bin
 ARGS ?=
 PIP_FLAGS = --quiet --disable-pip-version-check

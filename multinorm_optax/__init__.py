@@ -32,6 +32,9 @@ from multinorm_optax._matrices.rules import (
     group_labels,
     resolve_axes,
 )
+from multinorm_optax._norms.base import Norm, Projection
+from multinorm_optax._norms.euclidean import ColumnNorm, EuclideanNorm, FrobeniusNorm, RowNorm
+from multinorm_optax._norms.max import MaxNorm
 from multinorm_optax._norms.normalize import (
     normalize,
     normalize_columns,
@@ -39,16 +42,6 @@ from multinorm_optax._norms.normalize import (
     normalize_max,
     normalize_rows,
     normalize_spectral,
-)
-from multinorm_optax._norms.norms import (
-    ColumnNorm,
-    EuclideanNorm,
-    FrobeniusNorm,
-    MaxNorm,
-    Norm,
-    Projection,
-    RowNorm,
-    SpectralNorm,
 )
 from multinorm_optax._norms.orthogonalize import (
     exact_svd,
@@ -59,6 +52,7 @@ from multinorm_optax._norms.orthogonalize import (
     polar_express_coefficients,
     swan_whitening,
 )
+from multinorm_optax._norms.spectral import SpectralNorm
 from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, whole_model
 from multinorm_optax._optimizers.mngd import mngd
 from multinorm_optax._optimizers.sinkgd import scale_by_sinkhorn, sinkgd

@@ -38,10 +38,10 @@ class RotatedMaxNorm(mo.Norm):
     def project(self, x, axes, size):
         return self.rotation @ jnp.sign(self.rotation.T @ x)
 
-    def unit_norm(self, x, axes):
+    def unit_norm(self, x, axes, size):
         return jnp.max(jnp.abs(self.rotation.T @ x), axis=axes.matrix, keepdims=True)
 
-    def unit_dual_norm(self, x, axes):
+    def unit_dual_norm(self, x, axes, size):
         return jnp.sum(jnp.abs(self.rotation.T @ x), axis=axes.matrix, keepdims=True)
 
 

@@ -40,14 +40,14 @@ def test_examples_run_one_after_another(page):
 
 
 def module_of(name):
-    """The module that defines a public name, without its underscore: its page."""
-    for path in sorted(PACKAGE.glob("_[a-z]*.py")):
+    """The folder whose module defines a public name, without its underscore: its page."""
+    for path in sorted(PACKAGE.glob("_[a-z]*/**/*.py")):
         for node in ast.parse(path.read_text()).body:
             targets = node.targets if isinstance(node, ast.Assign) else [node]
             if isinstance(node, ast.AnnAssign):
                 targets = [node.target]
             if name in {getattr(each, "id", getattr(each, "name", None)) for each in targets}:
-                return path.stem[1:]
+                return path.relative_to(PACKAGE).parts[0][1:]
     raise AssertionError(f"{name} is defined in no module")
 
 

@@ -12,16 +12,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._alternation.base import Alternation, Member
-from multinorm_optax._alternation.scales import weight_alternation
-from multinorm_optax._matrices.rules import require_matrix, resolve_axes
-from multinorm_optax._norms.normalize import applied_by
-from multinorm_optax._norms.norms import Projection
-from multinorm_optax._norms.precision import abs_sq, compute_dtype, inverse_or_one, sqrt_or_zero
+from multinorm_optax._alternation.base import Alternation, NumIters, Tolerance
+from multinorm_optax._alternation.matrix import MatrixAlternation, Member
+from multinorm_optax._alternation.scales import ScaleAlternation, only_rescale
+from multinorm_optax._alternation.tree import TreeAlternation, empty_state
+from multinorm_optax._matrices.rules import resolve_matrices
+from multinorm_optax._norms.base import Projection
+from multinorm_optax._norms.normalize import Normalization
 
 
 def multi_normalize(
-    *projections: optax.GradientTransformation, num_iters: Any = 5, tol: Any = None
+    *projections: optax.GradientTransformation, num_iters: NumIters = 5, tol: Tolerance = None
 ) -> optax.GradientTransformation:
     """Alternates stateless transformations until all of their norms are one, or nearly.
 
@@ -89,8 +90,10 @@ def multi_normalize(
 
 
 def check_arguments(
-    projections: tuple[optax.GradientTransformation, ...], num_iters: Any, tol: Any = None
-) -> Any:
+    projections: tuple[optax.GradientTransformation, ...],
+    num_iters: NumIters,
+    tol: Tolerance = None,
+) -> NumIters:
     """Raises for arguments of `multi_normalize` that make no sense; traced ones pass.
 
     Returns:
@@ -121,76 +124,18 @@ def alternations(
 ) -> Any:
     """The alternation of every weight, as a tree; or one for the whole tree.
 
-    The first if all projections are this package's own, which are known to treat each weight by
-    itself.
+    The first if all projections are made by `normalize`, which treats each weight on its own.
     """
-    own = [applied for each in projections if (applied := applied_by(each)) is not None]
+    own = [each for each in projections if isinstance(each, Normalization)]
     if len(own) < len(projections):
         return TreeAlternation(projections, updates, params)
-    found = [resolve_axes(each.axes, updates) for each in own]
+    found = {id(each.axes): resolve_matrices(each.axes, updates) for each in own}
     leaves, structure = jax.tree.flatten(updates)
-    results = []
-    for leaf, *resolved in zip(leaves, *found, strict=True):
+    results: list[Alternation[Any]] = []
+    for leaf, *axes in zip(leaves, *(found[id(each.axes)] for each in own), strict=True):
         members = tuple(
-            Member(each.projection, require_matrix(leaf, path, axes))
-            for each, (path, axes) in zip(own, resolved, strict=True)
+            Member(each.projection, of_leaf) for each, of_leaf in zip(own, axes, strict=True)
         )
-        results.append(weight_alternation(members, leaf))
+        kind = ScaleAlternation if only_rescale(members) else MatrixAlternation
+        results.append(kind(members, leaf))
     return jax.tree.unflatten(structure, results)
-
-
-class TreeAlternation(Alternation[Any]):
-    """Alternates transformations of the whole tree, about which nothing else is known."""
-
-    def __init__(
-        self,
-        projections: tuple[optax.GradientTransformation, ...],
-        updates: optax.Updates,
-        params: optax.Params | None,
-    ):
-        self.length = len(projections)
-        self.start = jax.tree.map(lambda x: x.astype(compute_dtype(x.dtype)), updates)
-        self._params = params
-        self._members = [
-            (optax.with_extra_args_support(each), empty_state(index, each, updates))
-            for index, each in enumerate(projections)
-        ]
-
-    def half_step(self, k: int, state: Any, first: bool = False) -> tuple[Any, jax.Array]:
-        del first
-        member, empty = self._members[k]
-        new, _ = member.update(state, empty, self._params)
-        changes = jax.tree.map(_relative_change, state, new)
-        return new, jax.tree.reduce(jnp.maximum, changes, jnp.asarray(0.0))
-
-    def value(self, state: Any) -> Any:
-        return state
-
-    def inner_product(self, x: Any, y: Any) -> jax.Array:
-        products = jax.tree.map(lambda x, y: jnp.sum(jnp.real(jnp.conj(x) * y)), x, y)
-        return jax.tree.reduce(jnp.add, products, jnp.asarray(0.0))
-
-    def per_matrix(self, residual: jax.Array) -> jax.Array:
-        return residual
-
-
-def _relative_change(old: jax.Array, new: jax.Array) -> jax.Array:
-    change, total = jnp.sum(abs_sq(new - old)), jnp.sum(abs_sq(new))
-    return sqrt_or_zero(change * inverse_or_one(total))
-
-
-def empty_state(
-    index: int, projection: optax.GradientTransformation, params: optax.Params
-) -> optax.OptState:
-    """The state of a stateless member.
-
-    Raises:
-      ValueError: if it has a leaf.
-    """
-    state = projection.init(params)
-    if jax.tree.leaves(state):
-        raise ValueError(
-            f"multi_normalize alternates stateless transformations, but projection {index} has the"
-            f" state {jax.tree.map(jnp.shape, state)}; chain it before or after multi_normalize"
-        )
-    return state

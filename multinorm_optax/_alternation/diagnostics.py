@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._alternation.base import Alternation, Member
+from multinorm_optax._alternation.base import Alternation
 from multinorm_optax._alternation.combinator import alternations, check_arguments
-from multinorm_optax._alternation.scales import weight_alternation
+from multinorm_optax._alternation.matrix import MatrixAlternation, Member
 from multinorm_optax._matrices.rules import resolve_axes
-from multinorm_optax._norms.normalize import applied_by
-from multinorm_optax._norms.norms import FrobeniusNorm
+from multinorm_optax._norms.euclidean import FrobeniusNorm
+from multinorm_optax._norms.normalize import Normalization
 
 
 class MultiNormalizeTrace(NamedTuple):
@@ -90,7 +90,10 @@ def _trace(alternation: Alternation[Any], num_iters: int) -> MultiNormalizeTrace
     iterates, residuals = [alternation.value(state)], []
     for count in range(num_iters):
         for k in range(alternation.length):
-            state, _ = alternation.half_step(k, state, first=count == 0)
+            if count == 0:
+                state = alternation.first_half_step(k, state)
+            else:
+                state, _ = alternation.half_step(k, state)
             iterates.append(alternation.value(state))
         residuals.append(_residuals(alternation, state))
     dual_values = [alternation.inner_product(old, new) for old, new in itertools.pairwise(iterates)]
@@ -103,7 +106,7 @@ def _trace(alternation: Alternation[Any], num_iters: int) -> MultiNormalizeTrace
 
 def _residuals(alternation: Alternation[Any], state: Any) -> jax.Array:
     """The residual of every norm, of shape (K, *batch)."""
-    each = [alternation.half_step(k, state)[1] for k in range(alternation.length)]
+    each = [alternation.half_step(k, state)[1]() for k in range(alternation.length)]
     return jnp.stack([alternation.per_matrix(residual) for residual in each])
 
 
@@ -136,7 +139,7 @@ def measure_residuals(
       >>> bool(measured["kernel"][0] < 1e-6)
       True
     """
-    members = [applied for each in projections if (applied := applied_by(each)) is not None]
+    members = [each for each in projections if isinstance(each, Normalization)]
     if len(members) < max(1, len(projections)):
         raise TypeError(
             "measure_residuals takes projections made by multinorm_optax.normalize, at least one,"
@@ -153,9 +156,8 @@ def measure_residuals(
                 if axes is not None
             )
             if len(chosen) == len(members):
-                scaled = (Member(FrobeniusNorm(), chosen[0].axes),)
-                x = weight_alternation(scaled, leaf).last_iterate(num_iters=1)
-                alternation = weight_alternation(chosen, x)
+                x = MatrixAlternation((Member(FrobeniusNorm(), chosen[0].axes),), leaf)
+                alternation = MatrixAlternation(chosen, x.last_iterate(num_iters=1))
                 measured[resolved[0][0]] = _residuals(alternation, alternation.start)
         return measured
 

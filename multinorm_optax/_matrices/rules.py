@@ -110,20 +110,23 @@ def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> 
       TypeError: if a leaf is not of a floating-point or complex dtype.
     """
     leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, updates))
-    found = matrices_only(axes, updates)
-    return jax.tree.unflatten(structure, map(function, leaves, found))
+    return jax.tree.unflatten(structure, map(function, leaves, resolve_matrices(axes, updates)))
 
 
-def matrices_only(axes: AxesLike, tree: Any) -> list[MatrixAxes]:
-    """The axes of every leaf of a tree in which every leaf must be a matrix; else an error."""
+def resolve_matrices(axes: AxesLike, tree: Any) -> list[MatrixAxes]:
+    """The axes of every leaf of a tree in which every leaf must be a matrix.
+
+    Raises:
+      ValueError: if a leaf is not a matrix, naming its path and shape.
+      TypeError: if a leaf is not of a floating-point or complex dtype.
+    """
     return [
-        require_matrix(leaf, path, found)
+        _require_matrix(leaf, path, found)
         for leaf, (path, found) in zip(jax.tree.leaves(tree), resolve_axes(axes, tree), strict=True)
     ]
 
 
-def require_matrix(leaf: Any, path: str, found: MatrixAxes | None) -> MatrixAxes:
-    """The axes of a leaf that a transformation is about to normalize, or an error naming it."""
+def _require_matrix(leaf: Any, path: str, found: MatrixAxes | None) -> MatrixAxes:
     if found is None:
         raise ValueError(
             f"{describe(path, shape_of(leaf))}: this leaf is not a matrix (its path or rank says"

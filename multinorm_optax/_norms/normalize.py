@@ -6,38 +6,48 @@ square 1 (Scetbon et al., arXiv 2502.06742). They normalize the matrices of a tr
 a leaf that is no matrix, or whose rows and columns are unknown, is an error naming its path.
 """
 
-import dataclasses
 from typing import Any
 
 import optax
 
-from multinorm_optax._matrices.rules import WHOLE_LEAF_RULES, AxesLike, map_matrices, matrices_only
-from multinorm_optax._norms.norms import (
-    ColumnNorm,
-    FrobeniusNorm,
-    MaxNorm,
-    Projection,
-    RowNorm,
-    SpectralNorm,
+from multinorm_optax._matrices.rules import (
+    WHOLE_LEAF_RULES,
+    AxesLike,
+    map_matrices,
+    resolve_matrices,
 )
+from multinorm_optax._norms.base import Projection
+from multinorm_optax._norms.euclidean import ColumnNorm, FrobeniusNorm, RowNorm
+from multinorm_optax._norms.max import MaxNorm
 from multinorm_optax._norms.orthogonalize import Orthogonalizer
+from multinorm_optax._norms.spectral import SpectralNorm
 
 
-@dataclasses.dataclass(frozen=True)
-class Applied:
-    """What a transformation made by `normalize` applies, and to which axes.
+class Normalization(optax.GradientTransformation):
+    """A transformation made by `normalize`: it carries its projection and its axes.
 
-    Its update function carries this along, so that `multi_normalize` can run the alternation weight
-    by weight instead of tree by tree.
+    So `multi_normalize` can run the alternation weight by weight instead of tree by tree.
     """
 
     projection: Projection
     axes: AxesLike
 
+    def __new__(cls, projection: Projection, axes: AxesLike) -> "Normalization":
+        """The transformation of this projection."""
 
-def applied_by(transformation: optax.GradientTransformation) -> Applied | None:
-    """What a transformation made by `normalize` applies; None for any other."""
-    return getattr(transformation.update, "applied", None)
+        def init(params: optax.Params) -> optax.EmptyState:
+            resolve_matrices(axes, params)
+            return optax.EmptyState()
+
+        def update(
+            updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
+        ) -> tuple[optax.Updates, optax.OptState]:
+            del params, extra_args
+            return map_matrices(projection, axes, updates), state
+
+        self = super().__new__(cls, init, update)
+        self.projection, self.axes = projection, axes
+        return self
 
 
 def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTransformation:
@@ -49,8 +59,8 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
 
     Returns:
       A transformation with `optax.EmptyState`. Updates keep their dtype; half precisions are
-      computed in float32. Zero rows, columns and matrices stay zero, and count in m and n (they do
-      not in `multi_normalize`); NaN and infinity are passed on.
+      computed in float32. Zero rows, columns and matrices stay zero and do not count in m and n;
+      NaN and infinity are passed on.
 
     Raises:
       ValueError: in `init` and `update`, for a leaf that is no matrix or that no rule covers.
@@ -66,18 +76,7 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
       [[1.0, 0.0], [1.0, 0.0]]
     """
 
-    def init(params: optax.Params) -> optax.EmptyState:
-        matrices_only(axes, params)
-        return optax.EmptyState()
-
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
-    ) -> tuple[optax.Updates, optax.OptState]:
-        del params, extra_args
-        return map_matrices(projection, axes, updates), state
-
-    update.applied = Applied(projection, axes)  # type: ignore[attr-defined]
-    return optax.GradientTransformation(init, update)
+    return Normalization(projection, axes)
 
 
 def normalize_rows(axes: AxesLike = None) -> optax.GradientTransformation:

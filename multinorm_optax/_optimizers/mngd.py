@@ -11,8 +11,8 @@ import optax
 
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.rules import AxesLike
+from multinorm_optax._norms.base import Projection
 from multinorm_optax._norms.normalize import normalize
-from multinorm_optax._norms.norms import Projection
 from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, Mask, whole_model
 
 

@@ -16,8 +16,9 @@ import optax
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.rules import AxesLike
+from multinorm_optax._norms.base import MatrixSize, Projection
+from multinorm_optax._norms.euclidean import RowNorm
 from multinorm_optax._norms.normalize import normalize, normalize_frobenius, normalize_spectral
-from multinorm_optax._norms.norms import MatrixSize, Projection, RowNorm
 from multinorm_optax._norms.orthogonalize import Orthogonalizer, swan_whitening
 from multinorm_optax._norms.precision import inverse_power_of_two, peak
 from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, Mask, whole_model

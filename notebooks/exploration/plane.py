@@ -42,11 +42,11 @@ class TurnedMaxNorm(mo.Norm):
         turn = rotation(self.angle)
         return jnp.sign(x @ turn) @ turn.T
 
-    def unit_norm(self, x: jax.Array, axes: mo.MatrixAxes) -> jax.Array:
+    def unit_norm(self, x: jax.Array, axes: mo.MatrixAxes, size: Any) -> jax.Array:
         """The larger coordinate in the turned basis."""
         return jnp.max(jnp.abs(x @ rotation(self.angle)), axis=axes.matrix, keepdims=True)
 
-    def unit_dual_norm(self, x: jax.Array, axes: mo.MatrixAxes) -> jax.Array:
+    def unit_dual_norm(self, x: jax.Array, axes: mo.MatrixAxes, size: Any) -> jax.Array:
         """The sum of both."""
         return jnp.sum(jnp.abs(x @ rotation(self.angle)), axis=axes.matrix, keepdims=True)
 

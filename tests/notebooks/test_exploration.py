@@ -171,8 +171,8 @@ class TestOwnNorm:
                 return 2 * super().project(x, axes, size)
 
         class TooSmall(mo.RowNorm):
-            def unit_dual_norm(self, x, axes):
-                return super().unit_dual_norm(x, axes) / 2
+            def unit_dual_norm(self, x, axes, size):
+                return super().unit_dual_norm(x, axes, size) / 2
 
         doubled = own_norm.check_norm(Doubled())
         assert not doubled.passed

@@ -17,7 +17,7 @@ from multinorm_optax._baselines.ldadam.step import Decays, LowRankPart, initial_
 from multinorm_optax._baselines.ldadam.subspace import Sides
 from multinorm_optax._matrices.axes import Shape, describe
 from multinorm_optax._matrices.paths import SpecKind, resolve_specs
-from multinorm_optax._matrices.rules import AxesLike, matrices_only
+from multinorm_optax._matrices.rules import AxesLike, resolve_matrices
 from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, Mask, whole_model
 
 RankLike: TypeAlias = Any
@@ -122,7 +122,7 @@ def scale_by_ldadam(
 
     def init(params: optax.Params) -> ScaleByLDAdamState:
         leaves, structure = jax.tree.flatten(params)
-        found = matrices_only(axes, params)
+        found = resolve_matrices(axes, params)
         ranks = resolve_specs(rank, params, _RANK)
         kept = []
         for leaf, of_leaf, (path, r) in zip(leaves, found, ranks, strict=True):
@@ -140,7 +140,7 @@ def scale_by_ldadam(
         decays = Decays(b1, b2, rho, eps)
         results = [
             next_part(g, Sides.of(g.shape, found), LowRankPart(*part), state.count, decays)
-            for g, found, part in zip(leaves, matrices_only(axes, updates), kept, strict=True)
+            for g, found, part in zip(leaves, resolve_matrices(axes, updates), kept, strict=True)
         ]
         directions = jax.tree.unflatten(structure, [direction for direction, _ in results])
         trees = _by_field(structure, [part for _, part in results])

@@ -1,0 +1,65 @@
+"""The alternation of any projections on one weight: the iterate itself is carried."""
+
+import dataclasses
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from multinorm_optax._alternation.base import Alternation, Residual
+from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._norms.base import MatrixSize, Projection
+from multinorm_optax._norms.precision import compute_dtype, largest
+
+State = TypeVar("State")
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A projection and the axes of the weight that it is applied to."""
+
+    projection: Projection
+    axes: MatrixAxes
+
+
+class WeightAlternation(Alternation[State]):
+    """The members of an alternation on one weight, and residuals that broadcast."""
+
+    def __init__(self, members: tuple[Member, ...]):
+        self.members = members
+        self.length = len(members)
+        self.same_batch = len({frozenset(member.axes.matrix) for member in members}) == 1
+
+    def broadcastable(self, residual: jax.Array) -> jax.Array:
+        """One residual per matrix, or the largest of all where members have other matrices."""
+        return residual if self.same_batch else jnp.squeeze(largest(residual, range(residual.ndim)))
+
+    def inner_product(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        axes = self.members[0].axes.matrix if self.same_batch else None
+        return jnp.sum(jnp.real(jnp.conj(x) * y), axis=axes)
+
+    def per_matrix(self, residual: jax.Array) -> jax.Array:
+        return jnp.squeeze(residual, self.members[0].axes.matrix) if residual.ndim else residual
+
+
+class MatrixAlternation(WeightAlternation[jax.Array]):
+    """Carries the iterate. Sizes are counted once if no member changes which entries are zero."""
+
+    def __init__(self, members: tuple[Member, ...], weight: jax.Array):
+        super().__init__(members)
+        self.start = weight.astype(compute_dtype(weight.dtype))
+        self._sizes: dict[Member, MatrixSize] = {}
+        if all(member.projection.keeps_support for member in members):
+            self._sizes = {each: each.projection.size(self.start, each.axes) for each in members}
+
+    def half_step(self, k: int, state: jax.Array) -> tuple[jax.Array, Residual]:
+        member = self.members[k]
+        projection, axes = member.projection, member.axes
+        size = self._sizes.get(member) or projection.size(state, axes)
+        projected = projection.project(state, axes, size)
+        return projected, lambda: self.broadcastable(
+            projection.residual(state, projected, axes, size)
+        )
+
+    def value(self, state: jax.Array) -> jax.Array:
+        return state

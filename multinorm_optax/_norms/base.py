@@ -1,0 +1,138 @@
+"""Norms, dual norms and projections of the matrices in a weight: the interface.
+
+For a norm g, the projection P_g(x) = argmax { <x, z> : g(z) = 1 } is the linear minimisation oracle
+up to sign, and <x, P_g(x)> = g_*(x) is the dual norm (Scetbon et al., arXiv 2502.06742).
+It is not the Euclidean projection. All norms here are scaled alike: the projection of an m x n
+matrix has Frobenius norm sqrt(m n), that is, entries of root mean square 1, the condition under
+which alternating between them makes sense.
+
+Zero rows and columns do not belong to a matrix: m and n count the others. Otherwise a dead column
+would make the energies of row and column targets disagree, and dead rows would hand their share of
+the energy to the live ones.
+
+Norms are values: `RowNorm()` is passed to whatever needs a norm. To define your own, subclass
+`Norm` (or `Projection`, for a map that belongs to no norm) and write its methods for one weight.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from multinorm_optax._matrices.axes import MatrixAxes, as_matrix_axes
+from multinorm_optax._norms.precision import (
+    abs_sq,
+    any_nonzero,
+    compute_dtype,
+    inverse_power_of_two,
+    largest,
+    peak,
+    sqrt_or_zero,
+)
+
+Count: TypeAlias = int | jax.Array
+"""An integer, or an array with one number per matrix."""
+MatrixSize: TypeAlias = tuple[Count, Count]
+"""(m, n): the numbers of rows and of columns."""
+Axes: TypeAlias = MatrixAxes | optax.contrib.MuonDimensionNumbers
+
+FLAX_KERNEL = MatrixAxes(output=-1, input=-2)
+
+
+class Projection(abc.ABC):
+    """A stateless map of a matrix to one whose entries have unit root mean square.
+
+    Attributes:
+      keeps_support: whether rows and columns that are zero stay zero and no others become zero.
+        Zero rows and columns do not count in the sizes of such a projection.
+    """
+
+    keeps_support: bool = False
+
+    @abc.abstractmethod
+    def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
+        """Projects every matrix in a weight of dtype float32 or wider.
+
+        `size` gives the numbers of rows and columns to count with; see `size`.
+        """
+
+    def group(self, axes: MatrixAxes) -> tuple[int, ...]:
+        """The axes that span one group of entries, which are normalized together."""
+        return axes.matrix
+
+    def group_size(self, size: MatrixSize) -> Count:
+        """N: the number of entries in a group of a matrix of this size."""
+        return size[0] * size[1]
+
+    def size(self, x: jax.Array, axes: MatrixAxes) -> MatrixSize:
+        """(m, n) of the matrices in x, without zero rows and columns if it keeps the support."""
+        return live_size(x, axes) if self.keeps_support else axes.matrix_shape(x.shape)
+
+    def residual(
+        self, x: jax.Array, projected: jax.Array, axes: MatrixAxes, size: MatrixSize
+    ) -> jax.Array:
+        """The distance of x from its projection: per matrix, the largest over the groups.
+
+        For one group it is the root mean square of the difference. Matrix axes keep size one.
+        """
+        total = jnp.sum(abs_sq(projected - x), axis=self.group(axes), keepdims=True)
+        count = jnp.maximum(1, self.group_size(size))
+        return largest(sqrt_or_zero(total / count), axes.matrix)
+
+    def __call__(self, w: jax.Array, axes: Axes = FLAX_KERNEL) -> jax.Array:
+        """P(W) for one weight, of its shape and dtype; each matrix of a stack on its own."""
+        x, resolved = _prepare(w, axes)
+        return self.project(x, resolved, self.size(x, resolved)).astype(w.dtype)
+
+
+class Norm(Projection):
+    """A norm g with its dual norm g_* and its projection P_g.
+
+    `norm` and `dual_norm` take a weight of any floating-point or complex dtype and return, in at
+    least float32, one value per matrix (shape `batch`). `axes` names the rows and columns; the
+    default is a flax kernel (..., in, out). Calling the norm gives the projection. Zero rows and
+    columns do not count in m and n, so that g(P_g(W)) = 1 and <W, P_g(W)> = g_*(W) for every W.
+    """
+
+    keeps_support = True
+
+    def norm(self, w: jax.Array, axes: Axes = FLAX_KERNEL) -> jax.Array:
+        """g(W)."""
+        return self._per_matrix(self.unit_norm, w, axes)
+
+    def dual_norm(self, w: jax.Array, axes: Axes = FLAX_KERNEL) -> jax.Array:
+        """g_*(W) = <W, P_g(W)>."""
+        return self._per_matrix(self.unit_dual_norm, w, axes)
+
+    @abc.abstractmethod
+    def unit_norm(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
+        """g of matrices whose largest entry is about 1; matrix axes keep size one."""
+
+    @abc.abstractmethod
+    def unit_dual_norm(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
+        """g_* of matrices whose largest entry is about 1; matrix axes keep size one."""
+
+    def _per_matrix(
+        self, function: Callable[..., jax.Array], w: jax.Array, axes: Axes
+    ) -> jax.Array:
+        x, resolved = _prepare(w, axes)
+        scale = inverse_power_of_two(peak(x, resolved.matrix))
+        value = function(x * scale, resolved, self.size(x, resolved)) / scale
+        return jnp.squeeze(value, resolved.matrix)
+
+
+def live_size(x: jax.Array, axes: MatrixAxes) -> MatrixSize:
+    """(m, n) of each matrix without its zero rows and columns; matrix axes keep size one."""
+    dtype = jnp.finfo(x.dtype).dtype
+    rows, columns = any_nonzero(x, axes.input), any_nonzero(x, axes.output)
+    return (
+        jnp.sum(rows, axis=axes.output, keepdims=True, dtype=dtype),
+        jnp.sum(columns, axis=axes.input, keepdims=True, dtype=dtype),
+    )
+
+
+def _prepare(w: jax.Array, axes: Axes) -> tuple[jax.Array, MatrixAxes]:
+    return w.astype(compute_dtype(w.dtype)), as_matrix_axes(axes).resolve(w.shape)

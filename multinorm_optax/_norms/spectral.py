@@ -1,0 +1,47 @@
+"""The spectral norm, whose projection is the polar factor."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.stacks import map_wide_matrices, reduce_wide_matrices
+from multinorm_optax._norms.base import MatrixSize, Norm
+from multinorm_optax._norms.euclidean import FrobeniusNorm
+from multinorm_optax._norms.orthogonalize import Orthogonalizer, polar_express
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralNorm(Norm):
+    """g(W) = sigma_max(W) / sqrt(max(m, n)), with P_g(W) = sqrt(max(m, n)) U V^T.
+
+    g_*(W) = sqrt(max(m, n)) times the nuclear norm. Norm and dual norm come from a singular value
+    decomposition, the projection from `orthogonalizer`. Where a singular value is zero, so is that
+    of the projection.
+
+    Attributes:
+      orthogonalizer: how U V^T is computed, `polar_express()` by default.
+    """
+
+    orthogonalizer: Orthogonalizer = dataclasses.field(default_factory=polar_express)
+
+    def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
+        """sqrt(max(m, n)) times the polar factor."""
+        x = FrobeniusNorm().project(x, axes, (1, 1))
+        return jnp.sqrt(jnp.maximum(*size)) * map_wide_matrices(self.orthogonalizer, x, axes)
+
+    def unit_norm(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
+        return self._singular_values(x, axes, slice(1)) / jnp.sqrt(
+            jnp.maximum(1, jnp.maximum(*size))
+        )
+
+    def unit_dual_norm(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
+        return jnp.sqrt(jnp.maximum(*size)) * self._singular_values(x, axes, slice(None))
+
+    def _singular_values(self, x: jax.Array, axes: MatrixAxes, chosen: slice) -> jax.Array:
+        # The sum of the chosen ones; they come in descending order.
+        def total(matrices: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.linalg.svd(matrices, compute_uv=False)[..., chosen], axis=-1)
+
+        return reduce_wide_matrices(total, x, axes)
