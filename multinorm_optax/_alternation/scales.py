@@ -6,6 +6,7 @@ no other array of the weight's size is made. A half-step reads the weight once.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from multinorm_optax._alternation.base import (
     later_sweeps,
 )
 from multinorm_optax._alternation.matrix import Member, WeightAlternation
-from multinorm_optax._norms.base import MatrixSize
+from multinorm_optax._norms.base import Count, MatrixSize
 from multinorm_optax._norms.euclidean import EuclideanNorm
 from multinorm_optax._norms.precision import largest
 from multinorm_optax._norms.windows import inverse_rms, product, sum_of_squares
@@ -54,7 +55,7 @@ class ScaleAlternation(WeightAlternation[Scales]):
         self,
         members: tuple[Member, ...],
         weight: jax.Array,
-        sizes: list[MatrixSize] | None = None,
+        sizes: Sequence[MatrixSize] | None = None,
     ):
         super().__init__(members)
         self.weight = weight
@@ -63,7 +64,7 @@ class ScaleAlternation(WeightAlternation[Scales]):
             self.sizes = sizes
 
     @functools.cached_property
-    def sizes(self) -> list[MatrixSize]:
+    def sizes(self) -> Sequence[MatrixSize]:
         """(m, n) of each member's matrices, without zero rows and columns."""
         x = product((self.weight,))
         return [member.projection.size(x, member.axes) for member in self.members]
@@ -94,10 +95,10 @@ class ScaleAlternation(WeightAlternation[Scales]):
         sides = {side for each in self.members for side in (each.axes.input, each.axes.output)}
         if tol is not None or not self.same_batch or not sides <= set(self.groups):
             return super().last_iterate(num_iters, tol)
-        run = _with_all_counted if isinstance(num_iters, int) else _with_all_counted.__wrapped__
+        run = _traced_once if isinstance(num_iters, int) else _with_all_counted
         return run(self.weight, self.members, num_iters)
 
-    def _live_share(self, start: Scales) -> jax.Array:
+    def _live_share(self, start: Scales) -> Count:
         """N of the last member without dead rows and columns, over N with them.
 
         Args:
@@ -111,18 +112,21 @@ class ScaleAlternation(WeightAlternation[Scales]):
 
         return norm.group_size((share(axes.input, axes.output), share(axes.output, axes.input)))
 
-    def _group_size(self, k: int) -> int | jax.Array:
+    def _group_size(self, k: int) -> Count:
         size = self.members[k].projection.group_size(self.sizes[k])
         return max(1, size) if isinstance(size, int) else jnp.maximum(1, size)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
 def _with_all_counted(
     weight: jax.Array, members: tuple[Member, ...], num_iters: NumIters
 ) -> jax.Array:
-    """The last iterate. It is compiled as a function so that equal leaves are traced once."""
+    """The last iterate, from sweeps that count all rows and columns."""
     sizes = [member.axes.matrix_shape(weight.shape) for member in members]
     alternation = ScaleAlternation(members, weight, sizes)
     start = first_sweep(alternation)
     *others, last = later_sweeps(alternation, start, num_iters, None)
     return alternation.value((*others, last * jnp.sqrt(alternation._live_share(start))))
+
+
+_traced_once = jax.jit(_with_all_counted, static_argnums=(1, 2))
+"""The same for leaves of equal shape: a model of many layers is traced once."""
