@@ -25,6 +25,7 @@ from multinorm_optax._baselines.adam_mini.blocks import Blocks, FusedBlocks, res
 from multinorm_optax._baselines.adam_mini.presets import flax_blocks, llama_blocks
 from multinorm_optax._baselines.ldadam.ldadam import ScaleByLDAdamState, ldadam, scale_by_ldadam
 from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.paths import UNCOVERED
 from multinorm_optax._matrices.rules import (
     EQUINOX_RULES,
     FLAX_RULES,
@@ -74,6 +75,7 @@ __all__ = [
     "EQUINOX_RULES",
     "FLAX_RULES",
     "LLAMA_RULES",
+    "UNCOVERED",
     "AdamGroup",
     "Audit",
     "AuditRow",

@@ -102,7 +102,7 @@ class TestRules:
     def test_rules_trees_and_callables(self):
         tree = {"a": jnp.ones((3, 4)), "b": {"c": jnp.ones((3, 4)), "d": jnp.ones((3, 4))}}
         rules = [
-            ("a", lambda path, shape: NotImplemented),
+            ("a", lambda path, shape: mo.UNCOVERED),
             ("a", LAST),
             (r"b/.*", lambda path, shape: NEURON if path == "b/c" else Blocks()),
         ]

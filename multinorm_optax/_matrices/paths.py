@@ -1,15 +1,16 @@
-"""From a leaf's path to what rules say of it.
+"""Looks up per-leaf specs by path.
 
 Rules are pairs of a regular expression for the whole path, such as `layers/mlp/up/kernel`, and a
-spec: the axes of a matrix, the blocks of a second moment. A leaf that no rule covers is an error
-that names it, never a guess.
+spec: the axes of a matrix, the blocks of a second moment, a rank. A leaf that no rule covers is an
+error that names it, never a guess.
 """
 
 import collections
 import dataclasses
+import enum
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -17,7 +18,20 @@ import optax
 
 from multinorm_optax._matrices.axes import Shape, describe
 
+
+class _Uncovered(enum.Enum):
+    UNCOVERED = "uncovered"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+UNCOVERED = _Uncovered.UNCOVERED
+"""What a function in a rule returns to leave the leaf to the next rule."""
+Uncovered: TypeAlias = Literal[_Uncovered.UNCOVERED]
+
 Rule: TypeAlias = tuple[str, Any]
+"""(pattern, spec): a regular expression for whole paths, and a spec or a function to make one."""
 
 
 def named_leaves(
@@ -50,14 +64,14 @@ def named_leaves(
 
 @dataclasses.dataclass(frozen=True)
 class SpecKind:
-    """What rules say of a leaf: its matrix axes, or anything else that is looked up by path.
+    """A kind of spec that is looked up by path, such as matrix axes.
 
     Attributes:
       argument: the name of the argument that rules come in, for error messages.
       name: the type of a spec, for error messages.
-      is_spec: whether a node of a tree is a spec, and no part of the tree.
-      resolve: (spec, shape, path) -> what holds for this leaf, or an error naming it.
-      missing: (path as a regular expression) -> what to do about a leaf that nothing covers.
+      is_spec: whether a node of a tree is a spec instead of a part of the tree.
+      resolve: (spec, shape, path) -> the spec for this leaf, or an error that names it.
+      missing: (path as a regular expression) -> the remedy for a leaf that nothing covers.
     """
 
     argument: str
@@ -68,7 +82,7 @@ class SpecKind:
 
 
 def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]]:
-    """The path of every leaf of a tree, and what rules, a tree of specs or a callable say of it.
+    """The path and the spec of every leaf, from rules, a tree of specs, or a function of the tree.
 
     Raises:
       ValueError: for leaves that nothing covers; all are listed.
@@ -78,7 +92,7 @@ def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]
     for name, leaf in named_leaves(tree):
         shape = shape_of(leaf)
         spec = lookup(name, shape)
-        if spec is NotImplemented:
+        if spec is UNCOVERED:
             uncovered.append((name, shape))
         else:
             found.append((name, kind.resolve(spec, shape, name)))
@@ -89,7 +103,7 @@ def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]
 
 
 def _lookup(specs: Any, tree: Any, kind: SpecKind) -> Callable[[str, Shape], Any]:
-    """The function from a leaf's path and shape to its spec, `NotImplemented` if there is none."""
+    """The function from a leaf's path and shape to its spec, or `UNCOVERED`."""
     if _is_rules(specs):
         compiled = [(re.compile(pattern), spec) for pattern, spec in specs]
 
@@ -97,9 +111,9 @@ def _lookup(specs: Any, tree: Any, kind: SpecKind) -> Callable[[str, Shape], Any
             for pattern, spec in compiled:
                 if pattern.fullmatch(path):
                     found = spec(path, shape) if callable(spec) else spec
-                    if found is not NotImplemented:
+                    if found is not UNCOVERED:
                         return found
-            return NotImplemented
+            return UNCOVERED
 
         return by_rule
     if callable(specs):
@@ -116,7 +130,7 @@ def _lookup(specs: Any, tree: Any, kind: SpecKind) -> Callable[[str, Shape], Any
         del shape
         while path not in by_name:
             if not path:
-                return NotImplemented
+                return UNCOVERED
             path = path.rpartition("/")[0]
         return by_name[path]
 

@@ -1,8 +1,9 @@
-"""What a leaf's path says of its role: a matrix, or an embedding, head, norm, scale or bias."""
+"""The role of a leaf, read from its path: a matrix, an embedding, a head, a norm, a bias."""
 
 import re
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape
+from multinorm_optax._matrices.paths import UNCOVERED, Uncovered
 
 EMBEDDING_WORDS = frozenset(
     {"embed", "embeds", "embedding", "embeddings", "embedder", "wte", "wpe", "unembed"}
@@ -46,18 +47,18 @@ def is_other_role(path: str) -> bool:
     return False
 
 
-def flax_axes(path: str, shape: Shape) -> MatrixAxes | None:
-    """The rule without rules: a 2-D leaf is a flax kernel (in, out), unless its path says no.
+def flax_axes(path: str, shape: Shape) -> MatrixAxes | Uncovered | None:
+    """The default rule: a 2-D leaf is a flax kernel (in, out) unless its path says otherwise.
 
     Vectors and scalars, and whatever `is_other_role` recognises, are not matrices. A stack or a
     `DenseGeneral` kernel stays uncovered, because its shape does not say which axes are which.
     """
     if len(shape) < 2 or is_other_role(path):
         return None
-    return MatrixAxes(output=1, input=0) if len(shape) == 2 else NotImplemented
+    return MatrixAxes(output=1, input=0) if len(shape) == 2 else UNCOVERED
 
 
-def equinox_axes(path: str, shape: Shape) -> MatrixAxes | None:
-    """Like `flax_axes`, for weights stored (out, in) as equinox and torch do."""
+def equinox_axes(path: str, shape: Shape) -> MatrixAxes | Uncovered | None:
+    """The same for weights stored (out, in), as in equinox and torch."""
     axes = flax_axes(path, shape)
     return MatrixAxes(output=0, input=1) if isinstance(axes, MatrixAxes) else axes

@@ -5,7 +5,7 @@ Shapes cannot tell a stack of norm gains (layers, d) from a kernel (in, out), no
 an error that names it, never a guess.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -13,37 +13,32 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape, as_matrix_axes, describe
-from multinorm_optax._matrices.paths import Rule, SpecKind, resolve_specs, shape_of
+from multinorm_optax._matrices.paths import SpecKind, Uncovered, resolve_specs, shape_of
 from multinorm_optax._matrices.roles import equinox_axes, flax_axes
 
-Spec: TypeAlias = (
-    MatrixAxes
-    | optax.contrib.MuonDimensionNumbers
-    | Callable[[str, Shape], "MatrixAxes | None"]
-    | None
-)
-AxesLike: TypeAlias = Any
-"""`None`, one `MatrixAxes`, rules, a tree (or prefix) of specs, or a callable that makes one.
-
-See `resolve_axes`.
-"""
+Spec: TypeAlias = MatrixAxes | optax.contrib.MuonDimensionNumbers | None
+AxesRule: TypeAlias = tuple[str, Spec | Callable[[str, Shape], Spec | Uncovered]]
+AxesTree: TypeAlias = Any
+"""A tree of specs with the structure of the parameters, or a prefix of it."""
+AxesLike: TypeAlias = Spec | Sequence[AxesRule] | Callable[[optax.Params], AxesTree] | AxesTree
+"""What says which axes are rows and columns, see `resolve_axes`; `None` stands for `FLAX_RULES`."""
 
 MATRIX = "matrix"
 OTHER = "adam"
 
 
-FLAX_RULES: tuple[Rule, ...] = ((r".*", flax_axes),)
+FLAX_RULES: tuple[AxesRule, ...] = ((r".*", flax_axes),)
 """The default. Append it to rules of your own: `axes=[("attn/qkv/kernel", ...), *FLAX_RULES]`."""
 
-EQUINOX_RULES: tuple[Rule, ...] = ((r".*", equinox_axes),)
+EQUINOX_RULES: tuple[AxesRule, ...] = ((r".*", equinox_axes),)
 """The same for trees whose 2-D weights are stored (out, in)."""
 
-WHOLE_LEAF_RULES: tuple[Rule, ...] = (
+WHOLE_LEAF_RULES: tuple[AxesRule, ...] = (
     (r".*", lambda _, shape: MatrixAxes(output=range(len(shape)), input=())),
 )
 """Every leaf is one matrix of a single column, for projections that act entry by entry."""
 
-LLAMA_RULES: tuple[Rule, ...] = (
+LLAMA_RULES: tuple[AxesRule, ...] = (
     (r"layers/(attention|mlp)/\w+/kernel", MatrixAxes(output=-1, input=-2)),
     (r"embed/embedding|head/kernel|(.+/)?\w*norm/scale", None),
 )
@@ -81,7 +76,7 @@ def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None
         - rules: a sequence of `(pattern, spec)`; the first whose regular expression matches the
           whole path (`layers/mlp/up/kernel`) decides. A spec is `MatrixAxes`,
           `MuonDimensionNumbers`, `None` (not a matrix), or a callable of path and shape that
-          returns one of these, or `NotImplemented` to leave the leaf to the next rule;
+          returns one of these, or `UNCOVERED` to leave the leaf to the next rule;
         - a tree of specs with the structure of the parameters, or a prefix of it, or a callable
           that makes one from the tree, as `optax.contrib.muon` takes.
       tree: parameters or updates, arrays or `jax.ShapeDtypeStruct`.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from multinorm_optax._baselines.adam_mini.blocks import Blocks
 from multinorm_optax._matrices.axes import Shape, describe
-from multinorm_optax._matrices.paths import Rule
+from multinorm_optax._matrices.paths import UNCOVERED, Rule
 from multinorm_optax._matrices.roles import EMBEDDING_WORDS, is_norm_or_bias, words_of
 
 Value = Literal["neuron", "whole"]
@@ -104,7 +104,7 @@ def flax_blocks(head_dim: int | None, *, value: Value = "neuron") -> tuple[Rule,
         if name in _OUT:
             return Blocks(whole=(-3, -2)) if head_dim is None and len(shape) > 2 else _NEURON
         if name not in _QUERY_KEY | _VALUE:
-            return NotImplemented
+            return UNCOVERED
         _check_layout(path, shape, head_dim)
         if name in _VALUE:
             return values
@@ -121,15 +121,15 @@ def _usual_blocks(path: str, shape: Shape, attention: Callable[[str, Shape, str]
     if leaf == "embedding" or (leaf in ("scale", "gain", "weight") and is_norm_or_bias(path)):
         return _LAST_AXIS if shape else Blocks()
     if leaf != "kernel" or len(shape) < 2:
-        return NotImplemented
+        return UNCOVERED
     if _FUSED.intersection(words_of(name)):
         raise ValueError(_unsplit(path, shape))
     if is_norm_or_bias(path) or EMBEDDING_WORDS.intersection(words_of(name)):
-        return NotImplemented
+        return UNCOVERED
     part = _part_of_layer(above)
     if part == "attention" or (part is None and name in _QUERY_KEY | _VALUE):
         return attention(path, shape, name)
-    return _NEURON if len(shape) == 2 or part == "mlp" else NotImplemented
+    return _NEURON if len(shape) == 2 or part == "mlp" else UNCOVERED
 
 
 def _part_of_layer(above: Sequence[str]) -> str | None:
