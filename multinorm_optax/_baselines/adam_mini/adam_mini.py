@@ -21,7 +21,8 @@ from multinorm_optax._matrices.axes import describe
 from multinorm_optax._matrices.paths import named_leaves, shape_of
 from multinorm_optax._matrices.roles import is_norm_or_bias
 from multinorm_optax._norms.precision import compute_dtype
-from multinorm_optax._optimizers.auxiliary_adam import Mask
+from multinorm_optax._optimizers.arguments import Mask, check_decays, check_numbers, documented
+from multinorm_optax._optimizers.auxiliary_adam import add_decayed_weights, in_float32
 
 _update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
 
@@ -42,6 +43,7 @@ class ScaleByAdamMiniState(NamedTuple):
     nu: Any
 
 
+@documented
 def scale_by_adam_mini(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -61,15 +63,15 @@ def scale_by_adam_mini(
     b2 = 0.999 it would not move. Updates leave in the dtype they came in.
 
     Args:
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root of the second moment.
-      blocks: which entries share a second moment, see `resolve_blocks`. Required: no shape tells
-        the heads of an attention. `llama_blocks` and `flax_blocks` know usual layouts.
-      mu_dtype: dtype of the first moment; None for the parameters'.
+      b1: ...
+      b2: ...
+      eps: ...
+      blocks: ...
+      mu_dtype: ...
 
     Returns:
-      A transformation with `ScaleByAdamMiniState`.
+      A transformation with the state `(count, mu, nu)`: the first moment has the parameters'
+      shapes, the second one number per block.
 
     Raises:
       ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
@@ -87,6 +89,9 @@ def scale_by_adam_mini(
       >>> state.nu["kernel"].shape
       (1, 2)
     """
+
+    check_decays(b1=b1, b2=b2)
+    check_numbers(eps=eps)
 
     def init(params: optax.Params) -> ScaleByAdamMiniState:
         found = _resolve(blocks, params)
@@ -137,6 +142,7 @@ def scale_by_adam_mini(
     return optax.GradientTransformation(init, update)
 
 
+@documented
 def adam_mini(
     learning_rate: optax.ScalarOrSchedule = 1e-3,
     *,
@@ -144,7 +150,7 @@ def adam_mini(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
     mu_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -154,17 +160,17 @@ def adam_mini(
     Zhang et al., arXiv 2406.16793, version 1.1 of their program; the defaults are theirs.
 
     Args:
-      learning_rate: a number or a schedule.
-      blocks: which entries share a second moment, see `resolve_blocks`. Under
-        `optax.inject_hyperparams` a callable belongs into its `static_args`.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root of the second moment.
-      weight_decay: decoupled weight decay. It needs `params` in `update`.
+      learning_rate: ...
+      blocks: ...
+      b1: ...
+      b2: ...
+      eps: ...
+      weight_decay: decoupled weight decay, a number or a schedule. Unless it is the number 0,
+        `update` needs `params`.
       weight_decay_mask: a tree (or prefix) of booleans or a function of the parameters that makes
         one, as for `optax.adamw`. None decays all but norm gains and biases, which are told by
         their paths; True decays everything.
-      mu_dtype: dtype of the first moment; None for the parameters'.
+      mu_dtype: ...
 
     Returns:
       An optimizer. Its state is one array of each parameter's shape, one number per block, and a
@@ -183,11 +189,10 @@ def adam_mini(
       >>> jax.tree.map(jnp.shape, tx.init(params)[0].nu)
       {'attention': {'query': {'kernel': (1, 3)}}, 'up': {'bias': (128,), 'kernel': (1, 128)}}
     """
-    parts = [scale_by_adam_mini(b1, b2, eps, blocks=blocks, mu_dtype=mu_dtype)]
-    if not (isinstance(weight_decay, int | float) and weight_decay == 0):
-        mask = _no_norms_or_biases if weight_decay_mask is None else weight_decay_mask
-        parts.append(optax.add_decayed_weights(weight_decay, mask))
-    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
+    mask = _no_norms_or_biases if weight_decay_mask is None else weight_decay_mask
+    direction = scale_by_adam_mini(b1, b2, eps, blocks=blocks, mu_dtype=mu_dtype)
+    decay = add_decayed_weights(weight_decay, mask)
+    return in_float32(optax.chain(direction, decay, optax.scale_by_learning_rate(learning_rate)))
 
 
 def _no_norms_or_biases(params: optax.Params) -> Any:
