@@ -4,9 +4,10 @@ Every norm's projection is an `optax.GradientTransformation` without state; `mul
 several of them as an alternating fixed-point iteration; SinkGD and SWAN are instances of it. The
 modules, in the order of the mathematics: `_axes`, `_roles`, `_paths`, `_rules`, `_precision`,
 `_matrices`, `_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_diagonal_scaling`,
-`_multi_normalize`, `_diagnostics`, `_auxiliary_adam`, `_sinkgd`, `_swan`, `_token_sinkhorn`, `_mngd`,
-`_subspace`, `_subspace_adam`, `_ldadam`, `_blocks`, `_block_presets`, `_block_means`, `_adam_mini`,
-`_dependence`, `_optimizer_parts`, `_layer_stack`, `_layerwise`, `_stochastic_rounding`, `_audit`.
+`_multi_normalize`, `_diagnostics`, `_auxiliary_adam`, `_sinkgd`, `_swan`, `_token_sinkhorn`,
+`_mngd`, `_subspace`, `_subspace_adam`, `_ldadam`, `_blocks`, `_block_presets`, `_block_means`,
+`_adam_mini`, `_dependence`, `_optimizer_parts`, `_layer_stack`, `_layerwise`,
+`_stochastic_rounding`, `_audit`.
 Import from the package itself.
 """
 

@@ -44,12 +44,19 @@ _TEXTS = {
     ),
     "momentum_dtype": (
         "dtype in which the state of the matrices is kept, such as `jnp.bfloat16`; None for at"
-        " least float32. Arithmetic is in at least float32 either way."
+        " least float32. Arithmetic is in at least float32 either way. It belongs into the"
+        " `static_args` of `optax.inject_hyperparams`."
     ),
-    "mu_dtype": "dtype in which the first moment is kept; None for the parameters' own.",
+    "mu_dtype": (
+        "dtype in which the first moment is kept; None for the parameters' own. It belongs into"
+        " the `static_args` of `optax.inject_hyperparams`."
+    ),
     "nesterov": "whether the momentum looks ahead. It is a Python boolean.",
     "num_iters": "L, the number of sweeps, at least 1; the paper's 5.",
-    "orthogonalizer": "the whitening, by default the paper's `swan_whitening()`.",
+    "orthogonalizer": (
+        "the whitening, by default the paper's `swan_whitening()`. It is a function, and belongs"
+        " into the `static_args` of `optax.inject_hyperparams`."
+    ),
     "rank": (
         "r, for every matrix, or rules `[(pattern, r), ...]`, of which the first whose regular"
         " expression matches a leaf's whole path decides. It belongs into the `static_args` of"

@@ -4,6 +4,7 @@ Scetbon et al., arXiv 2502.06742, algorithm MNGD: W <- W - eta * MultiNorm(G, L)
 """
 
 from collections.abc import Sequence
+
 import jax
 import optax
 

@@ -13,6 +13,7 @@ from examples.llama.config import Experiment, InputError, PresetName
 from examples.llama.model import abstract_llama
 from examples.llama.optimizers import make_optimizer
 from examples.llama.recipes import MATRIX
+from examples.llama.rules import LLAMA_RULES
 from examples.llama.step import initial_state, make_train_step
 
 GIB = 2**30
@@ -84,7 +85,7 @@ def kept(experiment: Experiment) -> Kept:
     """Count the bytes of weights and optimizer state of a settled experiment."""
     _, params = abstract_llama(experiment.setup.model)
     optimizer = make_optimizer(experiment.optimizer, experiment.setup)
-    audit = mo.audit(optimizer, params, axes=mo.LLAMA_RULES)
+    audit = mo.audit(optimizer, params, axes=LLAMA_RULES)
     return Kept(
         parameters=audit.parameters,
         matrix_parameters=sum(math.prod(r.shape) for r in audit.rows if r.group == MATRIX),

@@ -242,7 +242,7 @@ def resolve_blocks(blocks: BlocksLike, tree: Any) -> list[tuple[str, Blocks | Fu
         - rules: a sequence of `(pattern, spec)`; the first whose regular expression matches the
           whole path (`layers/mlp/up/kernel`) decides. A spec may also be a callable of path and
           shape that returns one, or `NotImplemented` to leave the leaf to the next rule.
-          `llama_blocks` and `flax_blocks` make such rules;
+          `flax_blocks` makes such rules;
         - a tree of specs with the structure of the parameters, or a prefix of it, or a callable
           that makes one from the tree.
       tree: parameters or updates, arrays or `jax.ShapeDtypeStruct`.

@@ -1,4 +1,4 @@
-"""The blocks of Adam-mini for known layouts: the LLaMA of the examples, and flax's usual names.
+"""The blocks of Adam-mini for flax's usual names.
 
 Zhang et al., arXiv 2406.16793, Algorithm 3 (version 1.1 of their program): one block per head of
 query and key, one per output neuron of value, attention output and MLP, one per token of embedding
@@ -13,8 +13,6 @@ from multinorm_optax._baselines.adam_mini.blocks import Blocks
 from multinorm_optax._matrices.axes import Shape, describe
 from multinorm_optax._matrices.paths import Rule
 from multinorm_optax._matrices.roles import EMBEDDING_WORDS, is_norm_or_bias, words_of
-
-Value = Literal["neuron", "whole"]
 
 _NEURON = Blocks(whole=-2)
 _LAST_AXIS = Blocks(whole=-1)
@@ -31,30 +29,9 @@ _ATTENTION = frozenset(("attention", "attn", "selfattention", "selfattn"))
 _MLP = frozenset(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "experts"))
 
 
-def llama_blocks(head_dim: int, *, value: Value = "neuron") -> tuple[Rule, ...]:
-    """The blocks of the LLaMA of the examples, its layers stacked or one at a time.
-
-    Args:
-      head_dim: the width of one attention head.
-      value: "neuron" for one block per output neuron of the value kernels, "whole" for one per
-        kernel, which the authors advise for runs of less than ten to twenty thousand steps.
-
-    Returns:
-      Rules for `adam_mini`; see `resolve_blocks`.
-
-    Example:
-      >>> from multinorm_optax import adam_mini, llama_blocks
-      >>> tx = adam_mini(1e-3, blocks=llama_blocks(64))
-    """
-    return (
-        (r"layers/attention/(query|key)/kernel", Blocks(whole=-2, groups={-1: head_dim})),
-        (r"layers/attention/value/kernel", _value_blocks(value, (-2,), (-2, -1))),
-        (r"layers/(attention/out|mlp/(gate|up|down))/kernel|head/kernel", _NEURON),
-        (r"embed/embedding|(layers/(attention|mlp)_norm|final_norm)/scale", _LAST_AXIS),
-    )
-
-
-def flax_blocks(head_dim: int | None, *, value: Value = "neuron") -> tuple[Rule, ...]:
+def flax_blocks(
+    head_dim: int | None, *, value: Literal["neuron", "whole"] = "neuron"
+) -> tuple[Rule, ...]:
     """The blocks of a flax model whose parameters have the usual names.
 
     Kernels of query, key, value and out (also `q_proj`, `q`, `wq` and the like) are either
@@ -97,8 +74,10 @@ def flax_blocks(head_dim: int | None, *, value: Value = "neuron") -> tuple[Rule,
       attn/query/bias Blocks(whole=(), groups=())
       attn/query/kernel Blocks(whole=(0, 2), groups=())
     """
+    if value not in ("neuron", "whole"):
+        raise ValueError(f'value is {value!r}; write "neuron" or "whole"')
     whole = (-2, -1) if head_dim is not None else (-3, -2, -1)
-    values = _value_blocks(value, whole[:1], whole)
+    values = Blocks(whole=whole if value == "whole" else whole[:1])
 
     def attention(path: str, shape: Shape, name: str) -> Any:
         if name in _OUT:
@@ -141,12 +120,6 @@ def _part_of_layer(above: Sequence[str]) -> str | None:
         if _MLP.intersection(words):
             return "mlp"
     return None
-
-
-def _value_blocks(value: Value, neuron: tuple[int, ...], whole: tuple[int, ...]) -> Blocks:
-    if value not in ("neuron", "whole"):
-        raise ValueError(f'value is {value!r}; write "neuron" or "whole"')
-    return Blocks(whole=neuron if value == "neuron" else whole)
 
 
 def _check_layout(path: str, shape: Shape, head_dim: int | None) -> None:

@@ -18,7 +18,13 @@ from multinorm_optax._baselines.ldadam.subspace import Sides
 from multinorm_optax._matrices.axes import Shape, describe
 from multinorm_optax._matrices.paths import SpecKind, resolve_specs
 from multinorm_optax._matrices.rules import AxesLike, matrices_only
-from multinorm_optax._optimizers.arguments import Mask, check_decays, check_numbers, check_static, documented
+from multinorm_optax._optimizers.arguments import (
+    Mask,
+    check_decays,
+    check_numbers,
+    check_static,
+    documented,
+)
 from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 
 RankLike: TypeAlias = int | Sequence[tuple[str, int]] | optax.Params
