@@ -223,7 +223,7 @@ def _keep_state_in(
 
 
 def _cast(tree: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
-    """Real floating-point arrays in this dtype, or in at least float32; everything else as it is."""
+    """Real floating-point arrays in this dtype, None for at least float32; all else as it is."""
 
     def cast(x: Any) -> Any:
         found = jnp.result_type(x)

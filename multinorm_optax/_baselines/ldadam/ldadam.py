@@ -237,9 +237,10 @@ def ldadam(
       2560
       10752
     """
-    options = {"b1": b1, "b2": b2, "rho": rho, "eps": eps, "error_feedback": error_feedback}
     return auxiliary_adam(
-        lambda axes: scale_by_ldadam(axes, rank, **options),
+        lambda axes: scale_by_ldadam(
+            axes, rank, b1=b1, b2=b2, rho=rho, eps=eps, error_feedback=error_feedback
+        ),
         learning_rate,
         axes=axes,
         alpha=1.0,
