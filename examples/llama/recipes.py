@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import multinorm_optax as mo
@@ -35,6 +36,26 @@ def by_group(groups: Mapping[str, optax.GradientTransformation]) -> optax.Gradie
     return optax.partition(dict(groups), mo.group_labels(LLAMA_RULES))
 
 
+def state_dtype(setup: Setup) -> Any:
+    """The dtype of momentum and moments if the precision says one; None for at least float32."""
+    return jnp.bfloat16 if setup.model.precision == "bfloat16" else None
+
+
+def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Give gradients and weights to the optimizer in float32, which makes its state float32."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        wide = optax.tree.cast((updates, params), jnp.float32)
+        found, state = inner.update(wide[0], state, wide[1])
+        return optax.tree.cast_like(found, updates), state
+
+    return optax.GradientTransformation(
+        lambda params: inner.init(optax.tree.cast(params, jnp.float32)), update
+    )
+
+
 def auxiliary_adam(
     direction: Callable[[Any], optax.GradientTransformation], options: Options, setup: Setup
 ) -> optax.GradientTransformation:
@@ -46,10 +67,14 @@ def auxiliary_adam(
         alpha=1.0,  # the rate given is the matrices' own, not a multiple of the rest's
         axes=LLAMA_RULES,
         momentum=options.get("momentum") or None,
+        momentum_dtype=state_dtype(setup),
         nesterov=options.get("nesterov", False),
         weight_decay=options["weight_decay"],
         adam=mo.AdamGroup(
-            learning_rate=rates[REST], b2=options["b2"], clip_norm=options["clip_norm"] or None
+            learning_rate=rates[REST],
+            b2=options["b2"],
+            clip_norm=options["clip_norm"] or None,
+            moment_dtype=state_dtype(setup),
         ),
     )
 

@@ -20,6 +20,7 @@ from examples.llama.recipes import (
     auxiliary_adam,
     by_group,
     group_rates,
+    state_dtype,
 )
 from examples.llama.rules import LLAMA_RULES, llama_blocks
 
@@ -58,7 +59,12 @@ def ldadam(options: Options, setup: Setup) -> optax.GradientTransformation:
         b2=options["b2"],
         error_feedback=options["error_feedback"],
         weight_decay=options["weight_decay"],
-        adam=mo.AdamGroup(learning_rate=rates[REST], b1=0.908, b2=options["b2"]),
+        adam=mo.AdamGroup(
+            learning_rate=rates[REST],
+            b1=0.908,
+            b2=options["b2"],
+            moment_dtype=state_dtype(setup),
+        ),
     )
 
 

@@ -1,5 +1,6 @@
 """What training needs of memory, from shapes and from the compiled step; nothing is allocated."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,6 +94,15 @@ def kept(experiment: Experiment) -> Kept:
         state_bytes=audit.state_bytes,
         matrix_state_bytes=audit.state_bytes_of(MATRIX),
     )
+
+
+def kept_in_float32(experiment: Experiment) -> Kept:
+    """The same with an optimizer state of float32, where the experiment's is bfloat16."""
+    setup = experiment.setup
+    if setup.model.precision != "bfloat16":
+        return kept(experiment)
+    model = dataclasses.replace(setup.model, precision="bfloat16-weights")
+    return kept(dataclasses.replace(experiment, setup=dataclasses.replace(setup, model=model)))
 
 
 def compiled(experiment: Experiment, row_length: int, *, layerwise: bool = False) -> Compiled:
