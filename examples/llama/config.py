@@ -29,7 +29,7 @@ PresetName = Literal["cpu", "60m", "130m", "350m", "1b", "7b"]
 Precision = Literal["float32", "mixed", "bfloat16-weights", "bfloat16"]
 """float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16
 arithmetic. bfloat16-weights: weights and gradients in bfloat16 too, optimizer state in float32.
-bfloat16: everything, as in the papers; Adam's second moment then cannot fall by less than a half.
+bfloat16: everything, as in the papers; rounding then keeps Adam's second moment from falling.
 The loss is float32 in all."""
 
 
@@ -56,8 +56,8 @@ class ModelConfig:
     precision: Precision = "float32"
     """float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16
     arithmetic. bfloat16-weights: weights and gradients in bfloat16 too, optimizer state in float32.
-    bfloat16: everything, as in the papers; Adam's second moment then cannot fall by less than a
-    half."""
+    bfloat16: everything, as in the papers; rounding then keeps Adam's second moment from
+    falling."""
     remat: bool = True
     """Recompute each layer in the backward pass instead of storing what is inside it.
     On a CPU this is faster too, because memory traffic costs more than arithmetic."""

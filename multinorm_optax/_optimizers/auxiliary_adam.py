@@ -37,8 +37,8 @@ class AdamGroup:
       clip_norm: clips the global norm of this group's gradients; None does not. The matrices'
         directions do not depend on the scale of their gradients: clipping these has no effect.
       moment_dtype: dtype in which both moments are kept, such as `jnp.bfloat16`; None for at least
-        float32. Arithmetic is in at least float32 either way. In bfloat16 a second moment with
-        b2 = 0.999 cannot fall by less than a half.
+        float32. Arithmetic is in at least float32 either way. A second moment in bfloat16 never
+        falls: b2 = 0.999 takes off 0.1 % a step, which rounding puts back.
     """
 
     learning_rate: optax.ScalarOrSchedule | None = None
