@@ -1,5 +1,6 @@
 """The arguments that optimizers share: what documents them, and what is wrong with a value."""
 
+import inspect
 import re
 import textwrap
 from collections.abc import Callable
@@ -83,15 +84,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def documented(function: Function) -> Function:
-    """Fills in the shared text of every argument that the docstring lists as `name: ...`."""
+    """Completes `Args:`, which ends in a line `...`, by the shared texts of all other arguments."""
 
-    def filled(line: re.Match[str]) -> str:
-        indent, name = line.groups()
-        text = f"{name}: {_TEXTS[name]}"
-        return textwrap.fill(text, 96, initial_indent=indent, subsequent_indent=indent + "  ")
+    def filled(section: re.Match[str]) -> str:
+        head, body, indent = section.groups()
+        own = dict(re.findall(rf"(?m)^{indent}(\w+: )(.*(?:\n{indent}  .*)*)", body))
+        lines = []
+        for name in (f"{name}: " for name in inspect.signature(function).parameters):
+            shared = textwrap.wrap(name + _TEXTS.get(name[:-2], ""), 90 - len(indent))
+            text = name + own[name] if name in own else f"\n{indent}  ".join(shared)
+            lines.append(indent + text)
+        return head + "\n".join(lines)
 
-    if function.__doc__:
-        function.__doc__ = re.sub(r"(?m)^( +)(\w+): \.\.\.$", filled, function.__doc__)
+    pattern = r"(?s)(\n *Args:\n)(.*?)( +)\.\.\.(?=\n)"
+    function.__doc__ = re.sub(pattern, filled, function.__doc__ or "", count=1)
     return function
 
 

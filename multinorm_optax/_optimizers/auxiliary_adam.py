@@ -6,6 +6,7 @@ the head go to Adam. There is one learning rate, which on the linear weights is 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,15 +82,7 @@ def auxiliary_adam(
         `lambda axes: scale_by_sinkhorn(axes, 2)`. It is called with `axes` as they are given, which
         shows errors early, and in `init` and `update` with the axes of every matrix by its path.
         T needs no state of its own, but may have one, as `lambda axes: optax.scale_by_adam()`.
-      learning_rate: ...
-      axes: ...
-      alpha: ...
-      momentum: ...
-      nesterov: ...
-      momentum_dtype: ...
-      weight_decay: ...
-      weight_decay_mask: ...
-      adam: ...
+      ...
 
     Returns:
       An optimizer. Its state is Adam's for every other parameter, the momentum if there is one, and
@@ -121,13 +114,12 @@ def auxiliary_adam(
     direction(axes)
 
     clip = optax.identity() if adam.clip_norm is None else optax.clip_by_global_norm(adam.clip_norm)
+    rate = learning_rate if adam.learning_rate is None else adam.learning_rate
     others = optax.chain(
         clip,
         optax.scale_by_adam(adam.b1, adam.b2, adam.eps),
         add_decayed_weights(adam.weight_decay, weight_decay_mask),
-        optax.scale_by_learning_rate(
-            learning_rate if adam.learning_rate is None else adam.learning_rate
-        ),
+        optax.scale_by_learning_rate(rate),
     )
 
     def groups(tree: Any) -> optax.GradientTransformationExtraArgs:
@@ -150,28 +142,16 @@ def auxiliary_adam(
     def init(params: optax.Params) -> optax.OptState:
         return groups(params).init(params)
 
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        return groups(updates).update(updates, state, params, **extra_args)
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        return groups(updates).update(updates, state, params, **extra)
 
     return in_float32(optax.GradientTransformationExtraArgs(init, update))
 
 
-def _product(
-    alpha: optax.ScalarOrSchedule, learning_rate: optax.ScalarOrSchedule
-) -> optax.ScalarOrSchedule:
-    if not (callable(alpha) or callable(learning_rate)):
-        return alpha * learning_rate
-
-    def scheduled(count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
-        one, other = (x(count) if callable(x) else x for x in (alpha, learning_rate))
-        return one * other
-
-    return scheduled
+def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
+    if any(map(callable, factors)):
+        return lambda count: math.prod(x(count) if callable(x) else x for x in factors)
+    return math.prod(factors)
 
 
 def add_decayed_weights(
@@ -188,14 +168,9 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
     """Updates from gradients and parameters in at least float32, rounded once, to their dtype."""
     inner = optax.with_extra_args_support(inner)
 
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         updates = jax.tree.map(jnp.asarray, updates)
-        wide, state = inner.update(_cast(updates), state, _cast(params), **extra_args)
+        wide, state = inner.update(_cast(updates), state, _cast(params), **extra)
         return _cast_like(wide, updates), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
@@ -210,13 +185,8 @@ def _keep_state_in(
     def init(params: optax.Params) -> optax.OptState:
         return _cast(inner.init(params), dtype)
 
-    def update(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        updates, new = inner.update(updates, _cast(state), params, **extra_args)
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        updates, new = inner.update(updates, _cast(state), params, **extra)
         return updates, _cast_like(new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)

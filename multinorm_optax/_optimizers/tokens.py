@@ -36,8 +36,7 @@ def zero_small_rows(
     these reach the update.
 
     Args:
-      axes: ...
-      threshold: ...
+      ...
 
     Returns:
       A transformation with `optax.EmptyState`.
@@ -80,7 +79,7 @@ def scale_by_token_sinkhorn(
     Args:
       axes: which axes of each leaf are tokens (output) and width (input), see `resolve_axes`.
       num_iters: sweeps of columns and rows after the first half-step on the rows.
-      threshold: ...
+      ...
 
     Returns:
       A transformation without state.

@@ -28,15 +28,7 @@ _update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
 
 
 class ScaleByAdamMiniState(NamedTuple):
-    """State of `scale_by_adam_mini`.
-
-    Attributes:
-      count: the number of steps.
-      mu: the first moment, of the parameters' shapes.
-      nu: the second moment, for each parameter an array with one number per block: with as many
-        axes, of size 1 where all entries share, and n / length where runs of them do. For a
-        parameter with `FusedBlocks` a tuple of such arrays, one per part.
-    """
+    """The number of steps, the first moment, and the second one, one number per block."""
 
     count: Any
     mu: Any
@@ -63,15 +55,12 @@ def scale_by_adam_mini(
     b2 = 0.999 it would not move. Updates leave in the dtype they came in.
 
     Args:
-      b1: ...
-      b2: ...
-      eps: ...
-      blocks: ...
-      mu_dtype: ...
+      ...
 
     Returns:
-      A transformation with the state `(count, mu, nu)`: the first moment has the parameters'
-      shapes, the second one number per block.
+      A transformation with the state `(count, mu, nu)`. Of each parameter nu is an array with as
+      many axes, of size 1 where all entries share and n / length where runs of them do; with
+      `FusedBlocks` a tuple of such arrays, one per part.
 
     Raises:
       ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
@@ -160,17 +149,12 @@ def adam_mini(
     Zhang et al., arXiv 2406.16793, version 1.1 of their program; the defaults are theirs.
 
     Args:
-      learning_rate: ...
-      blocks: ...
-      b1: ...
-      b2: ...
-      eps: ...
       weight_decay: decoupled weight decay, a number or a schedule. Unless it is the number 0,
         `update` needs `params`.
       weight_decay_mask: a tree (or prefix) of booleans or a function of the parameters that makes
         one, as for `optax.adamw`. None decays all but norm gains and biases, which are told by
         their paths; True decays everything.
-      mu_dtype: ...
+      ...
 
     Returns:
       An optimizer. Its state is one array of each parameter's shape, one number per block, and a

@@ -6,7 +6,6 @@ and head, one for a norm gain. Biases have full Adam.
 """
 
 import re
-from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from multinorm_optax._baselines.adam_mini.blocks import Blocks
@@ -15,7 +14,6 @@ from multinorm_optax._matrices.paths import Rule
 from multinorm_optax._matrices.roles import EMBEDDING_WORDS, is_norm_or_bias, words_of
 
 _NEURON = Blocks(whole=-2)
-_LAST_AXIS = Blocks(whole=-1)
 
 _QUERY_KEY = frozenset(
     {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
@@ -25,8 +23,8 @@ _OUT = frozenset(("out", "o", "o_proj", "wo", "out_proj", "output", "c_proj"))
 _FUSED = frozenset(
     {"qkv", "kv", "qk", "wqkv", "wkv", "query_key_value", "key_value", "in_proj", "c_attn"}
 )
-_ATTENTION = frozenset(("attention", "attn", "selfattention", "selfattn"))
-_MLP = frozenset(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "experts"))
+_PARTS = dict.fromkeys(("attention", "attn", "selfattention", "selfattn"), "attention")
+_PARTS |= dict.fromkeys(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "experts"), "mlp")
 
 
 def flax_blocks(
@@ -79,47 +77,32 @@ def flax_blocks(
     whole = (-2, -1) if head_dim is not None else (-3, -2, -1)
     values = Blocks(whole=whole if value == "whole" else whole[:1])
 
-    def attention(path: str, shape: Shape, name: str) -> Any:
-        if name in _OUT:
-            return Blocks(whole=(-3, -2)) if head_dim is None and len(shape) > 2 else _NEURON
-        if name not in _QUERY_KEY | _VALUE:
+    queries = Blocks((-3, -1)) if head_dim is None else Blocks(-2, {-1: head_dim})
+
+    def usual(path: str, shape: Shape) -> Any:
+        *above, leaf = path.split("/")
+        name = words_of(above[-1])[-1] if above else ""
+        if leaf in ("bias", "beta"):
+            return Blocks()
+        if leaf == "embedding" or (leaf in ("scale", "gain", "weight") and is_norm_or_bias(path)):
+            return Blocks(whole=-1) if shape else Blocks()
+        if leaf != "kernel" or len(shape) < 2:
             return NotImplemented
-        _check_layout(path, shape, head_dim)
-        if name in _VALUE:
-            return values
-        return Blocks((-3, -1)) if head_dim is None else Blocks(-2, {-1: head_dim})
+        if _FUSED.intersection(words_of(name)):
+            raise ValueError(_unsplit(path, shape))
+        if is_norm_or_bias(path) or EMBEDDING_WORDS.intersection(words_of(name)):
+            return NotImplemented
+        parts = (_PARTS.get(word) for segment in reversed(above) for word in words_of(segment))
+        part = next(filter(None, parts), None)  # the innermost segment that tells
+        if part == "attention" and name in _OUT:
+            return Blocks(whole=(-3, -2)) if head_dim is None and len(shape) > 2 else _NEURON
+        if part != "mlp" and name in _QUERY_KEY | _VALUE:
+            _check_layout(path, shape, head_dim)
+            return values if name in _VALUE else queries
+        plain = part == "mlp" or (part is None and len(shape) == 2)
+        return _NEURON if plain else NotImplemented
 
-    return ((r".*", lambda path, shape: _usual_blocks(path, shape, attention)),)
-
-
-def _usual_blocks(path: str, shape: Shape, attention: Callable[[str, Shape, str], Any]) -> Any:
-    *above, leaf = path.split("/")
-    name = words_of(above[-1])[-1] if above else ""
-    if leaf in ("bias", "beta"):
-        return Blocks()
-    if leaf == "embedding" or (leaf in ("scale", "gain", "weight") and is_norm_or_bias(path)):
-        return _LAST_AXIS if shape else Blocks()
-    if leaf != "kernel" or len(shape) < 2:
-        return NotImplemented
-    if _FUSED.intersection(words_of(name)):
-        raise ValueError(_unsplit(path, shape))
-    if is_norm_or_bias(path) or EMBEDDING_WORDS.intersection(words_of(name)):
-        return NotImplemented
-    part = _part_of_layer(above)
-    if part == "attention" or (part is None and name in _QUERY_KEY | _VALUE):
-        return attention(path, shape, name)
-    return _NEURON if len(shape) == 2 or part == "mlp" else NotImplemented
-
-
-def _part_of_layer(above: Sequence[str]) -> str | None:
-    """Whether the innermost of the segments that tell names an attention or an MLP."""
-    for segment in reversed(above):
-        words = words_of(segment)
-        if _ATTENTION.intersection(words):
-            return "attention"
-        if _MLP.intersection(words):
-            return "mlp"
-    return None
+    return ((r".*", usual),)
 
 
 def _check_layout(path: str, shape: Shape, head_dim: int | None) -> None:

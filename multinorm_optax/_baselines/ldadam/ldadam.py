@@ -32,15 +32,7 @@ RankLike: TypeAlias = int | Sequence[tuple[str, int]] | optax.Params
 
 
 class ScaleByLDAdamState(NamedTuple):
-    """The state of `scale_by_ldadam`: a count, and trees like the parameters.
-
-    Attributes:
-      count: steps taken.
-      basis: P, (batch..., m, r); its columns are orthonormal after the first step.
-      mu: the first moment in that basis, (batch..., r, n).
-      nu: the second moment in that basis, (batch..., r, n).
-      error: what the subspace did not hold, with the weight's shape; no arrays without feedback.
-    """
+    """The number of steps, and trees like the parameters, without arrays where nothing is kept."""
 
     count: Any
     basis: Any
@@ -92,12 +84,8 @@ def scale_by_ldadam(
     Args:
       axes: which axes of each leaf are rows and columns, see `resolve_axes`. Every leaf has to be a
         matrix or a stack of them.
-      rank: ...
-      b1: ...
-      b2: ...
-      rho: ...
-      eps: ...
       error_feedback: whether E is kept; without it A = G. It is a Python boolean.
+      ...
 
     Returns:
       A transformation with the state `(count, basis, mu, nu, error)`: (batch..., m, r) for the
@@ -212,17 +200,10 @@ def ldadam(
     arXiv 2410.16103). The defaults are the paper's.
 
     Args:
-      learning_rate: ...
-      axes: ...
-      rank: ...
       b1: decay of the first moment of the matrices.
       b2: decay of the second moment of the matrices.
-      rho: ...
-      eps: ...
-      error_feedback: ...
-      weight_decay: ...
-      weight_decay_mask: ...
       adam: how every other parameter is trained, by default with the same decays.
+      ...
 
     Returns:
       An optimizer, the `auxiliary_adam` of `scale_by_ldadam`.
