@@ -102,19 +102,13 @@ def documented(function: Function) -> Function:
 
 
 def check_numbers(**arguments: Any) -> None:
-    """Raises for a schedule where none is taken."""
+    """Raises for a schedule where none is taken, and for a decay that was rounded, perhaps to 1."""
     for name, value in arguments.items():
         if callable(value):
             raise TypeError(
                 f"{name} takes no schedule, got {value!r}; write a number, or schedule it by"
                 " optax.inject_hyperparams"
             )
-
-
-def check_decays(**arguments: Any) -> None:
-    """Raises also for a decay in half precision, which would have been rounded, perhaps to one."""
-    check_numbers(**arguments)
-    for name, value in arguments.items():
         if isinstance(value, jax.Array) and value.dtype in (jnp.bfloat16, jnp.float16):
             raise TypeError(
                 f"{name} is a number in {value.dtype}, which rounds 0.999 to 1; give"
@@ -130,3 +124,8 @@ def check_static(**arguments: Any) -> None:
                 f"{name} must not be an array, {value!r}: it decides what is computed and kept;"
                 " under optax.inject_hyperparams name it in static_args"
             )
+
+
+def is_integer(number: Any) -> bool:
+    """Whether this is an integer, and not a boolean."""
+    return isinstance(number, int) and not isinstance(number, bool)

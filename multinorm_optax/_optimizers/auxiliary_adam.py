@@ -18,7 +18,6 @@ from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
 from multinorm_optax._optimizers.arguments import (
     Mask,
-    check_decays,
     check_numbers,
     check_static,
     documented,
@@ -51,8 +50,7 @@ class AdamGroup:
     moment_dtype: jax.typing.DTypeLike | None = None
 
     def __post_init__(self) -> None:
-        check_decays(b1=self.b1, b2=self.b2)
-        check_numbers(eps=self.eps, clip_norm=self.clip_norm)
+        check_numbers(b1=self.b1, b2=self.b2, eps=self.eps, clip_norm=self.clip_norm)
 
 
 @documented

@@ -21,7 +21,7 @@ from multinorm_optax._matrices.axes import describe
 from multinorm_optax._matrices.paths import named_leaves, shape_of
 from multinorm_optax._matrices.roles import is_norm_or_bias
 from multinorm_optax._norms.precision import compute_dtype
-from multinorm_optax._optimizers.arguments import Mask, check_decays, check_numbers, documented
+from multinorm_optax._optimizers.arguments import Mask, check_numbers, documented
 from multinorm_optax._optimizers.auxiliary_adam import add_decayed_weights, in_float32
 
 _update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
@@ -79,8 +79,7 @@ def scale_by_adam_mini(
       (1, 2)
     """
 
-    check_decays(b1=b1, b2=b2)
-    check_numbers(eps=eps)
+    check_numbers(b1=b1, b2=b2, eps=eps)
 
     def init(params: optax.Params) -> ScaleByAdamMiniState:
         found = _resolve(blocks, params)

@@ -13,17 +13,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._baselines.ldadam.step import Decays, LowRankPart, initial_part, next_part
+from multinorm_optax._baselines.ldadam.step import LowRankPart, initial_part, next_part
 from multinorm_optax._baselines.ldadam.subspace import Sides
 from multinorm_optax._matrices.axes import Shape, describe
 from multinorm_optax._matrices.paths import SpecKind, resolve_specs
 from multinorm_optax._matrices.rules import AxesLike, matrices_only
 from multinorm_optax._optimizers.arguments import (
     Mask,
-    check_decays,
     check_numbers,
     check_static,
     documented,
+    is_integer,
 )
 from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 
@@ -109,8 +109,7 @@ def scale_by_ldadam(
       4
     """
     check_static(rank=rank, error_feedback=error_feedback)
-    check_decays(b1=b1, b2=b2, rho=rho)
-    check_numbers(eps=eps)
+    check_numbers(b1=b1, b2=b2, rho=rho, eps=eps)
 
     def init(params: optax.Params) -> ScaleByLDAdamState:
         leaves, structure = jax.tree.flatten(params)
@@ -129,7 +128,7 @@ def scale_by_ldadam(
         leaves = jax.tree.leaves(jax.tree.map(jnp.asarray, updates))
         structure: Any = jax.tree.structure(updates)
         kept = zip(*map(structure.flatten_up_to, state[1:]), strict=True)
-        decays = Decays(b1, b2, rho, eps)
+        decays = (b1, b2, rho, eps)
         results = [
             next_part(g, Sides.of(g.shape, found), LowRankPart(*part), state.count, decays)
             for g, found, part in zip(leaves, matrices_only(axes, updates), kept, strict=True)
@@ -149,12 +148,8 @@ def _by_field(structure: Any, parts: Sequence[LowRankPart]) -> list[Any]:
     ]
 
 
-def _is_integer(node: Any) -> bool:
-    return isinstance(node, int) and not isinstance(node, bool)
-
-
 def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
-    if not _is_integer(spec):
+    if not is_integer(spec):
         raise TypeError(f"{describe(path, shape)}: its rank must be an integer, got {spec!r}")
     return spec
 
@@ -162,7 +157,7 @@ def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
 _RANK = SpecKind(
     argument="rank",
     name="int",
-    is_spec=_is_integer,
+    is_spec=is_integer,
     resolve=_resolve_rank,
     missing=lambda pattern: f"no rule gives its rank; add one to `rank`, such as ({pattern!r}, 16)",
 )
