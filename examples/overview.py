@@ -147,7 +147,7 @@ def table() -> str:
 
 
 def memory_table() -> str:
-    """GiB of weights and state in bfloat16, and in brackets what papers print, in Markdown."""
+    """GiB of weights and state in bfloat16 (what papers print) / with state in float32."""
     rows = _read(MEMORY)["rows"]
     titles = dict.fromkeys(line.memory for line in LINES)
     lines = []
@@ -155,10 +155,11 @@ def memory_table() -> str:
         found = {row["preset"]: row for row in rows if row["optimizer"] == optimizer}
         cells = []
         for preset in _PRESETS:
-            own, published = (
-                found[preset][key] for key in ("weights_and_state_gib", "published_gib")
-            )
-            cells.append(f"{own:.2f}" + ("" if published is None else f" ({published:.2f})"))
+            row = found[preset]
+            published = row["published_gib"]
+            printed = "" if published is None else f" ({published:.2f})"
+            own, wide = row["weights_and_state_gib"], row["weights_and_float32_state_gib"]
+            cells.append(f"{own:.2f}{printed} / {wide:.2f}")
         lines.append((found[_PRESETS[0]]["title"], *cells))
     return _markdown(("GiB", *_PRESETS), lines)
 

@@ -4,9 +4,10 @@ Every norm's projection is an `optax.GradientTransformation` without state; `mul
 several of them as an alternating fixed-point iteration; SinkGD and SWAN are instances of it. The
 modules, in the order of the mathematics: `_axes`, `_roles`, `_paths`, `_rules`, `_precision`,
 `_matrices`, `_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_diagonal_scaling`,
-`_multi_normalize`, `_diagnostics`, `_whole_model`, `_sinkgd`, `_swan`, `_token_sinkhorn`, `_mngd`,
-`_subspace`, `_subspace_adam`, `_ldadam`, `_blocks`, `_block_presets`, `_block_means`, `_adam_mini`,
-`_dependence`, `_optimizer_parts`, `_layer_stack`, `_layerwise`, `_stochastic_rounding`, `_audit`.
+`_multi_normalize`, `_diagnostics`, `_auxiliary_adam`, `_sinkgd`, `_swan`, `_token_sinkhorn`,
+`_mngd`, `_subspace`, `_subspace_adam`, `_ldadam`, `_blocks`, `_block_presets`, `_block_means`,
+`_adam_mini`, `_dependence`, `_optimizer_parts`, `_layer_stack`, `_layerwise`,
+`_stochastic_rounding`, `_audit`.
 Import from the package itself.
 """
 
@@ -16,20 +17,15 @@ from multinorm_optax._alternation.diagnostics import (
     measure_residuals,
     trace_multi_normalize,
 )
-from multinorm_optax._baselines.adam_mini.adam_mini import (
-    ScaleByAdamMiniState,
-    adam_mini,
-    scale_by_adam_mini,
-)
+from multinorm_optax._baselines.adam_mini.adam_mini import adam_mini, scale_by_adam_mini
 from multinorm_optax._baselines.adam_mini.blocks import Blocks, FusedBlocks, resolve_blocks
-from multinorm_optax._baselines.adam_mini.presets import flax_blocks, llama_blocks
-from multinorm_optax._baselines.ldadam.ldadam import ScaleByLDAdamState, ldadam, scale_by_ldadam
+from multinorm_optax._baselines.adam_mini.presets import flax_blocks
+from multinorm_optax._baselines.ldadam.ldadam import ldadam, scale_by_ldadam
 from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.paths import UNCOVERED
 from multinorm_optax._matrices.rules import (
     EQUINOX_RULES,
     FLAX_RULES,
-    LLAMA_RULES,
     group_labels,
     resolve_axes,
 )
@@ -54,16 +50,10 @@ from multinorm_optax._norms.orthogonalize import (
     swan_whitening,
 )
 from multinorm_optax._norms.spectral import SpectralNorm
-from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, whole_model
+from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 from multinorm_optax._optimizers.mngd import mngd
 from multinorm_optax._optimizers.sinkgd import scale_by_sinkhorn, sinkgd
-from multinorm_optax._optimizers.swan import (
-    CenteredRows,
-    Oriented,
-    center_rows,
-    scale_by_swan,
-    swan,
-)
+from multinorm_optax._optimizers.swan import center_rows, scale_by_swan, swan
 from multinorm_optax._optimizers.tokens import scale_by_token_sinkhorn, zero_small_rows
 from multinorm_optax._training.audit import Audit, AuditRow, audit
 from multinorm_optax._training.layerwise import LayerwiseModel, layerwise_step
@@ -74,13 +64,11 @@ __version__ = "0.1.0"
 __all__ = [
     "EQUINOX_RULES",
     "FLAX_RULES",
-    "LLAMA_RULES",
     "UNCOVERED",
     "AdamGroup",
     "Audit",
     "AuditRow",
     "Blocks",
-    "CenteredRows",
     "ColumnNorm",
     "EuclideanNorm",
     "FrobeniusNorm",
@@ -90,22 +78,19 @@ __all__ = [
     "MaxNorm",
     "MultiNormalizeTrace",
     "Norm",
-    "Oriented",
     "Projection",
     "RowNorm",
-    "ScaleByAdamMiniState",
-    "ScaleByLDAdamState",
     "SpectralNorm",
     "adam_mini",
     "apply_updates_stochastically",
     "audit",
+    "auxiliary_adam",
     "center_rows",
     "exact_svd",
     "flax_blocks",
     "group_labels",
     "layerwise_step",
     "ldadam",
-    "llama_blocks",
     "measure_residuals",
     "mngd",
     "multi_normalize",
@@ -131,6 +116,5 @@ __all__ = [
     "swan",
     "swan_whitening",
     "trace_multi_normalize",
-    "whole_model",
     "zero_small_rows",
 ]

@@ -34,8 +34,8 @@ OPTIMIZERS = {
     "mngd_spectral": lambda rate, **options: mo.mngd(
         rate, (mo.RowNorm(), mo.SpectralNorm()), num_iters=1, **options
     ),
-    "whole_model": lambda rate, **options: mo.whole_model(
-        mo.normalize_frobenius(), rate, **options
+    "auxiliary_adam": lambda rate, **options: mo.auxiliary_adam(
+        mo.normalize_frobenius, rate, **options
     ),
 }
 # Of every parameter they keep a state, and they have no factor for the rate of the matrices.

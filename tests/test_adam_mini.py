@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 
 import multinorm_optax as mo
+from examples.llama.rules import llama_blocks
 from multinorm_optax import Blocks, FusedBlocks
 from tests import reference
 from tests.updates import updated
@@ -328,7 +329,7 @@ def llama(layers, d, mlp, vocabulary, dtype=jnp.float32):
 class TestBytes:
     def test_llama_2_7b(self):
         params = llama(32, 4096, 11008, 32000)
-        state = jax.eval_shape(mo.adam_mini(blocks=mo.llama_blocks(128)).init, params)
+        state = jax.eval_shape(mo.adam_mini(blocks=llama_blocks(128)).init, params)
         per_layer = 2 * 32 + 2 * 4096 + 2 * 11008 + 4096 + 2
         assert size(state[0].nu) == 32 * per_layer + 2 * 32000 + 1 == 1_163_841
         assert size(params) == 6_738_415_616
@@ -339,9 +340,7 @@ class TestBytes:
     def test_one_block_for_the_values(self):
         params = llama(2, 8, 12, 20)
         neuron, whole = (
-            jax.eval_shape(
-                mo.scale_by_adam_mini(blocks=mo.llama_blocks(4, value=value)).init, params
-            )
+            jax.eval_shape(mo.scale_by_adam_mini(blocks=llama_blocks(4, value=value)).init, params)
             for value in ("neuron", "whole")
         )
         assert neuron.nu["layers"]["attention"]["value"]["kernel"].shape == (2, 1, 8)
@@ -350,7 +349,7 @@ class TestBytes:
 
     def test_bfloat16(self):
         params = llama(2, 8, 12, 20, jnp.bfloat16)
-        state = jax.eval_shape(mo.scale_by_adam_mini(blocks=mo.llama_blocks(4)).init, params)
+        state = jax.eval_shape(mo.scale_by_adam_mini(blocks=llama_blocks(4)).init, params)
         assert nbytes(state) == 2 * size(params) + 4 * size(state.nu) + 4
 
     @pytest.mark.parametrize("name", CASES)

@@ -131,54 +131,6 @@ class TestRules:
             found(None, (3, 4))
 
 
-class TestLlama:
-    @pytest.mark.parametrize("stack", [(), (6,)], ids=["layer", "stack"])
-    @pytest.mark.parametrize(
-        ("path", "shape", "want"),
-        [
-            ("attention_norm/scale", (8,), (1,)),
-            ("attention/query/kernel", (8, 12), (1, 3)),
-            ("attention/key/kernel", (8, 4), (1, 1)),
-            ("attention/value/kernel", (8, 4), (1, 4)),
-            ("attention/out/kernel", (12, 8), (1, 8)),
-            ("mlp_norm/scale", (8,), (1,)),
-            ("mlp/gate/kernel", (8, 20), (1, 20)),
-            ("mlp/up/kernel", (8, 20), (1, 20)),
-            ("mlp/down/kernel", (20, 8), (1, 8)),
-        ],
-    )
-    def test_layers(self, path, shape, want, stack):
-        blocks = found(mo.llama_blocks(4), (*stack, *shape), f"layers/{path}")
-        assert blocks.moment_shape((*stack, *shape)) == (*stack, *want)
-
-    @pytest.mark.parametrize(
-        ("path", "shape", "want"),
-        [
-            ("embed/embedding", (30, 8), (30, 1)),
-            ("head/kernel", (8, 30), (1, 30)),
-            ("final_norm/scale", (8,), (1,)),
-        ],
-    )
-    def test_rest(self, path, shape, want):
-        assert found(mo.llama_blocks(4), shape, path).moment_shape(shape) == want
-
-    def test_value(self):
-        blocks = found(
-            mo.llama_blocks(4, value="whole"), (6, 8, 8), "layers/attention/value/kernel"
-        )
-        assert blocks == Blocks(whole=(1, 2))
-        with pytest.raises(ValueError, match="value is 'head'"):
-            mo.llama_blocks(4, value="head")
-
-    @pytest.mark.parametrize(
-        "path",
-        ["layers/attention/qkv/kernel", "layers/mlp/up/bias", "layers/linear/kernel", "norm"],
-    )
-    def test_nothing_else(self, path):
-        with pytest.raises(ValueError, match="no rule says"):
-            found(mo.llama_blocks(4), (8, 8), path)
-
-
 MERGED = [
     ("attn/query/kernel", (8, 12), HEADS),
     ("layers_0/self_attn/q_proj/kernel", (8, 12), HEADS),

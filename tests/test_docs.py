@@ -69,7 +69,7 @@ class TestReference:
 
 def raised_texts():
     """(file and line, the first words written out) of every error that the library raises."""
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
                 texts = [

@@ -156,8 +156,10 @@ OPTIMIZERS = {
     "stateful_schedule_free": optax.contrib.schedule_free_adamw(0.1),
     "tolerance": mo.sinkgd(0.1, axes=RULES, tol=1e-9, num_iters=20),
     "adam_mini": mo.adam_mini(RATE, blocks=BLOCKS, weight_decay=0.1),
-    "foreign_members": mo.whole_model(
-        mo.multi_normalize(mo.normalize_rows(RULES), optax.scale(0.5)), RATE, axes=RULES
+    "foreign_members": mo.auxiliary_adam(
+        lambda axes: mo.multi_normalize(mo.normalize_rows(axes), optax.scale(0.5)),
+        RATE,
+        axes=RULES,
     ),
 }
 

@@ -18,6 +18,7 @@ import multinorm_optax as mo
 from examples.benchmark.exchanges import collectives
 from examples.llama.model import abstract_llama
 from examples.llama.presets import PRESETS
+from examples.llama.rules import LLAMA_RULES
 from tests import reference
 from tests.layouts import LAYOUTS
 
@@ -282,7 +283,7 @@ class TestState:
         _, params = abstract_llama(PRESETS[preset].setup.model)
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         for error_feedback, want in ((False, without), (True, with_feedback)):
-            tx = mo.ldadam(axes=mo.LLAMA_RULES, error_feedback=error_feedback)
+            tx = mo.ldadam(axes=LLAMA_RULES, error_feedback=error_feedback)
             state = jax.eval_shape(tx.init, params)
             assert round(sum(leaf.size for leaf in jax.tree.leaves(state)) / size, 2) == want
 

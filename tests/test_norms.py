@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import multinorm_optax as mo
+from multinorm_optax._optimizers.swan import CenteredRows, Oriented
 from tests import reference
 from tests.layouts import LAYOUTS, ROWS_FIRST
 
@@ -178,7 +179,7 @@ def test_small_row_counts_beside_a_large_one():
     np.testing.assert_allclose(P, np.ones((2, 2)), rtol=1e-6)
 
 
-center = jax.jit(lambda x: mo.CenteredRows()(x, ROWS_FIRST))
+center = jax.jit(lambda x: CenteredRows()(x, ROWS_FIRST))
 
 
 class TestCenteredRows:
@@ -210,7 +211,7 @@ def test_oriented_rows_lie_along_the_longer_side(rng, shape):
     wide = W if shape[0] <= shape[1] else W.T
     want = reference.project_rows(wide)
     want = want if shape[0] <= shape[1] else want.T
-    P = jax.jit(lambda x: mo.Oriented(mo.RowNorm())(x, ROWS_FIRST))(np.float32(W))
+    P = jax.jit(lambda x: Oriented(mo.RowNorm())(x, ROWS_FIRST))(np.float32(W))
     np.testing.assert_allclose(P, want, rtol=1e-5)
 
 

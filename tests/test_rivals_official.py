@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import multinorm_optax as mo
+from examples.llama.rules import llama_blocks
 
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER, VOCABULARY = 2, 12, 4, 2, 20, 30
 STEPS = 50
@@ -69,7 +70,7 @@ def test_adam_mini(float64, rng):
     torch = pytest.importorskip("torch")
     params, gradients = draw(rng), [draw(rng) for _ in range(STEPS)]
     options = {"eps": 1e-6, "weight_decay": 0.1}
-    tx = mo.adam_mini(1e-2, blocks=mo.llama_blocks(WIDTH // HEADS), b1=0.8, b2=0.95, **options)
+    tx = mo.adam_mini(1e-2, blocks=llama_blocks(WIDTH // HEADS), b1=0.8, b2=0.95, **options)
     theirs = {
         name: torch.nn.Parameter(torch.tensor(w)) for name, w in torch_weights(params).items()
     }

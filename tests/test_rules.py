@@ -66,21 +66,6 @@ class TestDefaults:
         tree = shapes(weight=(3, 4), bias=(3,))
         assert found(mo.EQUINOX_RULES, tree) == {"weight": TORCH, "bias": None}
 
-    def test_llama_rules(self):
-        tree = {
-            "embed": shapes(embedding=(9, 4)),
-            "layers": {
-                "attention": {"query": shapes(kernel=(2, 4, 4))},
-                "attention_norm": shapes(scale=(2, 4)),
-            },
-            "head": shapes(kernel=(4, 9)),
-            "norm": shapes(scale=(4,)),
-        }
-        axes = found(mo.LLAMA_RULES, tree)
-        matrices = [path for path, spec in axes.items() if spec]
-        assert matrices == ["layers/attention/query/kernel"]
-        assert axes[matrices[0]].matrix_shape((2, 4, 4)) == (4, 4)
-
 
 class TestUncovered:
     def test_error_names_every_path_shape_and_the_rule_to_add(self):

@@ -35,6 +35,7 @@ from examples.llama.model import Params, abstract_llama
 from examples.llama.optimizers import RECIPES, make_optimizer, settle
 from examples.llama.presets import PRESETS
 from examples.llama.records import write_json
+from examples.llama.rules import LLAMA_RULES
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def simulated_mesh(shape: tuple[int, int], axis_type: AxisType) -> Mesh:
 def matrices_of(model: ModelConfig) -> Params:
     """The shapes and dtypes of the matrices of a model, in a tree like its parameters."""
     _, params = abstract_llama(model)
-    labels = mo.group_labels(mo.LLAMA_RULES)(params)
+    labels = mo.group_labels(LLAMA_RULES)(params)
 
     def only(params: Params, labels: Any) -> Params:
         if not isinstance(params, dict):

@@ -17,6 +17,7 @@ from examples.llama.plot import plot_run
 from examples.llama.processes import is_main_process
 from examples.llama.recipes import MATRIX
 from examples.llama.records import read_lines
+from examples.llama.rules import LLAMA_RULES
 from examples.llama.run_folder import RunFolder
 from examples.llama.sampling import generate
 from examples.llama.step import TrainState
@@ -59,7 +60,7 @@ def conclude(
             [line["validation_loss"] for line in validations],
         ),
     )
-    audit = mo.audit(task.optimizer, state.params, axes=mo.LLAMA_RULES)
+    audit = mo.audit(task.optimizer, state.params, axes=LLAMA_RULES)
     last_tenth = steps[-max(1, len(steps) // 10) :]
     summary = {
         "train_loss": statistics.fmean(line["loss"] for line in last_tenth),

@@ -26,10 +26,11 @@ OptimizerName = Literal[
 PresetName = Literal["cpu", "60m", "130m", "350m", "1b", "7b"]
 """The presets to choose from; `examples.llama.presets.PRESETS` has an entry for each."""
 
-Precision = Literal["float32", "mixed", "bfloat16"]
+Precision = Literal["float32", "mixed", "bfloat16-weights", "bfloat16"]
 """float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16
-arithmetic. bfloat16: weights, gradients and optimizer state too, as in the papers. The loss is
-float32 in all."""
+arithmetic. bfloat16-weights: weights and gradients in bfloat16 too, optimizer state in float32.
+bfloat16: everything, as in the papers; rounding then keeps Adam's second moment from falling.
+The loss is float32 in all."""
 
 
 class InputError(ValueError):
@@ -54,7 +55,9 @@ class ModelConfig:
     """Base of the rotary positions' frequencies."""
     precision: Precision = "float32"
     """float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16
-    arithmetic. bfloat16: weights, gradients and optimizer state too, as in the papers."""
+    arithmetic. bfloat16-weights: weights and gradients in bfloat16 too, optimizer state in float32.
+    bfloat16: everything, as in the papers; rounding then keeps Adam's second moment from
+    falling."""
     remat: bool = True
     """Recompute each layer in the backward pass instead of storing what is inside it.
     On a CPU this is faster too, because memory traffic costs more than arithmetic."""

@@ -19,7 +19,7 @@ from examples.llama.config import (
     PresetName,
 )
 from examples.llama.costs.candidates import FOR_MEMORY, Candidate, choose
-from examples.llama.costs.footprint import GIB, compiled, kept
+from examples.llama.costs.footprint import GIB, compiled, kept, kept_in_float32
 from examples.llama.costs.largest import Largest, largest
 from examples.llama.costs.largest import make_table as table_of_largest
 from examples.llama.costs.plot import MemoryBar, MemoryPanel, plot_memory
@@ -31,7 +31,9 @@ from examples.llama.records import write_json
 
 _OF_WEIGHTS_AND_STATE = (
     "Weights and state follow from shapes alone, and are the same on every machine. Under papers "
-    "is what arXiv 2502.06742 and 2412.13148 (GaLore: 2403.03507) print for their sum."
+    "is what arXiv 2502.06742 and 2412.13148 (GaLore: 2403.03507) print for their sum, with state "
+    "in bfloat16; beside it is the sum with state in float32, as --precision bfloat16-weights has "
+    "it."
 )
 
 _OF_TEMPORARY = (
@@ -131,7 +133,8 @@ def measure(command: Command, preset: PresetName, console: Console) -> list[Row]
                 step = compiled(experiment, _row_length(preset), layerwise=candidate.layerwise)
             console.print(f"{preset}, {candidate.title}: compiled in {step.compile_seconds:.0f} s")
         precision = experiment.setup.model.precision
-        rows.append(Row(preset, name, candidate.title, precision, kept(experiment), step))
+        wide = kept_in_float32(experiment).state_bytes
+        rows.append(Row(preset, name, candidate.title, precision, kept(experiment), step, wide))
     return rows
 
 
@@ -184,7 +187,7 @@ def notes(command: Command, rows: Sequence[Row]) -> list[str]:
         backend = jax.default_backend()
         cards = " or ".join(map(str, CARDS_GIB))
         found.append(_OF_TEMPORARY.format(batch=batch_of(command), backend=backend, cards=cards))
-        if backend == "cpu" and any(row.precision == "bfloat16" for row in rows):
+        if backend == "cpu" and any(row.precision.startswith("bfloat16") for row in rows):
             found.append(_OF_BFLOAT16)
     return found
 

@@ -33,7 +33,7 @@ def dtypes(precision: Precision) -> dict[str, Any]:
     """
     half, full = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)
     return {
-        "param_dtype": half if precision == "bfloat16" else full,
+        "param_dtype": half if precision.startswith("bfloat16") else full,
         "dtype": full if precision == "float32" else half,
     }
 

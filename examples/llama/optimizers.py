@@ -130,7 +130,10 @@ def make_optimizer(config: OptimizerConfig, setup: Setup) -> optax.GradientTrans
     The rates may be traced numbers, so that one compiled step serves all of them.
     """
     recipe = RECIPES[config.name]
-    return recipe.build({name: getattr(config, name) for name in recipe.defaults}, setup)
+    optimizer = recipe.build({name: getattr(config, name) for name in recipe.defaults}, setup)
+    return (
+        recipes.in_float32(optimizer) if setup.model.precision == "bfloat16-weights" else optimizer
+    )
 
 
 def peak_rates(config: OptimizerConfig) -> dict[str, float]:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import multinorm_optax as mo
 from examples.llama.config import Setup
 from examples.llama.model import Params
+from examples.llama.rules import LLAMA_RULES, TOKEN_RULES
 from examples.llama.schedule import schedule
 
 Options = Mapping[str, Any]
@@ -31,33 +33,50 @@ def group_rates(options: Options, setup: Setup) -> dict[str, Callable[[Any], Any
 
 def by_group(groups: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
     """One transformation for the matrices and one for the rest."""
-    return optax.partition(dict(groups), mo.group_labels(mo.LLAMA_RULES))
+    return optax.partition(dict(groups), mo.group_labels(LLAMA_RULES))
 
 
-def whole_model(
-    direction: optax.GradientTransformation, options: Options, setup: Setup
-) -> optax.GradientTransformation:
-    """A direction for the matrices, Adam for the rest, each at its own rate."""
-    rates = group_rates(options, setup)
-    return mo.whole_model(
-        direction,
-        rates[MATRIX],
-        alpha=1.0,  # the rate given is the matrices' own, not a multiple of the rest's
-        axes=mo.LLAMA_RULES,
-        momentum=options.get("momentum") or None,
-        nesterov=options.get("nesterov", False),
-        weight_decay=options["weight_decay"],
-        adam=mo.AdamGroup(
-            learning_rate=rates[REST], b2=options["b2"], clip_norm=options["clip_norm"] or None
-        ),
+def state_dtype(setup: Setup) -> Any:
+    """The dtype of momentum and moments if the precision says one; None for at least float32."""
+    return jnp.bfloat16 if setup.model.precision == "bfloat16" else None
+
+
+def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Give gradients and weights to the optimizer in float32, which makes its state float32."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        wide = optax.tree.cast((updates, params), jnp.float32)
+        found, state = inner.update(wide[0], state, wide[1])
+        return optax.tree.cast_like(found, updates), state
+
+    return optax.GradientTransformation(
+        lambda params: inner.init(optax.tree.cast(params, jnp.float32)), update
     )
 
 
-TOKEN_RULES = (
-    (r"embed/embedding", mo.MatrixAxes(output=0, input=1)),
-    (r"head/kernel", mo.MatrixAxes(output=1, input=0)),
-)
-"""The tables whose rows are tokens: embedding (V, D), looked up, and head (D, V)."""
+def auxiliary_adam(
+    direction: Callable[[Any], optax.GradientTransformation], options: Options, setup: Setup
+) -> optax.GradientTransformation:
+    """A direction for the matrices, Adam for the rest, each at its own rate."""
+    rates = group_rates(options, setup)
+    return mo.auxiliary_adam(
+        direction,
+        rates[MATRIX],
+        alpha=1.0,  # the rate given is the matrices' own, not a multiple of the rest's
+        axes=LLAMA_RULES,
+        momentum=options.get("momentum") or None,
+        momentum_dtype=state_dtype(setup),
+        nesterov=options.get("nesterov", False),
+        weight_decay=options["weight_decay"],
+        adam=mo.AdamGroup(
+            learning_rate=rates[REST],
+            b2=options["b2"],
+            clip_norm=options["clip_norm"] or None,
+            moment_dtype=state_dtype(setup),
+        ),
+    )
 
 
 def _token_labels(params: Params) -> Any:
@@ -68,8 +87,8 @@ def _token_labels(params: Params) -> Any:
 
 def sinkgd(options: Options, setup: Setup) -> optax.GradientTransformation:
     """SinkGD; embedding and head under Adam or stateless too."""
-    matrices = mo.scale_by_sinkhorn(mo.LLAMA_RULES, options["num_iters"])
-    whole = whole_model(matrices, options, setup)
+    sweeps = options["num_iters"]
+    whole = auxiliary_adam(lambda axes: mo.scale_by_sinkhorn(axes, sweeps), options, setup)
     if options["rest"] == "adam":
         return whole
     tokens = optax.chain(
@@ -81,7 +100,7 @@ def sinkgd(options: Options, setup: Setup) -> optax.GradientTransformation:
 
 def swan(options: Options, setup: Setup) -> optax.GradientTransformation:
     """SWAN."""
-    return whole_model(mo.scale_by_swan(mo.LLAMA_RULES), options, setup)
+    return auxiliary_adam(mo.scale_by_swan, options, setup)
 
 
 def muon(options: Options, setup: Setup) -> optax.GradientTransformation:
@@ -101,7 +120,7 @@ def muon(options: Options, setup: Setup) -> optax.GradientTransformation:
 
 
 def _matrix_mask(params: Params) -> Any:
-    return jax.tree.map(lambda label: label == MATRIX, mo.group_labels(mo.LLAMA_RULES)(params))
+    return jax.tree.map(lambda label: label == MATRIX, mo.group_labels(LLAMA_RULES)(params))
 
 
 def adamw(options: Options, setup: Setup) -> optax.GradientTransformation:
@@ -116,7 +135,7 @@ def adamw(options: Options, setup: Setup) -> optax.GradientTransformation:
 
 def adamw2(options: Options, setup: Setup) -> optax.GradientTransformation:
     """AdamW with a rate for the matrices and one for the rest."""
-    return whole_model(optax.scale_by_adam(b2=options["b2"]), options, setup)
+    return auxiliary_adam(lambda axes: optax.scale_by_adam(b2=options["b2"]), options, setup)
 
 
 def sgd(options: Options, setup: Setup) -> optax.GradientTransformation:

@@ -17,15 +17,17 @@ from examples.llama.recipes import (
     MATRIX,
     REST,
     Options,
+    auxiliary_adam,
     by_group,
     group_rates,
-    whole_model,
+    state_dtype,
 )
+from examples.llama.rules import LLAMA_RULES, llama_blocks
 
 
 def adam_mini(options: Options, setup: Setup) -> optax.GradientTransformation:
     """Adam-mini for every parameter."""
-    blocks = mo.llama_blocks(setup.model.hidden // setup.model.heads, value=options["value_blocks"])
+    blocks = llama_blocks(setup.model.hidden // setup.model.heads, value=options["value_blocks"])
     decay = {MATRIX: options["weight_decay"], REST: 0.0}
     rates = group_rates(options, setup)
     return by_group(
@@ -52,12 +54,17 @@ def ldadam(options: Options, setup: Setup) -> optax.GradientTransformation:
     rates = group_rates(options, setup)
     return mo.ldadam(
         rates[MATRIX],
-        axes=mo.LLAMA_RULES,
+        axes=LLAMA_RULES,
         rank=_rank(options, setup),
         b2=options["b2"],
         error_feedback=options["error_feedback"],
         weight_decay=options["weight_decay"],
-        adam=mo.AdamGroup(learning_rate=rates[REST], b1=0.908, b2=options["b2"]),
+        adam=mo.AdamGroup(
+            learning_rate=rates[REST],
+            b1=0.908,
+            b2=options["b2"],
+            moment_dtype=state_dtype(setup),
+        ),
     )
 
 
@@ -72,7 +79,7 @@ def galore(options: Options, setup: Setup) -> optax.GradientTransformation:
         options["update_proj_gap"],
         base_optimizer=optax.scale_by_adam(b2=options["b2"]),
     )
-    return whole_model(per_layer(matrices, ndim=2), options, setup)
+    return auxiliary_adam(lambda axes: per_layer(matrices, ndim=2), options, setup)
 
 
 def lion(options: Options, setup: Setup) -> optax.GradientTransformation:
@@ -97,7 +104,7 @@ def _adafactor_as_adalomo(rate: Callable[[Any], Any]) -> optax.GradientTransform
 
 
 def _adalomo_labels(params: Params) -> Any:
-    labels = mo.group_labels(mo.LLAMA_RULES)(params)
+    labels = mo.group_labels(LLAMA_RULES)(params)
     if "layers" not in params:  # a part of the model, in a layer-wise step
         return labels
     gains = jax.tree.map(lambda label: "gain" if label == REST else label, labels["layers"])

@@ -19,10 +19,10 @@ from multinorm_optax._alternation.base import (
     later_sweeps,
 )
 from multinorm_optax._alternation.matrix import Member, WeightAlternation
+from multinorm_optax._alternation.windows import inverse_rms, product, sum_of_squares
 from multinorm_optax._norms.base import Count, MatrixSize
 from multinorm_optax._norms.euclidean import EuclideanNorm
 from multinorm_optax._norms.precision import largest
-from multinorm_optax._norms.windows import inverse_rms, product, sum_of_squares
 
 Scales = tuple[jax.Array, ...]
 """One array for each norm, with one scale for each of its groups; 0 marks a group of zeros."""

@@ -38,12 +38,6 @@ WHOLE_LEAF_RULES: tuple[AxesRule, ...] = (
 )
 """Every leaf is one matrix of a single column, for projections that act entry by entry."""
 
-LLAMA_RULES: tuple[AxesRule, ...] = (
-    (r"layers/(attention|mlp)/\w+/kernel", MatrixAxes(output=-1, input=-2)),
-    (r"embed/embedding|head/kernel|(.+/)?\w*norm/scale", None),
-)
-"""The LLaMA of the examples, its layers stacked: kernels (layers, in, out)."""
-
 
 def _resolve(spec: Spec, shape: Shape, path: str) -> MatrixAxes | None:
     return None if spec is None else as_matrix_axes(spec).resolve(shape, path)

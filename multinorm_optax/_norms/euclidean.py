@@ -10,12 +10,12 @@ from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._norms.base import Count, MatrixSize, Norm
 from multinorm_optax._norms.precision import (
     abs_sq,
+    inverse_or_one,
     inverse_power_of_two,
     largest,
     peak,
     sqrt_or_zero,
 )
-from multinorm_optax._norms.windows import inverse_rms
 
 
 class EuclideanNorm(Norm):
@@ -34,8 +34,10 @@ class EuclideanNorm(Norm):
 
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
         """Divides x by the root mean square of its group; a group of zeros stays zero."""
-        count = jnp.maximum(1, self.group_size(size))
-        return x * inverse_rms((x,), self.group(axes), count)
+        group = self.group(axes)
+        x = x * inverse_power_of_two(peak(x, group))
+        total = jnp.sum(abs_sq(x), axis=group, keepdims=True)
+        return x * jnp.sqrt(self.group_size(size) * inverse_or_one(total))
 
     def _group_norms(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
         # Scaled group by group, or the squares of a small row would vanish beside a large one.

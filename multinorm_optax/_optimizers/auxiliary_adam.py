@@ -1,12 +1,12 @@
-"""The whole-model recipe: stateless for the matrices, Adam for everything else.
+"""The papers' recipe: a direction for the matrices, and an auxiliary Adam for everything else.
 
-The recipe of both papers' experiments (Scetbon et al., arXiv 2502.06742; Ma et al., arXiv
-2412.13148, Section 6): projections apply to the linear weights of attention and MLP; embeddings,
-norm gains and the head go to Adam; one learning rate for all, which on the linear weights is
-multiplied by alpha.
+In the experiments of both papers (Scetbon et al., arXiv 2502.06742; Ma et al., arXiv 2412.13148,
+Section 6) projections apply to the linear weights of attention and MLP; embeddings, norm gains and
+the head go to Adam. There is one learning rate, which on the linear weights is multiplied by alpha.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,132 +14,194 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, group_labels
-
-Mask = Any | Callable[[optax.Params], Any] | None
+from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
+from multinorm_optax._optimizers.arguments import (
+    Mask,
+    check_numbers,
+    check_static,
+    documented,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class AdamGroup:
-    """AdamW for what is not a matrix: embeddings, the head, norm gains, biases.
+    """AdamW for every parameter that is not a matrix: embeddings, the head, norm gains, biases.
 
     Attributes:
       learning_rate: a number or a schedule; None for the optimizer's own learning rate.
       b1: decay of the first moment.
       b2: decay of the second moment.
       eps: added to the root of the second moment.
-      weight_decay: decoupled weight decay of this group.
+      weight_decay: decoupled weight decay of this group, a number or a schedule.
       clip_norm: clips the global norm of this group's gradients; None does not. The matrices'
         directions do not depend on the scale of their gradients: clipping these has no effect.
+      moment_dtype: dtype in which both moments are kept, such as `jnp.bfloat16`; None for at least
+        float32. Arithmetic is in at least float32 either way. A second moment in bfloat16 never
+        falls: b2 = 0.999 takes off 0.1 % a step, which rounding puts back.
     """
 
     learning_rate: optax.ScalarOrSchedule | None = None
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
+    b1: jax.typing.ArrayLike = 0.9
+    b2: jax.typing.ArrayLike = 0.999
+    eps: jax.typing.ArrayLike = 1e-8
+    weight_decay: optax.ScalarOrSchedule = 0.0
+    clip_norm: jax.typing.ArrayLike | None = None
+    moment_dtype: jax.typing.DTypeLike | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(b1=self.b1, b2=self.b2, eps=self.eps, clip_norm=self.clip_norm)
 
 
-def whole_model(
-    direction: optax.GradientTransformation,
+@documented
+def auxiliary_adam(
+    direction: Callable[[AxesLike], optax.GradientTransformation],
     learning_rate: optax.ScalarOrSchedule = 0.02,
     *,
     axes: AxesLike = None,
-    alpha: jax.typing.ArrayLike = 0.05,
+    alpha: optax.ScalarOrSchedule = 0.05,
     momentum: jax.typing.ArrayLike | None = None,
     nesterov: bool = False,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    momentum_dtype: jax.typing.DTypeLike | None = None,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
     adam: AdamGroup = AdamGroup(),
 ) -> optax.GradientTransformationExtraArgs:
-    """The papers' recipe around any direction for the matrices.
+    """Trains matrices along any direction, and every other parameter with AdamW.
 
     Matrices: W <- W - alpha * learning_rate * (T(M) + weight_decay * W), where M is the gradient G,
-    or with `momentum` the sum M <- momentum * M + G (with `nesterov`: G + momentum * M). Everything
-    else: AdamW.
+    or with `momentum` the sum M <- momentum * M + G (with `nesterov`: G + momentum * M).
+
+    Direction, decay and rate are computed in at least float32; one rounding, at the end, gives the
+    updates the dtype of the gradients.
 
     Args:
-      direction: T, a transformation of the matrices; without state, to keep them without state.
-      learning_rate: a number or a schedule; 0.02 is the papers'.
-      axes: which axes of each leaf are rows and columns, and which leaves are matrices at all, see
-        `resolve_axes`. Under `optax.inject_hyperparams` a callable belongs into its `static_args`.
-      alpha: multiplies the learning rate of the matrices, by default to 1e-3 per unit of root mean
-        square.
-      momentum: decay of a sum of gradients kept *before* the normalization, which is one array of
-        state per matrix; None, the papers' choice, keeps none.
-      nesterov: whether that momentum looks ahead.
-      weight_decay: decoupled weight decay of the matrices. It needs `params` in `update`.
-      weight_decay_mask: a tree of booleans or a function of the parameters that makes one, as for
-        `optax.adamw`; it restricts the weight decay of both groups.
-      adam: how everything else is trained.
+      direction: the function from axes to T, such as `scale_by_swan` or
+        `lambda axes: scale_by_sinkhorn(axes, 2)`. It is called with `axes` as they are given, which
+        shows errors early, and in `init` and `update` with the axes of every matrix by its path.
+        T needs no state of its own, but may have one, as `lambda axes: optax.scale_by_adam()`.
+      ...
 
     Returns:
-      An optimizer. Its state is Adam's for what is not a matrix, momentum if asked for, and one
-      count if a rate is a schedule; without momentum the matrices' group has no state.
+      An optimizer. Its state is Adam's for every other parameter, the momentum if there is one, and
+      a count for each group whose rate is a schedule; without momentum the matrices' group has no
+      other state.
 
     Raises:
+      TypeError: for a schedule or an array where none is taken.
       ValueError: in `init` and `update`, for leaves that no rule in `axes` covers.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
-      >>> from multinorm_optax import normalize_max, whole_model
-      >>> tx = whole_model(normalize_max(), optax.cosine_decay_schedule(0.02, 100))
+      >>> from multinorm_optax import auxiliary_adam, normalize_max
+      >>> tx = auxiliary_adam(normalize_max, optax.cosine_decay_schedule(0.02, 100))
       >>> params = {"dense": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> [round(float(x.ravel()[0]), 5) for x in jax.tree.leaves(updates)]     # bias, kernel
       [-0.02, -0.001]
     """
-    matrix_parts, adam_parts = [direction], [optax.scale_by_adam(adam.b1, adam.b2, adam.eps)]
-    if momentum is not None:
-        matrix_parts.insert(0, optax.trace(momentum, nesterov))
-    if adam.clip_norm is not None:
-        adam_parts.insert(0, optax.clip_by_global_norm(adam.clip_norm))
-    for parts, decay in ((matrix_parts, weight_decay), (adam_parts, adam.weight_decay)):
-        if not (isinstance(decay, int | float) and decay == 0):
-            parts.append(optax.add_decayed_weights(decay, weight_decay_mask))
-    rates = {
-        MATRIX: lambda count: alpha * _at(learning_rate, count),
-        OTHER: lambda count: _at(
-            learning_rate if adam.learning_rate is None else adam.learning_rate, count
-        ),
-    }
-    scheduled = callable(learning_rate) or callable(adam.learning_rate)
-    labels = group_labels(axes)
-    directions = {MATRIX: optax.chain(*matrix_parts), OTHER: optax.chain(*adam_parts)}
-    return optax.chain(
-        optax.partition(directions, labels), _descend_by_group(rates, labels, scheduled)
+    if not callable(direction):
+        raise TypeError(
+            "direction is a function from axes to a transformation, such as scale_by_swan or"
+            f" lambda axes: scale_by_sinkhorn(axes, 2), got {direction!r}"
+        )
+    if not isinstance(adam, AdamGroup):
+        raise TypeError(f"adam is an AdamGroup, such as AdamGroup(b2=0.95), got {adam!r}")
+    check_numbers(momentum=momentum)
+    check_static(nesterov=nesterov)
+    direction(axes)
+
+    clip = optax.identity() if adam.clip_norm is None else optax.clip_by_global_norm(adam.clip_norm)
+    rate = learning_rate if adam.learning_rate is None else adam.learning_rate
+    others = optax.chain(
+        clip,
+        optax.scale_by_adam(adam.b1, adam.b2, adam.eps),
+        add_decayed_weights(adam.weight_decay, weight_decay_mask),
+        optax.scale_by_learning_rate(rate),
     )
 
-
-def _at(rate: optax.ScalarOrSchedule, count: Any) -> Any:
-    return rate(count) if callable(rate) else rate
-
-
-def _descend_by_group(
-    rates: dict[str, Callable[[Any], Any]], labels: Callable[[Any], Any], scheduled: bool
-) -> optax.GradientTransformation:
-    """Multiplies every update by minus its group's rate, with one step count for all groups."""
+    def groups(tree: Any) -> optax.GradientTransformationExtraArgs:
+        found = resolve_axes(axes, tree)
+        names = [OTHER if each is None else MATRIX for _, each in found]
+        labels = jax.tree.unflatten(jax.tree.structure(tree), names)
+        of_matrices: dict[str, MatrixAxes] = {path: each for path, each in found if each}
+        matrices = optax.chain(
+            optax.identity() if momentum is None else optax.trace(momentum, nesterov),
+            direction(of_matrices),
+            add_decayed_weights(weight_decay, weight_decay_mask),
+            optax.scale_by_learning_rate(_product(alpha, learning_rate)),
+        )
+        inner = {
+            MATRIX: _keep_state_in(momentum_dtype, matrices),
+            OTHER: _keep_state_in(adam.moment_dtype, others),
+        }
+        return optax.partition(inner, lambda _: labels)
 
     def init(params: optax.Params) -> optax.OptState:
-        del params
-        return (
-            optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
-            if scheduled
-            else optax.EmptyState()
-        )
+        return groups(params).init(params)
 
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.OptState]:
-        del params
-        count = state.count if scheduled else None
-        now = {group: rate(count) for group, rate in rates.items()}
-        updates = jax.tree.map(
-            lambda u, label: jnp.asarray(-now[label], u.dtype) * u, updates, labels(updates)
-        )
-        if scheduled:
-            state = optax.ScaleByScheduleState(optax.safe_increment(count))
-        return updates, state
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        return groups(updates).update(updates, state, params, **extra)
 
-    return optax.GradientTransformation(init, update)
+    return in_float32(optax.GradientTransformationExtraArgs(init, update))
+
+
+def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
+    if any(map(callable, factors)):
+        return lambda count: math.prod(x(count) if callable(x) else x for x in factors)
+    return math.prod(factors)
+
+
+def add_decayed_weights(
+    weight_decay: optax.ScalarOrSchedule, mask: Mask
+) -> optax.GradientTransformation:
+    """optax's, for which the number 0 needs no parameters; the state does not depend on it."""
+    decay = optax.add_decayed_weights(weight_decay, mask)
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        return optax.GradientTransformation(decay.init, lambda g, state, params=None: (g, state))
+    return decay
+
+
+def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Updates from gradients and parameters in at least float32, rounded once, to their dtype."""
+    inner = optax.with_extra_args_support(inner)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        updates = jax.tree.map(jnp.asarray, updates)
+        wide, state = inner.update(_cast(updates), state, _cast(params), **extra)
+        return _cast_like(wide, updates), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _keep_state_in(
+    dtype: jax.typing.DTypeLike | None, inner: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Keeps the state in this dtype, and gives it to `inner` in at least float32."""
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: optax.Params) -> optax.OptState:
+        return _cast(inner.init(params), dtype)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        updates, new = inner.update(updates, _cast(state), params, **extra)
+        return updates, _cast_like(new, state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _cast(tree: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
+    """Real floating-point arrays in this dtype, None for at least float32; all else as it is."""
+
+    def cast(x: Any) -> Any:
+        found = jnp.result_type(x)
+        if not jnp.issubdtype(found, jnp.floating):
+            return x
+        wide = found if found.itemsize >= 4 else jnp.float32
+        return jnp.asarray(x, wide if dtype is None else dtype)
+
+    return jax.tree.map(cast, tree)
+
+
+def _cast_like(tree: Any, example: Any) -> Any:
+    return jax.tree.map(lambda x, like: _cast(x, jnp.result_type(like)), tree, example)

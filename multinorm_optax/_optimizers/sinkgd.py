@@ -7,19 +7,22 @@
 that X = D_r G D_c for positive diagonals, which are all that is iterated.
 """
 
-from typing import Any
-
 import jax
 import optax
 
+from multinorm_optax._alternation.base import NumIters, Tolerance
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.rules import AxesLike
 from multinorm_optax._norms.normalize import normalize_columns, normalize_rows
-from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, Mask, whole_model
+from multinorm_optax._optimizers.arguments import Mask, documented
+from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 
 
+@documented
 def scale_by_sinkhorn(
-    axes: AxesLike = None, num_iters: Any = 5, tol: Any = None
+    axes: AxesLike = None,
+    num_iters: NumIters = 5,
+    tol: Tolerance = None,
 ) -> optax.GradientTransformation:
     """Replaces every gradient by SR-Sinkhorn(G, L): rows and columns of root mean square 1.
 
@@ -31,9 +34,7 @@ def scale_by_sinkhorn(
     of rounding (2e-6 in float32) are left out.
 
     Args:
-      axes: which axes of each leaf are rows and columns, see `resolve_axes`.
-      num_iters: L, the number of sweeps; the paper's 5.
-      tol: if given, stop as soon as every row's root mean square is within `tol` of 1.
+      ...
 
     Returns:
       A transformation with `optax.EmptyState`; dtypes and errors as for `multi_normalize`.
@@ -52,37 +53,31 @@ def scale_by_sinkhorn(
     return multi_normalize(rows, columns, num_iters=num_iters, tol=tol)
 
 
+@documented
 def sinkgd(
     learning_rate: optax.ScalarOrSchedule = 0.02,
     *,
     axes: AxesLike = None,
-    num_iters: Any = 5,
-    tol: Any = None,
-    alpha: jax.typing.ArrayLike = 0.05,
+    num_iters: NumIters = 5,
+    tol: Tolerance = None,
+    alpha: optax.ScalarOrSchedule = 0.05,
     momentum: jax.typing.ArrayLike | None = None,
     nesterov: bool = False,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    momentum_dtype: jax.typing.DTypeLike | None = None,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
     adam: AdamGroup = AdamGroup(),
 ) -> optax.GradientTransformationExtraArgs:
-    """SinkGD: W <- W - alpha * learning_rate * SR-Sinkhorn(G, L), and Adam for what is no matrix.
+    """SinkGD: SR-Sinkhorn for the matrices, and Adam for every other parameter.
 
-    Scetbon et al., arXiv 2502.06742, algorithm SinkGD. The defaults are the paper's.
+    W <- W - alpha * learning_rate * SR-Sinkhorn(G, L) (Scetbon et al., arXiv 2502.06742, algorithm
+    SinkGD). The defaults are the paper's.
 
     Args:
-      learning_rate: see `whole_model`.
-      axes: see `resolve_axes`.
-      num_iters: L, the number of sweeps, see `scale_by_sinkhorn`.
-      tol: stops the sweeps early, see `scale_by_sinkhorn`.
-      alpha: see `whole_model`.
-      momentum: see `whole_model`.
-      nesterov: see `whole_model`.
-      weight_decay: see `whole_model`.
-      weight_decay_mask: see `whole_model`.
-      adam: see `whole_model`.
+      ...
 
     Returns:
-      An optimizer, see `whole_model`.
+      An optimizer, the `auxiliary_adam` of `scale_by_sinkhorn`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -93,13 +88,14 @@ def sinkgd(
       >>> [x.shape for x in jax.tree.leaves(state)]       # Adam's count and moments of the bias
       [(), (32,), (32,)]
     """
-    return whole_model(
-        scale_by_sinkhorn(axes, num_iters, tol),
+    return auxiliary_adam(
+        lambda axes: scale_by_sinkhorn(axes, num_iters, tol),
         learning_rate,
         axes=axes,
         alpha=alpha,
         momentum=momentum,
         nesterov=nesterov,
+        momentum_dtype=momentum_dtype,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
         adam=adam,

@@ -21,7 +21,8 @@ from multinorm_optax._norms.euclidean import RowNorm
 from multinorm_optax._norms.normalize import normalize, normalize_frobenius, normalize_spectral
 from multinorm_optax._norms.orthogonalize import Orthogonalizer, swan_whitening
 from multinorm_optax._norms.precision import inverse_power_of_two, peak
-from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, Mask, whole_model
+from multinorm_optax._optimizers.arguments import Mask, check_static, documented
+from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +88,12 @@ def center_rows(axes: AxesLike = None) -> optax.GradientTransformation:
     See `normalize` and Ma et al., arXiv 2412.13148, Section 4.
 
     Args:
-      axes: see `resolve_axes`.
+      axes: which axes of each leaf are rows and columns, see `resolve_axes`.
     """
     return normalize(CenteredRows(), axes)
 
 
+@documented
 def scale_by_swan(
     axes: AxesLike = None,
     centered: bool = False,
@@ -110,9 +112,7 @@ def scale_by_swan(
     how gradients, state and weights are spread.
 
     Args:
-      axes: which axes of each leaf are rows and columns, see `resolve_axes`.
-      centered: whether rows are centred. The later papers do not.
-      orthogonalizer: the whitening, by default the paper's `swan_whitening()`.
+      ...
 
     Returns:
       A transformation with `optax.EmptyState`; dtypes and errors as for `multi_normalize`.
@@ -126,6 +126,7 @@ def scale_by_swan(
       >>> round(float(jnp.mean(updates["kernel"] ** 2)), 5)
       1.0
     """
+    check_static(centered=centered)
     rows = Oriented(CenteredRows() if centered else RowNorm())
     whitening = swan_whitening() if orthogonalizer is None else orthogonalizer
     return multi_normalize(
@@ -136,38 +137,31 @@ def scale_by_swan(
     )
 
 
+@documented
 def swan(
     learning_rate: optax.ScalarOrSchedule = 0.02,
     *,
     axes: AxesLike = None,
     centered: bool = False,
     orthogonalizer: Orthogonalizer | None = None,
-    alpha: jax.typing.ArrayLike = 0.05,
+    alpha: optax.ScalarOrSchedule = 0.05,
     momentum: jax.typing.ArrayLike | None = None,
     nesterov: bool = False,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    momentum_dtype: jax.typing.DTypeLike | None = None,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
     adam: AdamGroup = AdamGroup(),
 ) -> optax.GradientTransformationExtraArgs:
-    """SWAN: rows normalized, whitened and rescaled, and Adam for what is no matrix.
+    """SWAN: normalized rows, whitened and rescaled, and Adam for every other parameter.
 
-    Ma et al., arXiv 2412.13148, Section 4. The defaults are the papers', the rows not centred as
+    Ma et al., arXiv 2412.13148, Section 4. The defaults are the papers'; rows are not centred, as
     in the later one.
 
     Args:
-      learning_rate: see `whole_model`.
-      axes: see `resolve_axes`.
-      centered: see `scale_by_swan`.
-      orthogonalizer: see `scale_by_swan`.
-      alpha: see `whole_model`.
-      momentum: see `whole_model`.
-      nesterov: see `whole_model`.
-      weight_decay: see `whole_model`.
-      weight_decay_mask: see `whole_model`.
-      adam: see `whole_model`.
+      ...
 
     Returns:
-      An optimizer, see `whole_model`.
+      An optimizer, the `auxiliary_adam` of `scale_by_swan`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -178,13 +172,14 @@ def swan(
       >>> round(float(jnp.sqrt(jnp.mean(updates["dense"]["kernel"] ** 2))), 6)
       0.001
     """
-    return whole_model(
-        scale_by_swan(axes, centered, orthogonalizer),
+    return auxiliary_adam(
+        lambda axes: scale_by_swan(axes, centered, orthogonalizer),
         learning_rate,
         axes=axes,
         alpha=alpha,
         momentum=momentum,
         nesterov=nesterov,
+        momentum_dtype=momentum_dtype,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
         adam=adam,

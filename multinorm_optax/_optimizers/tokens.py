@@ -6,8 +6,6 @@ after the rows of tokens that hardly occurred are zeroed. There it acts on Neste
 it acts on whatever it is chained after, by default the gradient.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,8 +21,10 @@ from multinorm_optax._norms.precision import (
     peak,
     sqrt_or_zero,
 )
+from multinorm_optax._optimizers.arguments import documented
 
 
+@documented
 def zero_small_rows(
     axes: AxesLike = None, threshold: jax.typing.ArrayLike = 1e-3
 ) -> optax.GradientTransformation:
@@ -36,8 +36,7 @@ def zero_small_rows(
     these reach the update.
 
     Args:
-      axes: which axes of each leaf are rows and columns, see `resolve_axes`.
-      threshold: tau, relative to the mean row norm.
+      ...
 
     Returns:
       A transformation with `optax.EmptyState`.
@@ -65,8 +64,9 @@ def zero_small_rows(
     return optax.stateless(lambda updates, _: map_matrices(without_small_rows, axes, updates))
 
 
+@documented
 def scale_by_token_sinkhorn(
-    axes: AxesLike = None, num_iters: Any = 5, threshold: jax.typing.ArrayLike = 1e-3
+    axes: AxesLike = None, num_iters: int = 5, threshold: jax.typing.ArrayLike = 1e-3
 ) -> optax.GradientTransformation:
     """Sinkhorn for tables of tokens: small rows to zero, then 2 num_iters + 1 half-steps.
 
@@ -79,7 +79,7 @@ def scale_by_token_sinkhorn(
     Args:
       axes: which axes of each leaf are tokens (output) and width (input), see `resolve_axes`.
       num_iters: sweeps of columns and rows after the first half-step on the rows.
-      threshold: see `zero_small_rows`.
+      ...
 
     Returns:
       A transformation without state.

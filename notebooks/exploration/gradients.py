@@ -24,6 +24,7 @@ from examples.llama.config import (
 )
 from examples.llama.model import Definition, Params, abstract_llama
 from examples.llama.optimizers import settle
+from examples.llama.rules import LLAMA_RULES
 from examples.llama.step import initial_state, make_train_step, mean_loss_and_gradients
 from examples.llama.text.corpus import load_corpus
 
@@ -71,7 +72,7 @@ def _loss_and_gradients(
 def _matrices(gradients: Params) -> dict[str, np.ndarray]:
     """Those that the library's rules for this model call matrices."""
     leaves = jax.tree.leaves(gradients)
-    found = zip(leaves, mo.resolve_axes(mo.LLAMA_RULES, gradients), strict=True)
+    found = zip(leaves, mo.resolve_axes(LLAMA_RULES, gradients), strict=True)
     return {
         path.removeprefix("layers/").removesuffix("/kernel"): np.moveaxis(
             np.asarray(leaf, np.float64), axes.output[0], 1

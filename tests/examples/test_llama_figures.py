@@ -63,7 +63,7 @@ def test_memory_of_every_optimizer(preset: PresetName) -> None:
     kept = Kept(6738415616, 6476005376, 13476831232, 14538539008, 14538539008)
     step = Compiled(79998765432, 1, 1, 1, 1.0)
     rows = [
-        Row(preset, name, one.title, "bfloat16", kept, step)
+        Row(preset, name, one.title, "bfloat16", kept, step, 2 * kept.state_bytes)
         for name, one in choose(tuple(FOR_MEMORY), preset, FOR_MEMORY).items()
     ]
     text = _shown(make_table(rows))

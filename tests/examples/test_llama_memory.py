@@ -116,7 +116,7 @@ def test_state_of_the_matrices() -> None:
 def _row(total_gib: float, temporary: int | None = 0, name: str = "adamw") -> Row:
     counted = Kept(10, 8, int(total_gib * GIB), 0, 0)
     step = None if temporary is None else Compiled(temporary, 0, 0, 0, 1.0)
-    return Row("1b", name, "AdamW", "bfloat16", counted, step)
+    return Row("1b", name, "AdamW", "bfloat16", counted, step, 2 * counted.state_bytes)
 
 
 def test_what_fits_is_the_smallest_card_that_holds_the_total() -> None:

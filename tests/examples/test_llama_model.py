@@ -12,6 +12,7 @@ import multinorm_optax as mo
 from examples.llama.config import InputError, ModelConfig, Precision, PresetName
 from examples.llama.model import Params, abstract_llama, init_llama, rotate_positions
 from examples.llama.presets import PRESETS
+from examples.llama.rules import LLAMA_RULES
 
 
 def _forward(config: ModelConfig) -> Callable[[Params, jax.Array], jax.Array]:
@@ -79,7 +80,7 @@ def test_parameter_paths_are_those_of_the_rules(tiny_model: ModelConfig) -> None
         "head/kernel": (16, 256),
     }
     assert shapes == matrices | rest
-    labels = traverse_util.flatten_dict(mo.group_labels(mo.LLAMA_RULES)(params), sep="/")
+    labels = traverse_util.flatten_dict(mo.group_labels(LLAMA_RULES)(params), sep="/")
     assert {path for path, label in labels.items() if label == "matrix"} == matrices.keys()
 
 

@@ -26,6 +26,7 @@ from examples.llama.model import abstract_llama, init_llama
 from examples.llama.optimizers import RECIPES, make_optimizer, scheduled_rates, settle
 from examples.llama.per_layer import per_layer
 from examples.llama.presets import PRESETS
+from examples.llama.rules import LLAMA_RULES
 from examples.llama.schedule import schedule
 from examples.llama.text.corpus import Corpus
 
@@ -93,7 +94,7 @@ def test_each_group_follows_its_own_rate(name: OptimizerName, tiny_model: ModelC
         _second_update(_named(name, learning_rate=matrices, rest_learning_rate=rest), tiny_model)
         for matrices, rest in ((1e-3, 1e-2), (2e-3, 1e-2), (1e-3, 2e-2))
     )
-    is_matrix = mo.group_labels(mo.LLAMA_RULES)(base)
+    is_matrix = mo.group_labels(LLAMA_RULES)(base)
     for label, one, two, three in zip(
         *map(jax.tree.leaves, (is_matrix, base, faster, faster_rest)), strict=True
     ):
@@ -171,7 +172,7 @@ def test_state_has_so_many_numbers_per_weight(
     assert all(leaf.size <= 3 for leaf in state if leaf.shape not in shapes)
     expected = matrices * weights["matrix"] + tables * weights["table"] + gains * weights["gain"]
     assert numbers == expected
-    audited = mo.audit(optimizer, params, axes=mo.LLAMA_RULES).state_bytes_of("matrix")
+    audited = mo.audit(optimizer, params, axes=LLAMA_RULES).state_bytes_of("matrix")
     assert audited == 4 * matrices * weights["matrix"]
 
 
@@ -212,14 +213,14 @@ def test_rivals_keep_so_many_numbers_for_the_matrices(
 ) -> None:
     _, params = abstract_llama(tiny_model)
     optimizer = make_optimizer(settle(config), Setup(model=tiny_model))
-    audited = mo.audit(optimizer, params, axes=mo.LLAMA_RULES).state_bytes_of("matrix")
+    audited = mo.audit(optimizer, params, axes=LLAMA_RULES).state_bytes_of("matrix")
     assert audited == 4 * numbers
 
 
 def test_adafactor_keeps_a_mean_per_row_and_column(tiny_model: ModelConfig) -> None:
     _, params = abstract_llama(tiny_model)
     optimizer = make_optimizer(settle(OptimizerConfig("adalomo")), Setup(model=tiny_model))
-    audited = mo.audit(optimizer, params, axes=mo.LLAMA_RULES).state_bytes_of("matrix")
+    audited = mo.audit(optimizer, params, axes=LLAMA_RULES).state_bytes_of("matrix")
     means = 2 * (4 * (16 + 16) + 3 * (16 + 24))
     assert 4 * means <= audited <= 4 * (means + STACK)  # and optax's placeholder of one number
 

@@ -1,5 +1,6 @@
 """What training needs of memory, from shapes and from the compiled step; nothing is allocated."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from examples.llama.config import Experiment, InputError, PresetName
 from examples.llama.model import abstract_llama
 from examples.llama.optimizers import make_optimizer
 from examples.llama.recipes import MATRIX
+from examples.llama.rules import LLAMA_RULES
 from examples.llama.step import initial_state, make_train_step
 
 GIB = 2**30
@@ -84,7 +86,7 @@ def kept(experiment: Experiment) -> Kept:
     """Count the bytes of weights and optimizer state of a settled experiment."""
     _, params = abstract_llama(experiment.setup.model)
     optimizer = make_optimizer(experiment.optimizer, experiment.setup)
-    audit = mo.audit(optimizer, params, axes=mo.LLAMA_RULES)
+    audit = mo.audit(optimizer, params, axes=LLAMA_RULES)
     return Kept(
         parameters=audit.parameters,
         matrix_parameters=sum(math.prod(r.shape) for r in audit.rows if r.group == MATRIX),
@@ -92,6 +94,15 @@ def kept(experiment: Experiment) -> Kept:
         state_bytes=audit.state_bytes,
         matrix_state_bytes=audit.state_bytes_of(MATRIX),
     )
+
+
+def kept_in_float32(experiment: Experiment) -> Kept:
+    """The same with an optimizer state of float32, where the experiment's is bfloat16."""
+    setup = experiment.setup
+    if setup.model.precision != "bfloat16":
+        return kept(experiment)
+    model = dataclasses.replace(setup.model, precision="bfloat16-weights")
+    return kept(dataclasses.replace(experiment, setup=dataclasses.replace(setup, model=model)))
 
 
 def compiled(experiment: Experiment, row_length: int, *, layerwise: bool = False) -> Compiled:

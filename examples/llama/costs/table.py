@@ -28,6 +28,8 @@ class Row:
     kept: Kept
     step: Compiled | None
     """None where nothing was compiled."""
+    float32_state_bytes: int
+    """The optimizer's state if all of it is float32."""
 
     @property
     def published_gib(self) -> float | None:
@@ -36,6 +38,11 @@ class Row:
             return None
         name = self.optimizer.removesuffix("-layerwise")  # which keeps the same from step to step
         return PUBLISHED.get(name, {}).get(self.preset)
+
+    @property
+    def total_with_float32_state(self) -> int:
+        """Bytes of weights and of a state in float32."""
+        return self.kept.weight_bytes + self.float32_state_bytes
 
     @property
     def total_bytes(self) -> int | None:
@@ -59,6 +66,7 @@ class Row:
             "state_per_weight": round(self.kept.state_per_weight, 4),
             "matrix_state_per_weight": round(self.kept.matrix_state_per_weight, 4),
             "weights_and_state_gib": round(self.kept.total_bytes / GIB, 6),
+            "weights_and_float32_state_gib": round(self.total_with_float32_state / GIB, 6),
             "published_gib": self.published_gib,
             **({} if self.step is None else vars(self.step)),
             "total_bytes": self.total_bytes,
@@ -97,14 +105,18 @@ def make_table(rows: Sequence[Row]) -> Table:
         return "" if count is None else f"{count / size:.3f}"
 
     published = any(row.published_gib for row in rows)
+    narrow = any(row.precision == "bfloat16" for row in rows)
     with_step = any(row.step for row in rows)
     heads = [unit, "state", "and weights"]
-    heads += ["papers"] * published + ["temporary", "total", "fits"] * with_step
+    heads += ["papers"] * published + ["state in float32"] * narrow
+    heads += ["temporary", "total", "fits"] * with_step
     lines = []
     for row in rows:
         cells = [row.title, text(row.kept.state_bytes), text(row.kept.total_bytes)]
         if published:
             cells.append("" if row.published_gib is None else f"{row.published_gib:.2f}")
+        if narrow:
+            cells.append(text(row.total_with_float32_state))
         if with_step:
             temporary = None if row.step is None else row.step.temporary_bytes
             cells += [text(temporary), text(row.total_bytes), _fits(row)]

@@ -21,27 +21,21 @@ from multinorm_optax._matrices.axes import describe
 from multinorm_optax._matrices.paths import named_leaves, shape_of
 from multinorm_optax._matrices.roles import is_norm_or_bias
 from multinorm_optax._norms.precision import compute_dtype
-from multinorm_optax._optimizers.auxiliary_adam import Mask
+from multinorm_optax._optimizers.arguments import Mask, check_numbers, documented
+from multinorm_optax._optimizers.auxiliary_adam import add_decayed_weights, in_float32
 
 _update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
 
 
 class ScaleByAdamMiniState(NamedTuple):
-    """State of `scale_by_adam_mini`.
-
-    Attributes:
-      count: the number of steps.
-      mu: the first moment, of the parameters' shapes.
-      nu: the second moment, for each parameter an array with one number per block: with as many
-        axes, of size 1 where all entries share, and n / length where runs of them do. For a
-        parameter with `FusedBlocks` a tuple of such arrays, one per part.
-    """
+    """The number of steps, the first moment, and the second one, one number per block."""
 
     count: Any
     mu: Any
     nu: Any
 
 
+@documented
 def scale_by_adam_mini(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
@@ -61,15 +55,12 @@ def scale_by_adam_mini(
     b2 = 0.999 it would not move. Updates leave in the dtype they came in.
 
     Args:
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root of the second moment.
-      blocks: which entries share a second moment, see `resolve_blocks`. Required: no shape tells
-        the heads of an attention. `llama_blocks` and `flax_blocks` know usual layouts.
-      mu_dtype: dtype of the first moment; None for the parameters'.
+      ...
 
     Returns:
-      A transformation with `ScaleByAdamMiniState`.
+      A transformation with the state `(count, mu, nu)`. Of each parameter nu is an array with as
+      many axes, of size 1 where all entries share and n / length where runs of them do; with
+      `FusedBlocks` a tuple of such arrays, one per part.
 
     Raises:
       ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
@@ -87,6 +78,8 @@ def scale_by_adam_mini(
       >>> state.nu["kernel"].shape
       (1, 2)
     """
+
+    check_numbers(b1=b1, b2=b2, eps=eps)
 
     def init(params: optax.Params) -> ScaleByAdamMiniState:
         found = _resolve(blocks, params)
@@ -137,6 +130,7 @@ def scale_by_adam_mini(
     return optax.GradientTransformation(init, update)
 
 
+@documented
 def adam_mini(
     learning_rate: optax.ScalarOrSchedule = 1e-3,
     *,
@@ -144,7 +138,7 @@ def adam_mini(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
     mu_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -154,17 +148,12 @@ def adam_mini(
     Zhang et al., arXiv 2406.16793, version 1.1 of their program; the defaults are theirs.
 
     Args:
-      learning_rate: a number or a schedule.
-      blocks: which entries share a second moment, see `resolve_blocks`. Under
-        `optax.inject_hyperparams` a callable belongs into its `static_args`.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root of the second moment.
-      weight_decay: decoupled weight decay. It needs `params` in `update`.
+      weight_decay: decoupled weight decay, a number or a schedule. Unless it is the number 0,
+        `update` needs `params`.
       weight_decay_mask: a tree (or prefix) of booleans or a function of the parameters that makes
         one, as for `optax.adamw`. None decays all but norm gains and biases, which are told by
         their paths; True decays everything.
-      mu_dtype: dtype of the first moment; None for the parameters'.
+      ...
 
     Returns:
       An optimizer. Its state is one array of each parameter's shape, one number per block, and a
@@ -183,11 +172,10 @@ def adam_mini(
       >>> jax.tree.map(jnp.shape, tx.init(params)[0].nu)
       {'attention': {'query': {'kernel': (1, 3)}}, 'up': {'bias': (128,), 'kernel': (1, 128)}}
     """
-    parts = [scale_by_adam_mini(b1, b2, eps, blocks=blocks, mu_dtype=mu_dtype)]
-    if not (isinstance(weight_decay, int | float) and weight_decay == 0):
-        mask = _no_norms_or_biases if weight_decay_mask is None else weight_decay_mask
-        parts.append(optax.add_decayed_weights(weight_decay, mask))
-    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
+    mask = _no_norms_or_biases if weight_decay_mask is None else weight_decay_mask
+    direction = scale_by_adam_mini(b1, b2, eps, blocks=blocks, mu_dtype=mu_dtype)
+    decay = add_decayed_weights(weight_decay, mask)
+    return in_float32(optax.chain(direction, decay, optax.scale_by_learning_rate(learning_rate)))
 
 
 def _no_norms_or_biases(params: optax.Params) -> Any:

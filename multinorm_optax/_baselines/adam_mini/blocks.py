@@ -6,19 +6,14 @@ shape cannot tell the heads of an attention, nor a stack of layers, so blocks ar
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape, as_matrix_axes, describe
-from multinorm_optax._matrices.paths import SpecKind, resolve_specs
-
-BlocksLike: TypeAlias = Any
-"""One spec, rules, a tree (or prefix) of specs, or a callable that makes one.
-
-See `resolve_blocks`.
-"""
+from multinorm_optax._matrices.paths import Rule, SpecKind, resolve_specs
+from multinorm_optax._optimizers.arguments import is_integer
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -57,7 +52,7 @@ class Blocks:
         axes = tuple(whole) if isinstance(whole, Sequence) else (whole,)
         pairs = groups.items() if isinstance(groups, Mapping) else groups
         runs = tuple(sorted((axis, length) for axis, length in pairs))
-        if not all(map(_is_integer, (*axes, *(number for run in runs for number in run)))):
+        if not all(map(is_integer, (*axes, *(number for run in runs for number in run)))):
             raise TypeError(f"axes and lengths of Blocks are integers, got {whole!r}, {groups!r}")
         if any(length < 1 for _, length in runs):
             raise ValueError(f"the lengths in Blocks.groups are positive, got {groups!r}")
@@ -65,15 +60,7 @@ class Blocks:
         object.__setattr__(self, "groups", runs)
 
     def resolve(self, shape: Shape, path: str = "") -> "Blocks":
-        """These blocks for one weight: axes non-negative, and checked against its shape.
-
-        Args:
-          shape: the weight's shape.
-          path: the weight's path, for the error message.
-
-        Raises:
-          ValueError: if an axis is out of range or named twice, or a length does not divide it.
-        """
+        """These blocks with non-negative axes, or an error if they do not fit the shape."""
         ndim, named = len(shape), (*self.whole, *(axis for axis, _ in self.groups))
         where = f"{describe(path, shape)}: {self}"
         if not all(-ndim <= axis < ndim for axis in named):
@@ -138,21 +125,13 @@ class FusedBlocks:
     parts: tuple[tuple[int, Blocks], ...]
 
     def __init__(self, axis: int, parts: Sequence[tuple[int, Any]]):
-        if not all(map(_is_integer, (axis, *(size for size, _ in parts)))):
+        if not all(map(is_integer, (axis, *(size for size, _ in parts)))):
             raise TypeError(f"axis and sizes of FusedBlocks are integers, got {axis!r}, {parts!r}")
         object.__setattr__(self, "axis", axis)
         object.__setattr__(self, "parts", tuple((size, _as_blocks(spec)) for size, spec in parts))
 
     def resolve(self, shape: Shape, path: str = "") -> "FusedBlocks":
-        """These blocks for one weight: axes non-negative, and checked against its shape.
-
-        Args:
-          shape: the weight's shape.
-          path: the weight's path, for the error message.
-
-        Raises:
-          ValueError: if the sizes do not sum to the axis, or a part's blocks do not fit it.
-        """
+        """These blocks with non-negative axes, or an error if they do not fit the shape."""
         ndim = len(shape)
         if not -ndim <= self.axis < ndim:
             raise ValueError(
@@ -186,8 +165,11 @@ class FusedBlocks:
         return tuple(blocks.moment_shape((*before, n, *after)) for n, blocks in fused.parts)
 
 
-def _is_integer(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)
+BlocksSpec: TypeAlias = Blocks | FusedBlocks | MatrixAxes | optax.contrib.MuonDimensionNumbers
+BlocksLike: TypeAlias = (
+    BlocksSpec | Sequence[Rule] | optax.Params | Callable[[optax.Params], optax.Params]
+)
+"""One spec, rules, a tree (or prefix) of specs, or a function that makes one: `resolve_blocks`."""
 
 
 def _as_blocks(spec: Any) -> Blocks:
@@ -216,10 +198,7 @@ def _resolve(spec: Any, shape: Shape, path: str) -> Blocks | FusedBlocks:
 _BLOCKS = SpecKind(
     argument="blocks",
     name="Blocks",
-    is_spec=lambda node: (
-        node is None
-        or isinstance(node, Blocks | FusedBlocks | MatrixAxes | optax.contrib.MuonDimensionNumbers)
-    ),
+    is_spec=lambda node: node is None or isinstance(node, BlocksSpec),
     resolve=_resolve,
     missing=lambda pattern: (
         "no rule says which entries share a second moment; add one to `blocks`, such as"
@@ -242,7 +221,7 @@ def resolve_blocks(blocks: BlocksLike, tree: Any) -> list[tuple[str, Blocks | Fu
         - rules: a sequence of `(pattern, spec)`; the first whose regular expression matches the
           whole path (`layers/mlp/up/kernel`) decides. A spec may also be a callable of path and
           shape that returns one, or `UNCOVERED` to leave the leaf to the next rule.
-          `llama_blocks` and `flax_blocks` make such rules;
+          `flax_blocks` makes such rules;
         - a tree of specs with the structure of the parameters, or a prefix of it, or a callable
           that makes one from the tree.
       tree: parameters or updates, arrays or `jax.ShapeDtypeStruct`.

@@ -1,4 +1,4 @@
-"""The blocks of Adam-mini for known layouts: the LLaMA of the examples, and flax's usual names.
+"""The blocks of Adam-mini for flax's usual names.
 
 Zhang et al., arXiv 2406.16793, Algorithm 3 (version 1.1 of their program): one block per head of
 query and key, one per output neuron of value, attention output and MLP, one per token of embedding
@@ -6,7 +6,6 @@ and head, one for a norm gain. Biases have full Adam.
 """
 
 import re
-from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from multinorm_optax._baselines.adam_mini.blocks import Blocks
@@ -14,10 +13,7 @@ from multinorm_optax._matrices.axes import Shape, describe
 from multinorm_optax._matrices.paths import UNCOVERED, Rule
 from multinorm_optax._matrices.roles import EMBEDDING_WORDS, is_norm_or_bias, words_of
 
-Value = Literal["neuron", "whole"]
-
 _NEURON = Blocks(whole=-2)
-_LAST_AXIS = Blocks(whole=-1)
 
 _QUERY_KEY = frozenset(
     {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
@@ -27,34 +23,13 @@ _OUT = frozenset(("out", "o", "o_proj", "wo", "out_proj", "output", "c_proj"))
 _FUSED = frozenset(
     {"qkv", "kv", "qk", "wqkv", "wkv", "query_key_value", "key_value", "in_proj", "c_attn"}
 )
-_ATTENTION = frozenset(("attention", "attn", "selfattention", "selfattn"))
-_MLP = frozenset(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "experts"))
+_PARTS = dict.fromkeys(("attention", "attn", "selfattention", "selfattn"), "attention")
+_PARTS |= dict.fromkeys(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "experts"), "mlp")
 
 
-def llama_blocks(head_dim: int, *, value: Value = "neuron") -> tuple[Rule, ...]:
-    """The blocks of the LLaMA of the examples, its layers stacked or one at a time.
-
-    Args:
-      head_dim: the width of one attention head.
-      value: "neuron" for one block per output neuron of the value kernels, "whole" for one per
-        kernel, which the authors advise for runs of less than ten to twenty thousand steps.
-
-    Returns:
-      Rules for `adam_mini`; see `resolve_blocks`.
-
-    Example:
-      >>> from multinorm_optax import adam_mini, llama_blocks
-      >>> tx = adam_mini(1e-3, blocks=llama_blocks(64))
-    """
-    return (
-        (r"layers/attention/(query|key)/kernel", Blocks(whole=-2, groups={-1: head_dim})),
-        (r"layers/attention/value/kernel", _value_blocks(value, (-2,), (-2, -1))),
-        (r"layers/(attention/out|mlp/(gate|up|down))/kernel|head/kernel", _NEURON),
-        (r"embed/embedding|(layers/(attention|mlp)_norm|final_norm)/scale", _LAST_AXIS),
-    )
-
-
-def flax_blocks(head_dim: int | None, *, value: Value = "neuron") -> tuple[Rule, ...]:
+def flax_blocks(
+    head_dim: int | None, *, value: Literal["neuron", "whole"] = "neuron"
+) -> tuple[Rule, ...]:
     """The blocks of a flax model whose parameters have the usual names.
 
     Kernels of query, key, value and out (also `q_proj`, `q`, `wq` and the like) are either
@@ -97,56 +72,37 @@ def flax_blocks(head_dim: int | None, *, value: Value = "neuron") -> tuple[Rule,
       attn/query/bias Blocks(whole=(), groups=())
       attn/query/kernel Blocks(whole=(0, 2), groups=())
     """
-    whole = (-2, -1) if head_dim is not None else (-3, -2, -1)
-    values = _value_blocks(value, whole[:1], whole)
-
-    def attention(path: str, shape: Shape, name: str) -> Any:
-        if name in _OUT:
-            return Blocks(whole=(-3, -2)) if head_dim is None and len(shape) > 2 else _NEURON
-        if name not in _QUERY_KEY | _VALUE:
-            return UNCOVERED
-        _check_layout(path, shape, head_dim)
-        if name in _VALUE:
-            return values
-        return Blocks((-3, -1)) if head_dim is None else Blocks(-2, {-1: head_dim})
-
-    return ((r".*", lambda path, shape: _usual_blocks(path, shape, attention)),)
-
-
-def _usual_blocks(path: str, shape: Shape, attention: Callable[[str, Shape, str], Any]) -> Any:
-    *above, leaf = path.split("/")
-    name = words_of(above[-1])[-1] if above else ""
-    if leaf in ("bias", "beta"):
-        return Blocks()
-    if leaf == "embedding" or (leaf in ("scale", "gain", "weight") and is_norm_or_bias(path)):
-        return _LAST_AXIS if shape else Blocks()
-    if leaf != "kernel" or len(shape) < 2:
-        return UNCOVERED
-    if _FUSED.intersection(words_of(name)):
-        raise ValueError(_unsplit(path, shape))
-    if is_norm_or_bias(path) or EMBEDDING_WORDS.intersection(words_of(name)):
-        return UNCOVERED
-    part = _part_of_layer(above)
-    if part == "attention" or (part is None and name in _QUERY_KEY | _VALUE):
-        return attention(path, shape, name)
-    return _NEURON if len(shape) == 2 or part == "mlp" else UNCOVERED
-
-
-def _part_of_layer(above: Sequence[str]) -> str | None:
-    """Whether the innermost of the segments that tell names an attention or an MLP."""
-    for segment in reversed(above):
-        words = words_of(segment)
-        if _ATTENTION.intersection(words):
-            return "attention"
-        if _MLP.intersection(words):
-            return "mlp"
-    return None
-
-
-def _value_blocks(value: Value, neuron: tuple[int, ...], whole: tuple[int, ...]) -> Blocks:
     if value not in ("neuron", "whole"):
         raise ValueError(f'value is {value!r}; write "neuron" or "whole"')
-    return Blocks(whole=neuron if value == "neuron" else whole)
+    whole = (-2, -1) if head_dim is not None else (-3, -2, -1)
+    values = Blocks(whole=whole if value == "whole" else whole[:1])
+
+    queries = Blocks((-3, -1)) if head_dim is None else Blocks(-2, {-1: head_dim})
+
+    def usual(path: str, shape: Shape) -> Any:
+        *above, leaf = path.split("/")
+        name = words_of(above[-1])[-1] if above else ""
+        if leaf in ("bias", "beta"):
+            return Blocks()
+        if leaf == "embedding" or (leaf in ("scale", "gain", "weight") and is_norm_or_bias(path)):
+            return Blocks(whole=-1) if shape else Blocks()
+        if leaf != "kernel" or len(shape) < 2:
+            return UNCOVERED
+        if _FUSED.intersection(words_of(name)):
+            raise ValueError(_unsplit(path, shape))
+        if is_norm_or_bias(path) or EMBEDDING_WORDS.intersection(words_of(name)):
+            return UNCOVERED
+        parts = (_PARTS.get(word) for segment in reversed(above) for word in words_of(segment))
+        part = next(filter(None, parts), None)  # the innermost segment that tells
+        if part == "attention" and name in _OUT:
+            return Blocks(whole=(-3, -2)) if head_dim is None and len(shape) > 2 else _NEURON
+        if part != "mlp" and name in _QUERY_KEY | _VALUE:
+            _check_layout(path, shape, head_dim)
+            return values if name in _VALUE else queries
+        plain = part == "mlp" or (part is None and len(shape) == 2)
+        return _NEURON if plain else UNCOVERED
+
+    return ((r".*", usual),)
 
 
 def _check_layout(path: str, shape: Shape, head_dim: int | None) -> None:

@@ -13,27 +13,26 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._baselines.ldadam.step import Decays, LowRankPart, initial_part, next_part
+from multinorm_optax._baselines.ldadam.step import LowRankPart, initial_part, next_part
 from multinorm_optax._baselines.ldadam.subspace import Sides
 from multinorm_optax._matrices.axes import Shape, describe
 from multinorm_optax._matrices.paths import SpecKind, resolve_specs
 from multinorm_optax._matrices.rules import AxesLike, resolve_matrices
-from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, Mask, whole_model
+from multinorm_optax._optimizers.arguments import (
+    Mask,
+    check_numbers,
+    check_static,
+    documented,
+    is_integer,
+)
+from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 
-RankLike: TypeAlias = Any
-"""One rank for all matrices, or rules by path, see `scale_by_ldadam`; or a tree of ranks."""
+RankLike: TypeAlias = int | Sequence[tuple[str, int]] | optax.Params
+"""One rank for all matrices, or rules by path, or a tree of ranks, see `scale_by_ldadam`."""
 
 
 class ScaleByLDAdamState(NamedTuple):
-    """The state of `scale_by_ldadam`: a count, and trees like the parameters.
-
-    Attributes:
-      count: steps taken.
-      basis: P, (batch..., m, r); its columns are orthonormal after the first step.
-      mu: the first moment in that basis, (batch..., r, n).
-      nu: the second moment in that basis, (batch..., r, n).
-      error: what the subspace did not hold, with the weight's shape; no arrays without feedback.
-    """
+    """The number of steps, and trees like the parameters, without arrays where nothing is kept."""
 
     count: Any
     basis: Any
@@ -42,6 +41,7 @@ class ScaleByLDAdamState(NamedTuple):
     error: Any
 
 
+@documented
 def scale_by_ldadam(
     axes: AxesLike = None,
     rank: RankLike = 16,
@@ -84,14 +84,8 @@ def scale_by_ldadam(
     Args:
       axes: which axes of each leaf are rows and columns, see `resolve_axes`. Every leaf has to be a
         matrix or a stack of them.
-      rank: r, for every matrix, or rules `[(pattern, r), ...]`, of which the first whose regular
-        expression matches a leaf's whole path decides. It belongs into the `static_args` of
-        `optax.inject_hyperparams`.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      rho: how much of the power iteration's matrix is the first moment.
-      eps: added to the root of the second moment.
-      error_feedback: whether E is kept; without it A = G.
+      error_feedback: whether E is kept; without it A = G. It is a Python boolean.
+      ...
 
     Returns:
       A transformation with the state `(count, basis, mu, nu, error)`: (batch..., m, r) for the
@@ -114,11 +108,8 @@ def scale_by_ldadam(
       >>> print(jnp.linalg.matrix_rank(updates["kernel"]))
       4
     """
-    if isinstance(rank, jax.Array):
-        raise TypeError(
-            f"rank must not be an array, {rank!r}: it decides on the state's shape; under"
-            " optax.inject_hyperparams name it in static_args"
-        )
+    check_static(rank=rank, error_feedback=error_feedback)
+    check_numbers(b1=b1, b2=b2, rho=rho, eps=eps)
 
     def init(params: optax.Params) -> ScaleByLDAdamState:
         leaves, structure = jax.tree.flatten(params)
@@ -137,7 +128,7 @@ def scale_by_ldadam(
         leaves = jax.tree.leaves(jax.tree.map(jnp.asarray, updates))
         structure: Any = jax.tree.structure(updates)
         kept = zip(*map(structure.flatten_up_to, state[1:]), strict=True)
-        decays = Decays(b1, b2, rho, eps)
+        decays = (b1, b2, rho, eps)
         results = [
             next_part(g, Sides.of(g.shape, found), LowRankPart(*part), state.count, decays)
             for g, found, part in zip(leaves, resolve_matrices(axes, updates), kept, strict=True)
@@ -157,12 +148,8 @@ def _by_field(structure: Any, parts: Sequence[LowRankPart]) -> list[Any]:
     ]
 
 
-def _is_integer(node: Any) -> bool:
-    return isinstance(node, int) and not isinstance(node, bool)
-
-
 def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
-    if not _is_integer(spec):
+    if not is_integer(spec):
         raise TypeError(f"{describe(path, shape)}: its rank must be an integer, got {spec!r}")
     return spec
 
@@ -170,7 +157,7 @@ def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
 _RANK = SpecKind(
     argument="rank",
     name="int",
-    is_spec=_is_integer,
+    is_spec=is_integer,
     resolve=_resolve_rank,
     missing=lambda pattern: f"no rule gives its rank; add one to `rank`, such as ({pattern!r}, 16)",
 )
@@ -187,6 +174,7 @@ def _checked(rank: int, sides: Sides, path: str) -> int:
     )
 
 
+@documented
 def ldadam(
     learning_rate: optax.ScalarOrSchedule = 1e-3,
     *,
@@ -197,37 +185,23 @@ def ldadam(
     rho: jax.typing.ArrayLike = 0.908,
     eps: jax.typing.ArrayLike = 1e-8,
     error_feedback: bool = True,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
     adam: AdamGroup = AdamGroup(b1=0.908, b2=0.99),
 ) -> optax.GradientTransformationExtraArgs:
     """LDAdam: low-rank Adam with error feedback on the matrices, AdamW on everything else.
 
     W <- W - learning_rate * (T(G) + weight_decay * W), with T of `scale_by_ldadam` (Robert et al.,
-    arXiv 2410.16103). The defaults are the paper's. Under `optax.inject_hyperparams` rank belongs
-    into its `static_args`, and so do axes and masks that are functions.
+    arXiv 2410.16103). The defaults are the paper's.
 
     Args:
-      learning_rate: a number or a schedule, for all parameters.
-      axes: which leaves are matrices and which of their axes are rows and columns, see
-        `resolve_axes`.
-      rank: r, or rules by path, see `scale_by_ldadam`; what is not a matrix needs none.
-      b1: see `scale_by_ldadam`; of the matrices only.
-      b2: likewise.
-      rho: likewise.
-      eps: likewise.
-      error_feedback: whether what the subspaces do not hold is added to the next gradient, which
-        takes a float32 array of each matrix's shape.
-      weight_decay: decoupled weight decay of the matrices. It needs `params` in `update`.
-      weight_decay_mask: see `whole_model`.
-      adam: how everything else is trained: AdamW, by default with the same decays.
+      b1: decay of the first moment of the matrices.
+      b2: decay of the second moment of the matrices.
+      adam: how every other parameter is trained, by default with the same decays.
+      ...
 
     Returns:
-      An optimizer, see `whole_model`.
-
-    Raises:
-      TypeError: see `scale_by_ldadam`.
-      ValueError: see `scale_by_ldadam`; what is not a matrix is none of these errors.
+      An optimizer, the `auxiliary_adam` of `scale_by_ldadam`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -239,8 +213,10 @@ def ldadam(
       2560
       10752
     """
-    return whole_model(
-        scale_by_ldadam(axes, rank, b1=b1, b2=b2, rho=rho, eps=eps, error_feedback=error_feedback),
+    return auxiliary_adam(
+        lambda axes: scale_by_ldadam(
+            axes, rank, b1=b1, b2=b2, rho=rho, eps=eps, error_feedback=error_feedback
+        ),
         learning_rate,
         axes=axes,
         alpha=1.0,

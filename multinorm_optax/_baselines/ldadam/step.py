@@ -4,6 +4,8 @@ Robert, Safaryan, Modoranu, Alistarh, arXiv 2410.16103, Algorithm 1: the moments
 from the old basis to the new one, and what the new basis does not hold goes to the next gradient.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,14 +21,8 @@ from multinorm_optax._baselines.ldadam.subspace import (
 from multinorm_optax._matrices.stacks import left_to_xla
 from multinorm_optax._norms.precision import abs_sq, compute_dtype
 
-
-class Decays(NamedTuple):
-    """The numbers b1, b2, rho and eps of `scale_by_ldadam`."""
-
-    b1: Any
-    b2: Any
-    rho: Any
-    eps: Any
+Numbers = tuple[jax.typing.ArrayLike, ...]
+"""b1, b2, rho and eps of `scale_by_ldadam`."""
 
 
 class LowRankPart(NamedTuple):
@@ -54,7 +50,7 @@ def initial_part(weight: jax.Array, sides: Sides, rank: int, error_feedback: boo
 
 
 def next_part(
-    gradient: jax.Array, sides: Sides, part: LowRankPart, count: jax.Array, decays: Decays
+    gradient: jax.Array, sides: Sides, part: LowRankPart, count: jax.Array, decays: Numbers
 ) -> tuple[jax.Array, LowRankPart]:
     """The direction of the gradient's dtype and layout, and what is kept for the next step.
 
@@ -64,9 +60,7 @@ def next_part(
     if not gradient.size:
         return gradient, part
 
-    def step(*arguments: Any) -> tuple[jax.Array, LowRankPart]:
-        return _step(sides, *arguments)
-
+    step: Callable[..., tuple[jax.Array, LowRankPart]] = functools.partial(_step, sides)
     lying = _shardings(gradient, sides, part.error)
     if lying is not None:
         step = left_to_xla(step, (jax.typeof(gradient).sharding, lying))
@@ -83,7 +77,7 @@ def _shardings(weight: jax.Array, sides: Sides, error: jax.Array | None) -> LowR
 
 
 def _step(
-    sides: Sides, gradient: jax.Array, old: LowRankPart, count: jax.Array, decays: Decays
+    sides: Sides, gradient: jax.Array, old: LowRankPart, count: jax.Array, decays: Numbers
 ) -> tuple[jax.Array, LowRankPart]:
     """One formula for all steps: before the first, basis and moments are zero, and c1 = c2 = 1."""
     dtype = old.basis.dtype

@@ -1,5 +1,6 @@
-"""Whole-model optimizers against literal float64 training."""
+"""Optimizers of whole models against literal float64 training."""
 
+import dataclasses
 import functools
 
 import jax
@@ -17,7 +18,7 @@ OPTIMIZERS = {
     "mngd": lambda learning_rate=0.02, **options: mo.mngd(
         learning_rate, (mo.RowNorm(), mo.ColumnNorm()), **options
     ),
-    "whole_model": functools.partial(mo.whole_model, mo.scale_by_sinkhorn()),
+    "auxiliary_adam": functools.partial(mo.auxiliary_adam, mo.scale_by_sinkhorn),
 }
 WARMUP = optax.linear_schedule(0.0, 0.1, 3)
 
@@ -119,7 +120,7 @@ class TestEveryOptimizer:
     def test_matrix_group_has_no_state(self, name, params):
         for rate in (0.1, WARMUP):
             state = OPTIMIZERS[name](rate).init({"kernel": params["dense"]["kernel"]})
-            assert sum(leaf.size for leaf in jax.tree.leaves(state)) <= 2  # step counts
+            assert sum(leaf.size for leaf in jax.tree.leaves(state)) <= 3  # step counts
             assert all(leaf.shape == () for leaf in jax.tree.leaves(state))
 
     def test_defaults_are_the_papers(self, float64, name, params):
@@ -213,3 +214,38 @@ def test_mngd_runs_any_norms(float64, params):
         updates, _ = jax.jit(lambda g, tx=tx: tx.update(g, tx.init(g)))(kernel)
         want = reference.multi_norm(kernel["kernel"].T, project, 2).T
         np.testing.assert_allclose(updates["kernel"], -want, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "ldadam"])
+def test_axes_are_resolved_once_a_call(name, params):
+    trees = []
+
+    def axes(tree):
+        trees.append(tree)
+        return {"dense": {"kernel": mo.MatrixAxes(1, 0), "bias": None}, "embed": None}
+
+    tx = mo.ldadam(axes=axes, rank=2) if name == "ldadam" else OPTIMIZERS[name](axes=axes)
+    state = tx.init(params)
+    jax.eval_shape(tx.update, params, state, params)
+    assert len(trees) == 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Linear:
+    """A model that is its own tree of parameters, and a function, as in equinox."""
+
+    weight: jax.Array
+    bias: jax.Array
+
+    def __call__(self, x):
+        return self.weight @ x + self.bias
+
+
+def test_parameters_that_can_be_called(rng):
+    model = Linear(jnp.float32(rng.standard_normal((3, 4))), jnp.ones(3))
+    tx = mo.sinkgd(axes=mo.EQUINOX_RULES, momentum=0.9, weight_decay=0.1)
+    updates, _ = jax.jit(tx.update)(model, tx.init(model), model)
+    assert isinstance(updates, Linear)
+    zeros = optax.tree_map_params(tx, jnp.zeros_like, tx.init(model))
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(zeros))
