@@ -48,7 +48,6 @@ from multinorm_optax._norms.norms import (
     Norm,
     Projection,
     RowNorm,
-    SpectralNorm,
 )
 from multinorm_optax._norms.orthogonalize import (
     exact_svd,
@@ -59,6 +58,7 @@ from multinorm_optax._norms.orthogonalize import (
     polar_express_coefficients,
     swan_whitening,
 )
+from multinorm_optax._norms.spectral import SpectralNorm
 from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, whole_model
 from multinorm_optax._optimizers.mngd import mngd
 from multinorm_optax._optimizers.sinkgd import scale_by_sinkhorn, sinkgd

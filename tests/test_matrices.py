@@ -27,7 +27,7 @@ STACKS = {
 @pytest.fixture
 def in_parts(monkeypatch):
     """As few matrices at a time as devices allow."""
-    monkeypatch.setattr(stacks, "_ENTRIES", 1)
+    monkeypatch.setattr(stacks, "_ENTRIES", {"cpu": 1, "default": 1})
 
 
 def cubed(seen):

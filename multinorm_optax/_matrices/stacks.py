@@ -6,6 +6,7 @@ column on one of them: then the product X X^T is a sum over devices of m x m mat
 else is sent.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,8 +21,8 @@ from multinorm_optax._matrices.axes import MatrixAxes
 Function = Callable[[jax.Array], jax.Array]
 MeshAxes = tuple[str, ...]
 
-_ENTRIES = 2**18
-"""Entries that occupy a device: of smaller matrices several are taken at a time."""
+_ENTRIES = {"cpu": 2**19, "default": 2**25}
+"""Entries of the matrices that a device takes at a time, at most, for each platform."""
 
 
 def as_wide_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Function]:
@@ -51,10 +52,12 @@ def _wide(shape: tuple[int, ...], axes: MatrixAxes) -> MatrixAxes:
 def map_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> jax.Array:
     """Applies a function of wide matrices (..., m, n) that keeps their shape.
 
-    The matrices of a stack take turns, so that what the function works with is not there for all of
-    them at once: each device has one at a time, or a few if they are small. How a stack is spread
-    over devices, JAX says for Explicit mesh axes alone; in any other case a part has as many
-    matrices as may lie on different devices.
+    The matrices of a stack take turns, so that memory for what the function works with is bounded.
+    A part has the most matrices that divide the stack evenly and hold at most 2**25 entries for
+    each device (an array of that size takes 128 MiB in float32), on a CPU 2**19, or one matrix if
+    that is larger. The platform is chosen when the program is lowered. JAX says how a stack is
+    spread over devices for Explicit mesh axes alone; in any other case each device is taken to have
+    as equal a share as the number of devices allows.
 
     With Explicit axes, devices share a stack in whole matrices as far as their number divides, then
     in columns, and weights are exchanged there and back; only where neither divides evenly are they
@@ -186,11 +189,34 @@ def _in_turn(
       batch: the axes along which they are stacked.
       apart: divisors of these axes' sizes, numbers of devices along them.
     """
-    shares = dict(zip(batch, _shares(x, batch, apart), strict=True))
-    part_shape = [shares.get(axis, size) for axis, size in enumerate(x.shape)]
+    parts = {platform: _part(x, batch, apart, limit) for platform, limit in _ENTRIES.items()}
+    if len(set(parts.values())) == 1:
+        return _part_by_part(function, x, parts["default"])
+    ways = {
+        platform: functools.partial(_part_by_part, function, part=part)
+        for platform, part in parts.items()
+    }
+    return jax.lax.platform_dependent(x, **ways)
+
+
+def _part(x: jax.Array, batch: Sequence[int], apart: Sequence[int], limit: int) -> tuple[int, ...]:
+    """The shape of the largest part: a multiple of `apart`, within the limit for each device."""
+    shape = list(x.shape)
+    entries = x.size // math.prod(shape[axis] for axis in batch)
+    for axis, devices in reversed(list(zip(batch, apart, strict=True))):
+        turns = shape[axis] // devices
+        fitting = (k for k in range(turns, 1, -1) if turns % k == 0 and k * entries <= limit)
+        several = next(fitting, 1)
+        shape[axis] = devices * several
+        entries *= several
+    return tuple(shape)
+
+
+def _part_by_part(function: Function, x: jax.Array, part: tuple[int, ...]) -> jax.Array:
+    """The function of x, in parts of this shape."""
     split: list[int] = []
     turns: list[int] = []
-    for size, share in zip(x.shape, part_shape, strict=True):
+    for size, share in zip(x.shape, part, strict=True):
         split.append(share)
         if share < size:
             turns.append(len(split))
@@ -205,24 +231,8 @@ def _in_turn(
         start = [jnp.zeros_like(index)] * len(split)
         for axis, position in zip(turns, jnp.unravel_index(index, lengths), strict=True):
             start[axis] = position
-        part = jnp.reshape(jax.lax.dynamic_slice(x, start, slice_shape), part_shape)
-        return jax.lax.dynamic_update_slice(x, jnp.reshape(function(part), slice_shape), start)
+        old = jnp.reshape(jax.lax.dynamic_slice(x, start, slice_shape), part)
+        return jax.lax.dynamic_update_slice(x, jnp.reshape(function(old), slice_shape), start)
 
     result = jax.lax.fori_loop(0, math.prod(lengths), turn, jnp.reshape(x, split))
     return jnp.reshape(result, x.shape)
-
-
-def _shares(x: jax.Array, batch: Sequence[int], apart: Sequence[int]) -> list[int]:
-    """How many matrices a part has along each batch axis.
-
-    A multiple of `apart`, the least with which a device has enough to do.
-    """
-    sizes = [x.shape[axis] for axis in batch]
-    shares, entries = list(apart), x.size // math.prod(sizes)
-    for index in reversed(range(len(sizes))):
-        turns = sizes[index] // shares[index]
-        fitting = (k for k in range(1, turns) if turns % k == 0 and k * entries >= _ENTRIES)
-        several = next(fitting, turns)
-        shares[index] *= several
-        entries *= several
-    return shares

@@ -18,9 +18,9 @@ from multinorm_optax._norms.norms import (
     MaxNorm,
     Projection,
     RowNorm,
-    SpectralNorm,
 )
 from multinorm_optax._norms.orthogonalize import Orthogonalizer
+from multinorm_optax._norms.spectral import SpectralNorm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,6 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes, as_matrix_axes
-from multinorm_optax._matrices.stacks import map_wide_matrices, reduce_wide_matrices
-from multinorm_optax._norms.orthogonalize import Orthogonalizer, polar_express
 from multinorm_optax._norms.precision import (
     abs_sq,
     compute_dtype,
@@ -243,41 +241,3 @@ class MaxNorm(Norm):
 
     def unit_dual_norm(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
         return jnp.sum(jnp.abs(x), axis=axes.matrix, keepdims=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class SpectralNorm(Norm):
-    """g(W) = sigma_max(W) / sqrt(max(m, n)), with P_g(W) = sqrt(max(m, n)) U V^T.
-
-    g_*(W) = sqrt(max(m, n)) times the nuclear norm. Norm and dual norm come from a singular value
-    decomposition, the projection from `orthogonalizer`. Where a singular value is zero, so is that
-    of the projection.
-
-    Attributes:
-      orthogonalizer: how U V^T is computed, `polar_express()` by default.
-    """
-
-    orthogonalizer: Orthogonalizer = dataclasses.field(default_factory=polar_express)
-
-    def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        """sqrt(max(m, n)) times the polar factor."""
-        x = FrobeniusNorm().project(x, axes, (1, 1))
-        return _sqrt(_larger(*size)) * map_wide_matrices(self.orthogonalizer, x, axes)
-
-    def unit_norm(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
-        return self._singular_values(x, axes, slice(1))
-
-    def unit_dual_norm(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
-        return max(axes.matrix_shape(x.shape)) * self._singular_values(x, axes, slice(None))
-
-    def _singular_values(self, x: jax.Array, axes: MatrixAxes, chosen: slice) -> jax.Array:
-        # The sum of the chosen ones; they come in descending order.
-        def total(matrices: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.linalg.svd(matrices, compute_uv=False)[..., chosen], axis=-1)
-
-        values = reduce_wide_matrices(total, x, axes)
-        return values / math.sqrt(max(axes.matrix_shape(x.shape)))
-
-
-def _larger(m: Any, n: Any) -> Any:
-    return max(m, n) if isinstance(m, int) else jnp.maximum(m, n)

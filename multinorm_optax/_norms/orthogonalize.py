@@ -10,6 +10,13 @@ singular values left at zero. `SpectralNorm` takes one and does the rest: scale,
 - `muon_quintic`: the fixed quintic of Muon (Jordan et al., 2024), fast and only roughly orthogonal.
 - `swan_whitening`: GradWhitening of SWAN (Ma et al., arXiv 2412.13148, Section 4).
 - `exact_svd`: by singular value decomposition.
+
+All take two keyword arguments. `dtype` is that of the iteration, `None` (default) for the matrix's
+own or float32, whichever is wider; the result always has the matrix's own. `precision` is that of
+the products, anything that `jnp.matmul` takes: "highest" (default), "high", "default", or a
+`jax.lax.DotAlgorithmPreset` such as `TF32_TF32_F32_X3` or `BF16_BF16_F32_X6`. A CPU computes in
+true float32 whatever the name says, and refuses some presets. What each choice does to small
+singular values is measured in the guide, "The mathematics and its limits".
 """
 
 import functools
@@ -29,20 +36,39 @@ _MARGIN = 1.01
 """Room that steep steps leave above the largest singular value: rounding must not push it out."""
 
 
+def _product(x: jax.Array, y: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
+    return jnp.matmul(x, y, precision=precision)
+
+
 def _gram(x: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
-    return jnp.matmul(x, jnp.conj(jnp.swapaxes(x, -1, -2)), precision=precision)
+    return _product(x, jnp.conj(jnp.swapaxes(x, -1, -2)), precision)
+
+
+def _computed_in(dtype: jax.typing.DTypeLike | None, function: Orthogonalizer) -> Orthogonalizer:
+    """The function, computed in this dtype; None stands for float32 or the argument's if wider."""
+
+    def orthogonalize(x: jax.Array) -> jax.Array:
+        widths = (x.dtype, jnp.float32) if dtype is None else (dtype,)
+        if jnp.iscomplexobj(x):
+            widths = (*widths, jnp.complex64)
+        return function(x.astype(jnp.result_type(*widths))).astype(x.dtype)
+
+    return orthogonalize
 
 
 def odd_polynomial(
-    coefficients: Sequence[Quintic], precision: jax.lax.PrecisionLike = "highest"
+    coefficients: Sequence[Quintic],
+    precision: jax.lax.PrecisionLike = "highest",
+    dtype: jax.typing.DTypeLike | None = None,
 ) -> Orthogonalizer:
     """The iteration X <- a X + b (X X^T) X + c (X X^T)^2 X, one (a, b, c) per step.
 
     It maps every singular value s to a s + b s^3 + c s^5 and leaves the singular vectors alone.
 
     Args:
-      coefficients: one triple per step.
+      coefficients: one triple per step. If every c is zero, (X X^T)^2 is not computed.
       precision: of the matrix products (accelerators round to bfloat16 by default).
+      dtype: of the iteration; by default at least float32.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,13 +84,16 @@ def odd_polynomial(
     def orthogonalize(x: jax.Array) -> jax.Array:
         def step(x: jax.Array, abc: jax.Array) -> tuple[jax.Array, None]:
             gram = _gram(x, precision)
-            inner = abc[1] * gram + abc[2] * jnp.matmul(gram, gram, precision=precision)
-            return abc[0] * x + jnp.matmul(inner, x, precision=precision), None
+            inner = abc[1] * gram
+            if quintic:
+                inner += abc[2] * _product(gram, gram, precision)
+            return abc[0] * x + _product(inner, x, precision), None
 
         real = jnp.finfo(x.dtype).dtype
         return jax.lax.scan(step, x, jnp.asarray(table, real))[0]
 
-    return orthogonalize
+    quintic = bool(np.any(table[:, 2]))
+    return _computed_in(dtype, orthogonalize)
 
 
 def _optimal_quintic(lower: float, upper: float) -> Quintic:
@@ -127,7 +156,10 @@ def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
 
 @functools.cache
 def polar_express(
-    steps: int = 12, lower_bound: float = 1e-5, precision: jax.lax.PrecisionLike = "highest"
+    steps: int = 12,
+    lower_bound: float = 1e-5,
+    precision: jax.lax.PrecisionLike = "highest",
+    dtype: jax.typing.DTypeLike | None = None,
 ) -> Orthogonalizer:
     """Polar Express: the optimal schedule of quintics.
 
@@ -142,32 +174,44 @@ def polar_express(
       steps: number of quintics.
       lower_bound: see `polar_express_coefficients`.
       precision: of the matrix products.
+      dtype: of the iteration; by default at least float32.
     """
     schedule = [
         (a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5) if a > 2 else (a, b, c)
         for a, b, c in polar_express_coefficients(steps, lower_bound)
     ]
-    return odd_polynomial(schedule, precision)
+    return odd_polynomial(schedule, precision, dtype)
 
 
 @functools.cache
-def newton_schulz(steps: int = 30, precision: jax.lax.PrecisionLike = "highest") -> Orthogonalizer:
+def newton_schulz(
+    steps: int = 30,
+    precision: jax.lax.PrecisionLike = "highest",
+    dtype: jax.typing.DTypeLike | None = None,
+) -> Orthogonalizer:
     """The textbook Newton-Schulz iteration X <- 3/2 X - 1/2 X X^T X.
 
     Small singular values grow by 3/2 a step: 30 steps lift 1e-5 to 1.
     """
-    return odd_polynomial([(1.5, -0.5, 0.0)] * steps, precision)
+    return odd_polynomial([(1.5, -0.5, 0.0)] * steps, precision, dtype)
 
 
 @functools.cache
-def muon_quintic(steps: int = 5, precision: jax.lax.PrecisionLike = "highest") -> Orthogonalizer:
+def muon_quintic(
+    steps: int = 5,
+    precision: jax.lax.PrecisionLike = "highest",
+    dtype: jax.typing.DTypeLike | None = None,
+) -> Orthogonalizer:
     """Muon's quintic (3.4445, -4.7750, 2.0315): singular values end in about [0.7, 1.2]."""
-    return odd_polynomial([(3.4445, -4.7750, 2.0315)] * steps, precision)
+    return odd_polynomial([(3.4445, -4.7750, 2.0315)] * steps, precision, dtype)
 
 
 @functools.cache
 def swan_whitening(
-    steps: int = 10, beta: float = 0.8, precision: jax.lax.PrecisionLike = "highest"
+    steps: int = 10,
+    beta: float = 0.8,
+    precision: jax.lax.PrecisionLike = "highest",
+    dtype: jax.typing.DTypeLike | None = None,
 ) -> Orthogonalizer:
     """SWAN's GradWhitening (G G^T)^(-1/2) G, by the coupled Newton-Schulz iteration.
 
@@ -179,43 +223,66 @@ def swan_whitening(
     Frobenius norm lie anywhere in [0.56, 1.60].
 
     Args:
-      steps: k of the paper.
+      steps: k of the paper, at least one.
       beta: step size of the iteration.
       precision: of the matrix products.
+      dtype: of the iteration; by default at least float32.
     """
+    if steps < 1:
+        raise ValueError(f"need steps >= 1, got {steps}")
 
     def orthogonalize(x: jax.Array) -> jax.Array:
+        def product(x: jax.Array, y: jax.Array) -> jax.Array:
+            return _product(x, y, precision)
+
         def step(_: int, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             y, z = pair
-            factor = 3 * eye - jnp.matmul(z, y, precision=precision)
-            return (
-                beta * jnp.matmul(y, factor, precision=precision),
-                beta * jnp.matmul(factor, z, precision=precision),
-            )
+            factor = three - product(z, y)
+            return beta * product(y, factor), beta * product(factor, z)
 
-        eye = jnp.broadcast_to(jnp.eye(x.shape[-2], dtype=x.dtype), (*x.shape[:-1], x.shape[-2]))
-        _, z = jax.lax.fori_loop(0, steps, step, (_gram(x, precision), eye))
-        return jnp.matmul(z, x, precision=precision)
+        three = 3 * jnp.eye(x.shape[-2], dtype=x.dtype)
+        # The first step needs no product with Z = I, the last one no Y.
+        y = _gram(x, precision)
+        z = beta * (three - y)
+        if steps > 1:
+            y, z = jax.lax.fori_loop(2, steps, step, (product(y, z), z))
+            z = beta * product(three - product(z, y), z)
+        return product(z, x)
 
-    return orthogonalize
+    return _computed_in(dtype, orthogonalize)
 
 
 @functools.cache
-def exact_svd() -> Orthogonalizer:
+def exact_svd(
+    precision: jax.lax.PrecisionLike = "highest", dtype: jax.typing.DTypeLike | None = None
+) -> Orthogonalizer:
     """U V^T from a singular value decomposition; singular values at rounding level count as zero.
 
     The level is max(m, n) times the machine epsilon times the largest singular value. Rows and
-    columns of zeros stay exactly that.
+    columns of zeros stay exactly that. A matrix with an entry that is not finite becomes NaN.
+
+    Args:
+      precision: of the product of U and V^T.
+      dtype: of the decomposition, not a half precision; by default at least float32.
     """
 
     def orthogonalize(x: jax.Array) -> jax.Array:
         if not x.size:
             return x
+        x, finite = finite_or_zero(x)
         u, s, vh = jnp.linalg.svd(x, full_matrices=False)
         level = max(x.shape[-2:]) * jnp.finfo(x.dtype).eps * s[..., :1]
-        # Comparisons with NaN are false: a NaN is never taken for a zero.
-        polar = jnp.matmul(jnp.where((s <= level)[..., None, :], 0, u), vh, precision="highest")
+        polar = _product(jnp.where((s <= level)[..., None, :], 0, u), vh, precision)
         dead = [jnp.all(x == 0, axis=axis, keepdims=True) for axis in (-1, -2)]
-        return jnp.where(dead[0] | dead[1], 0, polar)
+        return jnp.where(finite, jnp.where(dead[0] | dead[1], 0, polar), jnp.nan)
 
-    return orthogonalize
+    return _computed_in(dtype, orthogonalize)
+
+
+def finite_or_zero(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each matrix whose entries are all finite, zero in place of others; and which ones are finite.
+
+    For singular value decompositions: what they make of NaN depends on the backend.
+    """
+    finite = jnp.all(jnp.isfinite(matrices), axis=(-1, -2), keepdims=True)
+    return jnp.where(finite, matrices, 0), finite

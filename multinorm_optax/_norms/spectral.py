@@ -1,0 +1,54 @@
+"""The spectral norm, whose projection is the polar factor of a whole matrix."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.stacks import map_wide_matrices, reduce_wide_matrices
+from multinorm_optax._norms.norms import FrobeniusNorm, MatrixSize, Norm
+from multinorm_optax._norms.orthogonalize import Orthogonalizer, finite_or_zero, polar_express
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralNorm(Norm):
+    """g(W) = sigma_max(W) / sqrt(max(m, n)), with P_g(W) = sqrt(max(m, n)) U V^T.
+
+    g_*(W) = sqrt(max(m, n)) times the nuclear norm. Norm and dual norm come from a singular value
+    decomposition, and are NaN where an entry is not finite; the projection comes from
+    `orthogonalizer`. Where a singular value is zero, so is that of the projection.
+
+    Attributes:
+      orthogonalizer: how U V^T is computed, `polar_express()` by default.
+    """
+
+    orthogonalizer: Orthogonalizer = dataclasses.field(default_factory=polar_express)
+
+    def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
+        """sqrt(max(m, n)) times the polar factor."""
+        x = FrobeniusNorm().project(x, axes, (1, 1))
+        return _sqrt_of_larger(*size) * map_wide_matrices(self.orthogonalizer, x, axes)
+
+    def unit_norm(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
+        return self._singular_values(x, axes, slice(1))
+
+    def unit_dual_norm(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
+        return max(axes.matrix_shape(x.shape)) * self._singular_values(x, axes, slice(None))
+
+    def _singular_values(self, x: jax.Array, axes: MatrixAxes, chosen: slice) -> jax.Array:
+        # The sum of the chosen ones, which come in descending order; NaN if an entry is not finite.
+        def total(matrices: jax.Array) -> jax.Array:
+            matrices, finite = finite_or_zero(matrices)
+            values = jnp.linalg.svd(matrices, compute_uv=False)[..., chosen]
+            return jnp.where(finite[..., 0, 0], jnp.sum(values, axis=-1), jnp.nan)
+
+        values = reduce_wide_matrices(total, x, axes)
+        return values / math.sqrt(max(axes.matrix_shape(x.shape)))
+
+
+def _sqrt_of_larger(m: Any, n: Any) -> Any:
+    # A Python float takes the dtype of what it multiplies, a NumPy scalar would promote it.
+    return math.sqrt(max(m, n)) if isinstance(m, int) else jnp.sqrt(jnp.maximum(m, n))
