@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import mlir
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -57,24 +58,69 @@ def test_every_matrix_has_its_turn(float64, in_parts, rng, layout):
 
 
 @pytest.mark.parametrize(
-    ("shape", "part"),
+    ("shape", "on_cpu", "elsewhere"),
     [
-        ((9, 512, 512), (512, 512)),
-        ((9, 64, 128), (9, 64, 128)),
-        ((9, 256, 512), (3, 256, 512)),
-        ((5, 9, 256, 512), (3, 256, 512)),
-        ((3, 3, 64, 512), (3, 3, 64, 512)),
-        ((24, 512, 512), (8, 512, 512)),
+        ((9, 512, 512), (512, 512), (9, 512, 512)),
+        ((9, 64, 128), (9, 64, 128), (9, 64, 128)),
+        ((9, 256, 512), (3, 256, 512), (9, 256, 512)),
+        ((5, 9, 256, 512), (3, 256, 512), (5, 9, 256, 512)),
+        ((3, 3, 64, 512), (3, 3, 64, 512), (3, 3, 64, 512)),
+        ((24, 512, 512), (8, 512, 512), (24, 512, 512)),
+        ((27, 1024, 4096), (1024, 4096), (3, 1024, 4096)),
+        ((5, 4096, 11008), (4096, 11008), (4096, 11008)),
     ],
     ids=str,
 )
-def test_small_matrices_are_taken_together(shape, part):
+def test_as_many_matrices_at_a_time_as_fit(shape, on_cpu, elsewhere):
     seen = []
     jax.eval_shape(
         lambda w: map_wide_matrices(cubed(seen), w, LAST_TWO.resolve(w.shape)),
         jax.ShapeDtypeStruct(shape, jnp.float32),
     )
-    assert set(seen) == {part}
+    assert set(seen) == {on_cpu, elsewhere}
+
+
+def loops_and_choices(platform, tx, shape):
+    """Loops and open choices in what an update is lowered to.
+
+    The choice of the platform is no open one: its index is a constant, or there is one branch.
+    XLA leaves both out.
+    """
+    traced = jax.jit(lambda g: tx.update(g, ())[0]).trace(jax.ShapeDtypeStruct(shape, jnp.float32))
+    module = traced.lower(lowering_platforms=(platform,)).compiler_ir("stablehlo")
+    loops, choices = [], []
+
+    def visit(operation):
+        if operation.name == "stablehlo.while":
+            loops.append(str(operation.location))
+        if operation.name in ("stablehlo.case", "stablehlo.if") and len(operation.regions) > 1:
+            index = operation.operands[0].owner
+            if index.name != "stablehlo.constant":
+                choices.append(str(index))
+        return mlir.ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return len(loops), len(choices)
+
+
+@pytest.mark.parametrize(
+    "orthogonalizer",
+    [mo.polar_express(), mo.newton_schulz(), mo.muon_quintic(), mo.swan_whitening()],
+    ids=["polar_express", "newton_schulz", "muon_quintic", "swan_whitening"],
+)
+def test_a_gpu_takes_a_whole_stack_and_a_cpu_takes_turns(orthogonalizer):
+    tx = mo.normalize_spectral(LAST_TWO, orthogonalizer)
+    # Three matrices for each of eight devices; one loop is that over the steps.
+    assert loops_and_choices("cuda", tx, (24, 512, 1376)) == (1, 0)
+    assert loops_and_choices("cpu", tx, (24, 512, 1376)) == (2, 0)
+
+
+def test_no_choice_is_left_in_the_program():
+    tx = mo.normalize_spectral(LAST_TWO)
+    weight = jax.ShapeDtypeStruct((24, 512, 1376), jnp.float32)
+    text = jax.jit(lambda g: tx.update(g, ())[0]).lower(weight).compile().as_text()
+    assert " while(" in text
+    assert " conditional(" not in text
 
 
 @pytest.mark.parametrize(

@@ -189,14 +189,10 @@ def _in_turn(
       batch: the axes along which they are stacked.
       apart: divisors of these axes' sizes, numbers of devices along them.
     """
-    parts = {platform: _part(x, batch, apart, limit) for platform, limit in _ENTRIES.items()}
-    if len(set(parts.values())) == 1:
-        return _part_by_part(function, x, parts["default"])
-    ways = {
-        platform: functools.partial(_part_by_part, function, part=part)
-        for platform, part in parts.items()
-    }
-    return jax.lax.platform_dependent(x, **ways)
+    parts = {name: _part(x, batch, apart, limit) for name, limit in _ENTRIES.items()}
+    ways = {name: functools.partial(_part_by_part, function, part) for name, part in parts.items()}
+    alike = len(set(parts.values())) == 1
+    return ways["default"](x) if alike else jax.lax.platform_dependent(x, **ways)
 
 
 def _part(x: jax.Array, batch: Sequence[int], apart: Sequence[int], limit: int) -> tuple[int, ...]:
@@ -212,27 +208,25 @@ def _part(x: jax.Array, batch: Sequence[int], apart: Sequence[int], limit: int) 
     return tuple(shape)
 
 
-def _part_by_part(function: Function, x: jax.Array, part: tuple[int, ...]) -> jax.Array:
+def _part_by_part(function: Function, part: tuple[int, ...], x: jax.Array) -> jax.Array:
     """The function of x, in parts of this shape."""
-    split: list[int] = []
-    turns: list[int] = []
-    for size, share in zip(x.shape, part, strict=True):
-        split.append(share)
-        if share < size:
-            turns.append(len(split))
-            split.append(size // share)
-    if not turns:
+    axes = [axis for axis, size in enumerate(x.shape) if part[axis] < size]
+    if not axes:
         return function(x)
-    lengths = [split[axis] for axis in turns]
-    slice_shape = [1 if axis in turns else size for axis, size in enumerate(split)]
+    counts = [x.shape[axis] // part[axis] for axis in axes]
+    places = [axis + number for number, axis in enumerate(axes, start=1)]
+    split = list(part)
+    for place, count in zip(places, counts, strict=True):
+        split.insert(place, count)
+    slice_shape = [1 if place in places else size for place, size in enumerate(split)]
 
     def turn(index: Any, x: jax.Array) -> jax.Array:
         # Results take the place of what they are made from: a map would need room for both.
         start = [jnp.zeros_like(index)] * len(split)
-        for axis, position in zip(turns, jnp.unravel_index(index, lengths), strict=True):
-            start[axis] = position
+        for place, position in zip(places, jnp.unravel_index(index, counts), strict=True):
+            start[place] = position
         old = jnp.reshape(jax.lax.dynamic_slice(x, start, slice_shape), part)
         return jax.lax.dynamic_update_slice(x, jnp.reshape(function(old), slice_shape), start)
 
-    result = jax.lax.fori_loop(0, math.prod(lengths), turn, jnp.reshape(x, split))
+    result = jax.lax.fori_loop(0, math.prod(counts), turn, jnp.reshape(x, split))
     return jnp.reshape(result, x.shape)

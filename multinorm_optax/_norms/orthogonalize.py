@@ -11,12 +11,9 @@ singular values left at zero. `SpectralNorm` takes one and does the rest: scale,
 - `swan_whitening`: GradWhitening of SWAN (Ma et al., arXiv 2412.13148, Section 4).
 - `exact_svd`: by singular value decomposition.
 
-All take two keyword arguments. `dtype` is that of the iteration, `None` (default) for the matrix's
-own or float32, whichever is wider; the result always has the matrix's own. `precision` is that of
-the products, anything that `jnp.matmul` takes: "highest" (default), "high", "default", or a
-`jax.lax.DotAlgorithmPreset` such as `TF32_TF32_F32_X3` or `BF16_BF16_F32_X6`. A CPU computes in
-true float32 whatever the name says, and refuses some presets. What each choice does to small
-singular values is measured in the guide, "The mathematics and its limits".
+All take `precision`, that of the products, and `dtype`, that of the iteration (see
+`odd_polynomial`). What each choice does to small singular values is measured in the documentation,
+on the page of this module.
 """
 
 import functools
@@ -28,6 +25,8 @@ import numpy as np
 
 Orthogonalizer = Callable[[jax.Array], jax.Array]
 Quintic = tuple[float, float, float]
+Precision = jax.lax.PrecisionLike
+DType = jax.typing.DTypeLike | None
 
 _CUSHION = 0.024
 """Smallest relative lower bound a step is optimised for, so that none crushes large values."""
@@ -36,17 +35,15 @@ _MARGIN = 1.01
 """Room that steep steps leave above the largest singular value: rounding must not push it out."""
 
 
-def _product(x: jax.Array, y: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
+def _product(x: jax.Array, y: jax.Array, precision: Precision) -> jax.Array:
     return jnp.matmul(x, y, precision=precision)
 
 
-def _gram(x: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
+def _gram(x: jax.Array, precision: Precision) -> jax.Array:
     return _product(x, jnp.conj(jnp.swapaxes(x, -1, -2)), precision)
 
 
-def _computed_in(dtype: jax.typing.DTypeLike | None, function: Orthogonalizer) -> Orthogonalizer:
-    """The function, computed in this dtype; None stands for float32 or the argument's if wider."""
-
+def _computed_in(dtype: DType, function: Orthogonalizer) -> Orthogonalizer:
     def orthogonalize(x: jax.Array) -> jax.Array:
         widths = (x.dtype, jnp.float32) if dtype is None else (dtype,)
         if jnp.iscomplexobj(x):
@@ -57,9 +54,7 @@ def _computed_in(dtype: jax.typing.DTypeLike | None, function: Orthogonalizer) -
 
 
 def odd_polynomial(
-    coefficients: Sequence[Quintic],
-    precision: jax.lax.PrecisionLike = "highest",
-    dtype: jax.typing.DTypeLike | None = None,
+    coefficients: Sequence[Quintic], precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
     """The iteration X <- a X + b (X X^T) X + c (X X^T)^2 X, one (a, b, c) per step.
 
@@ -67,8 +62,11 @@ def odd_polynomial(
 
     Args:
       coefficients: one triple per step. If every c is zero, (X X^T)^2 is not computed.
-      precision: of the matrix products (accelerators round to bfloat16 by default).
-      dtype: of the iteration; by default at least float32.
+      precision: of the matrix products, as `jnp.matmul` takes it; also a
+        `jax.lax.DotAlgorithmPreset` such as TF32_TF32_F32_X3. A CPU computes in full float32
+        whatever "high" and "default" say, and refuses some presets.
+      dtype: of the iteration; by default float32, or the matrix's own if it is wider. The result
+        has the matrix's own.
 
     Example:
       >>> import jax.numpy as jnp
@@ -158,8 +156,8 @@ def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
 def polar_express(
     steps: int = 12,
     lower_bound: float = 1e-5,
-    precision: jax.lax.PrecisionLike = "highest",
-    dtype: jax.typing.DTypeLike | None = None,
+    precision: Precision = "highest",
+    dtype: DType = None,
 ) -> Orthogonalizer:
     """Polar Express: the optimal schedule of quintics.
 
@@ -173,8 +171,7 @@ def polar_express(
     Args:
       steps: number of quintics.
       lower_bound: see `polar_express_coefficients`.
-      precision: of the matrix products.
-      dtype: of the iteration; by default at least float32.
+      precision, dtype: see `odd_polynomial`.
     """
     schedule = [
         (a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5) if a > 2 else (a, b, c)
@@ -185,9 +182,7 @@ def polar_express(
 
 @functools.cache
 def newton_schulz(
-    steps: int = 30,
-    precision: jax.lax.PrecisionLike = "highest",
-    dtype: jax.typing.DTypeLike | None = None,
+    steps: int = 30, precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
     """The textbook Newton-Schulz iteration X <- 3/2 X - 1/2 X X^T X.
 
@@ -198,9 +193,7 @@ def newton_schulz(
 
 @functools.cache
 def muon_quintic(
-    steps: int = 5,
-    precision: jax.lax.PrecisionLike = "highest",
-    dtype: jax.typing.DTypeLike | None = None,
+    steps: int = 5, precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
     """Muon's quintic (3.4445, -4.7750, 2.0315): singular values end in about [0.7, 1.2]."""
     return odd_polynomial([(3.4445, -4.7750, 2.0315)] * steps, precision, dtype)
@@ -208,10 +201,7 @@ def muon_quintic(
 
 @functools.cache
 def swan_whitening(
-    steps: int = 10,
-    beta: float = 0.8,
-    precision: jax.lax.PrecisionLike = "highest",
-    dtype: jax.typing.DTypeLike | None = None,
+    steps: int = 10, beta: float = 0.8, precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
     """SWAN's GradWhitening (G G^T)^(-1/2) G, by the coupled Newton-Schulz iteration.
 
@@ -225,8 +215,7 @@ def swan_whitening(
     Args:
       steps: k of the paper, at least one.
       beta: step size of the iteration.
-      precision: of the matrix products.
-      dtype: of the iteration; by default at least float32.
+      precision, dtype: see `odd_polynomial`.
     """
     if steps < 1:
         raise ValueError(f"need steps >= 1, got {steps}")
@@ -253,9 +242,7 @@ def swan_whitening(
 
 
 @functools.cache
-def exact_svd(
-    precision: jax.lax.PrecisionLike = "highest", dtype: jax.typing.DTypeLike | None = None
-) -> Orthogonalizer:
+def exact_svd(precision: Precision = "highest", dtype: DType = None) -> Orthogonalizer:
     """U V^T from a singular value decomposition; singular values at rounding level count as zero.
 
     The level is max(m, n) times the machine epsilon times the largest singular value. Rows and
