@@ -52,12 +52,10 @@ def _wide(shape: tuple[int, ...], axes: MatrixAxes) -> MatrixAxes:
 def map_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> jax.Array:
     """Applies a function of wide matrices (..., m, n) that keeps their shape.
 
-    The matrices of a stack take turns, so that memory for what the function works with is bounded.
-    A part has the most matrices that divide the stack evenly and hold at most 2**25 entries for
-    each device (an array of that size takes 128 MiB in float32), on a CPU 2**19, or one matrix if
-    that is larger. The platform is chosen when the program is lowered. JAX says how a stack is
-    spread over devices for Explicit mesh axes alone; in any other case each device is taken to have
-    as equal a share as the number of devices allows.
+    The matrices of a stack take turns, in even parts of at most 2**25 entries on each device (an
+    array of these takes 128 MiB in float32), on a CPU 2**19, or of one matrix: that bounds the
+    memory for what the function works with. The platform is that for which a program is lowered.
+    Unless mesh axes are Explicit, JAX does not tell how a stack is spread; all devices count then.
 
     With Explicit axes, devices share a stack in whole matrices as far as their number divides, then
     in columns, and weights are exchanged there and back; only where neither divides evenly are they
@@ -201,8 +199,8 @@ def _part(x: jax.Array, batch: Sequence[int], apart: Sequence[int], limit: int) 
     entries = x.size // math.prod(shape[axis] for axis in batch)
     for axis, devices in reversed(list(zip(batch, apart, strict=True))):
         turns = shape[axis] // devices
-        fitting = (k for k in range(turns, 1, -1) if turns % k == 0 and k * entries <= limit)
-        several = next(fitting, 1)
+        fitting = (k for k in range(2, turns + 1) if turns % k == 0 and k * entries <= limit)
+        several = max(fitting, default=1)
         shape[axis] = devices * several
         entries *= several
     return tuple(shape)

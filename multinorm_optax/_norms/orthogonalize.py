@@ -11,9 +11,8 @@ singular values left at zero. `SpectralNorm` takes one and does the rest: scale,
 - `swan_whitening`: GradWhitening of SWAN (Ma et al., arXiv 2412.13148, Section 4).
 - `exact_svd`: by singular value decomposition.
 
-All take `precision`, that of the products, and `dtype`, that of the iteration (see
-`odd_polynomial`). What each choice does to small singular values is measured in the documentation,
-on the page of this module.
+All take `precision` and `dtype`, see `odd_polynomial`. The documentation's page of this module
+says what each choice does to small singular values.
 """
 
 import functools
@@ -39,16 +38,11 @@ def _product(x: jax.Array, y: jax.Array, precision: Precision) -> jax.Array:
     return jnp.matmul(x, y, precision=precision)
 
 
-def _gram(x: jax.Array, precision: Precision) -> jax.Array:
-    return _product(x, jnp.conj(jnp.swapaxes(x, -1, -2)), precision)
-
-
 def _computed_in(dtype: DType, function: Orthogonalizer) -> Orthogonalizer:
     def orthogonalize(x: jax.Array) -> jax.Array:
+        least = (jnp.complex64,) if jnp.iscomplexobj(x) else ()
         widths = (x.dtype, jnp.float32) if dtype is None else (dtype,)
-        if jnp.iscomplexobj(x):
-            widths = (*widths, jnp.complex64)
-        return function(x.astype(jnp.result_type(*widths))).astype(x.dtype)
+        return function(x.astype(jnp.result_type(*widths, *least))).astype(x.dtype)
 
     return orthogonalize
 
@@ -81,7 +75,7 @@ def odd_polynomial(
 
     def orthogonalize(x: jax.Array) -> jax.Array:
         def step(x: jax.Array, abc: jax.Array) -> tuple[jax.Array, None]:
-            gram = _gram(x, precision)
+            gram = _product(x, jnp.conj(jnp.swapaxes(x, -1, -2)), precision)
             inner = abc[1] * gram
             if quintic:
                 inner += abc[2] * _product(gram, gram, precision)
@@ -137,18 +131,11 @@ def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
     schedule = []
     for _ in range(steps):
         a, b, c = _optimal_quintic(max(lower, _CUSHION * upper), upper)
-
-        def value(s: float, a: float = a, b: float = b, c: float = c) -> float:
-            return a * s + b * s**3 + c * s**5
-
-        if lower < _CUSHION * upper:
-            # Below the cushion the range is no longer centred at 1: rescale so that it is.
-            scale = 2 / (value(lower) + value(upper))
-            a, b, c = a * scale, b * scale, c * scale
-            lower, upper = scale * value(lower), scale * value(upper)
-        else:
-            lower, upper = value(lower), 2 - value(lower)
-        schedule.append((a, b, c))
+        low, high = (a * s + b * s**3 + c * s**5 for s in (lower, upper))
+        # Below the cushion the range is no longer centred at 1: rescale so that it is.
+        scale = 2 / (low + high)
+        lower, upper = scale * low, scale * high
+        schedule.append((scale * a, scale * b, scale * c))
     return schedule
 
 
@@ -161,8 +148,8 @@ def polar_express(
 ) -> Orthogonalizer:
     """Polar Express: the optimal schedule of quintics.
 
-    The defaults orthogonalize to rounding whatever is larger than 1e-5 of the Frobenius
-    norm. Training tolerates far less: `polar_express(5, 1e-3)` costs as much as Muon's iteration.
+    The defaults orthogonalize to rounding whatever is larger than 1e-5 of the Frobenius norm.
+    `polar_express(5, 1e-3)` costs as much as Muon's iteration, and leaves small directions behind.
 
     Outside the range that it was made for a steep quintic amplifies: the steps before the range is
     narrow see their input divided by 1.01, as the paper's implementation does, so that rounding
@@ -210,7 +197,8 @@ def swan_whitening(
 
     With the textbook beta = 0.5 it converges to the polar factor. With the paper's beta = 0.8 it
     lifts small singular values fast and never converges: after ten steps those above 1e-2 of the
-    Frobenius norm lie anywhere in [0.56, 1.60].
+    Frobenius norm lie anywhere in [0.56, 1.60]. Errors grow from step to step: it diverges in TF32
+    and in bfloat16, where the odd polynomials do not.
 
     Args:
       steps: k of the paper, at least one.
@@ -221,20 +209,18 @@ def swan_whitening(
         raise ValueError(f"need steps >= 1, got {steps}")
 
     def orthogonalize(x: jax.Array) -> jax.Array:
-        def product(x: jax.Array, y: jax.Array) -> jax.Array:
-            return _product(x, y, precision)
-
         def step(_: int, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             y, z = pair
             factor = three - product(z, y)
             return beta * product(y, factor), beta * product(factor, z)
 
+        product = functools.partial(_product, precision=precision)
         three = 3 * jnp.eye(x.shape[-2], dtype=x.dtype)
         # The first step needs no product with Z = I, the last one no Y.
-        y = _gram(x, precision)
-        z = beta * (three - y)
+        y = product(x, jnp.conj(jnp.swapaxes(x, -1, -2)))
+        pair = beta * product(y, three - y), beta * (three - y)
+        y, z = jax.lax.fori_loop(2, steps, step, pair)
         if steps > 1:
-            y, z = jax.lax.fori_loop(2, steps, step, (product(y, z), z))
             z = beta * product(three - product(z, y), z)
         return product(z, x)
 
@@ -267,9 +253,7 @@ def exact_svd(precision: Precision = "highest", dtype: DType = None) -> Orthogon
 
 
 def finite_or_zero(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each matrix whose entries are all finite, zero in place of others; and which ones are finite.
-
-    For singular value decompositions: what they make of NaN depends on the backend.
-    """
+    """Matrices for a decomposition, zeros where an entry is not finite; and which ones are."""
+    # What a singular value decomposition makes of NaN depends on the backend.
     finite = jnp.all(jnp.isfinite(matrices), axis=(-1, -2), keepdims=True)
     return jnp.where(finite, matrices, 0), finite
