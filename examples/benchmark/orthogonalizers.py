@@ -32,10 +32,8 @@ DECADES = range(7)
 SHAPE = (127, 320)
 """21 singular values to a decade, evenly in log."""
 MATRICES = 4
-
 TF32, BFLOAT16 = 10, 7
 """Bits of the mantissa."""
-
 Product = Callable[..., jax.Array]
 
 
