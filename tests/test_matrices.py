@@ -27,6 +27,7 @@ STACKS = {
 @pytest.fixture
 def in_parts(monkeypatch):
     """As few matrices at a time as devices allow."""
+    monkeypatch.setattr(stacks, "_ENTRIES_ON_CPU", 1)
     monkeypatch.setattr(stacks, "_ENTRIES", 1)
 
 
@@ -57,24 +58,48 @@ def test_every_matrix_has_its_turn(float64, in_parts, rng, layout):
 
 
 @pytest.mark.parametrize(
-    ("shape", "part"),
+    ("shape", "on_cpu", "elsewhere"),
     [
-        ((9, 512, 512), (512, 512)),
-        ((9, 64, 128), (9, 64, 128)),
-        ((9, 256, 512), (3, 256, 512)),
-        ((5, 9, 256, 512), (3, 256, 512)),
-        ((3, 3, 64, 512), (3, 3, 64, 512)),
-        ((24, 512, 512), (8, 512, 512)),
+        ((9, 512, 512), (512, 512), (9, 512, 512)),
+        ((9, 64, 128), (9, 64, 128), (9, 64, 128)),
+        ((9, 256, 512), (3, 256, 512), (9, 256, 512)),
+        ((5, 9, 256, 512), (3, 256, 512), (5, 9, 256, 512)),
+        ((3, 3, 64, 512), (3, 3, 64, 512), (3, 3, 64, 512)),
+        ((24, 512, 512), (8, 512, 512), (24, 512, 512)),
+        ((27, 1024, 4096), (1024, 4096), (3, 1024, 4096)),
+        ((5, 4096, 11008), (4096, 11008), (4096, 11008)),
     ],
     ids=str,
 )
-def test_small_matrices_are_taken_together(shape, part):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_as_many_matrices_at_a_time_as_fit(monkeypatch, shape, on_cpu, elsewhere, backend):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     seen = []
     jax.eval_shape(
         lambda w: map_wide_matrices(cubed(seen), w, LAST_TWO.resolve(w.shape)),
         jax.ShapeDtypeStruct(shape, jnp.float32),
     )
-    assert set(seen) == {part}
+    assert set(seen) == {on_cpu if backend == "cpu" else elsewhere}
+
+
+@pytest.mark.parametrize(
+    "orthogonalizer",
+    [mo.polar_express(), mo.newton_schulz(), mo.muon_quintic(), mo.swan_whitening()],
+    ids=["polar_express", "newton_schulz", "muon_quintic", "swan_whitening"],
+)
+@pytest.mark.parametrize(("backend", "platform", "loops"), [("cpu", "cpu", 2), ("gpu", "cuda", 1)])
+def test_a_gpu_takes_a_whole_stack_and_a_cpu_takes_turns(
+    monkeypatch, orthogonalizer, backend, platform, loops
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    tx = mo.normalize_spectral(LAST_TWO, orthogonalizer)
+    # Three matrices for each of eight devices; one loop is that over the steps.
+    weight = jax.ShapeDtypeStruct((24, 512, 1376), jnp.float32)
+    traced = jax.jit(lambda g: tx.update(g, ())[0]).trace(weight)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.while") == loops
+    assert "stablehlo.case" not in text
+    assert "stablehlo.if" not in text
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import multinorm_optax as mo
 from tests import reference
@@ -20,6 +22,14 @@ EXACT = {
 TEXTBOOK = mo.swan_whitening(steps=40, beta=0.5)
 ROUGH = {"muon_quintic": mo.muon_quintic(), "polar_express_5": mo.polar_express(5, 1e-3)}
 EVERY = {**EXACT, **ROUGH, "swan_whitening": mo.swan_whitening()}
+
+ITERATIONS = {
+    "polar_express": mo.polar_express,
+    "newton_schulz": mo.newton_schulz,
+    "muon_quintic": mo.muon_quintic,
+    "swan_whitening": mo.swan_whitening,
+    "odd_polynomial": lambda **options: mo.odd_polynomial([(1.5, -0.5, 0.1)] * 3, **options),
+}
 
 
 def polar_factor(G):
@@ -81,6 +91,114 @@ class TestEvery:
         result = jax.jit(EVERY[name])(G)
         assert not np.all(np.isfinite(result[0]))
         assert np.all(np.isfinite(result[1]))
+
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+    def test_half_precision_matrices_are_computed_in_float32(self, rng, name, dtype):
+        G = jnp.asarray(spectrum(rng, [1, 0.5, 0.1], 6), dtype)
+        result = EVERY[name](G)
+        assert result.dtype == dtype
+        np.testing.assert_array_equal(result, EVERY[name](G.astype(jnp.float32)).astype(dtype))
+
+    def test_inside_shard_map(self, rng, name):
+        mesh = jax.make_mesh((4,), ("r",), axis_types=(AxisType.Auto,))
+        G = 1 + np.float32(rng.standard_normal((4, 8, 6))) / 10
+        tx = mo.normalize_spectral(orthogonalizer=EVERY[name])
+
+        def step(g):
+            mine = jax.tree.map(lambda x: x[0], g)
+            return jax.tree.map(lambda x: x[None], tx.update(mine, tx.init(mine))[0])
+
+        mapped = jax.shard_map(step, mesh=mesh, in_specs=P("r"), out_specs=P("r"))
+        result = jax.jit(mapped)({"kernel": G})["kernel"]
+        want = jax.jit(jax.vmap(lambda g: tx.update(g, ())[0]))({"kernel": G})["kernel"]
+        np.testing.assert_allclose(result, want, atol=1e-4)
+
+
+class TestArithmetic:
+    """The keyword arguments `dtype` and `precision`."""
+
+    @pytest.mark.parametrize("name", ITERATIONS)
+    def test_dtype_is_that_of_the_iteration(self, rng, name):
+        G = np.float32(spectrum(rng, [1, 0.5, 0.2], 6))
+        orthogonalizer = ITERATIONS[name](dtype=jnp.bfloat16)
+        assert orthogonalizer(G).dtype == jnp.float32
+        text = jax.jit(orthogonalizer).lower(G).as_text()
+        products = [line for line in text.splitlines() if "dot_general" in line]
+        assert products
+        assert all("f32" not in line for line in products)
+        np.testing.assert_allclose(orthogonalizer(G), ITERATIONS[name]()(G), atol=0.2)
+
+    @pytest.mark.parametrize("name", [*ITERATIONS, "exact_svd"])
+    def test_wider_dtype(self, float64, rng, name):
+        G = np.float32(spectrum(rng, [1, 0.5, 0.2], 6))
+        make = ITERATIONS.get(name, mo.exact_svd)
+        result = make(dtype=jnp.float64)(G)
+        assert result.dtype == jnp.float32
+        np.testing.assert_array_equal(result, np.float32(make()(np.float64(G))))
+
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+    def test_complex_matrices_stay_complex(self, rng, dtype):
+        G = np.complex64(rng.standard_normal((3, 5)) + 1j * rng.standard_normal((3, 5))) / 10
+        result = mo.newton_schulz(dtype=dtype)(G)
+        assert result.dtype == jnp.complex64
+        np.testing.assert_allclose(result @ result.conj().T, np.eye(3), atol=1e-5)
+
+    @pytest.mark.parametrize("name", [*ITERATIONS, "exact_svd"])
+    @pytest.mark.parametrize(
+        ("precision", "written"),
+        [
+            ("high", "precision = [HIGH, HIGH]"),
+            (jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3, "num_primitive_operations = 3"),
+            (jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6, "num_primitive_operations = 6"),
+        ],
+        ids=["high", "TF32 x 3", "bf16 x 6"],
+    )
+    def test_precision_is_that_of_every_product(self, name, precision, written):
+        orthogonalizer = ITERATIONS.get(name, mo.exact_svd)(precision=precision)
+        traced = jax.jit(orthogonalizer).trace(jax.ShapeDtypeStruct((3, 6), jnp.float32))
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        products = [line for line in text.splitlines() if "dot_general" in line]
+        assert products
+        assert all(written in line for line in products)
+
+    def test_a_cubic_needs_no_square_of_the_gram_matrix(self):
+        def products(orthogonalizer):
+            text = jax.jit(orthogonalizer).lower(jnp.zeros((3, 6))).as_text()
+            return text.count("stablehlo.dot_general")
+
+        assert products(mo.newton_schulz()) == 2
+        assert products(mo.muon_quintic()) == 3
+
+
+class TestNonFiniteEntries:
+    """Where the singular value decomposition would make numbers of them, as some backends do."""
+
+    @pytest.fixture(autouse=True)
+    def laundering(self, monkeypatch):
+        svd = jnp.linalg.svd
+        monkeypatch.setattr(jnp.linalg, "svd", lambda x, **how: svd(jnp.nan_to_num(x), **how))
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_reach_norm_and_dual_norm(self, rng, bad):
+        W = np.float32(rng.standard_normal((2, 4, 7)))
+        W[0, 1, 2] = bad
+        norm = mo.SpectralNorm()
+        for measure in (norm.norm, norm.dual_norm):
+            found = measure(W, mo.MatrixAxes(output=1, input=2))
+            np.testing.assert_array_equal(np.isnan(found), [True, False])
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_reach_the_polar_factor(self, rng, bad):
+        W = np.float32(rng.standard_normal((2, 4, 7)))
+        W[0, 1, 2] = bad
+        result = mo.exact_svd.__wrapped__()(W)
+        assert np.all(np.isnan(result[0]))
+        assert np.all(np.isfinite(result[1]))
+
+
+def test_swan_whitening_takes_a_step():
+    with pytest.raises(ValueError, match="steps >= 1"):
+        mo.swan_whitening(0)
 
 
 def test_swan_whitening_is_the_papers_iteration(float64, rng):

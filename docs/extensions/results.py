@@ -16,6 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
+from examples.benchmark import orthogonalizers
 from examples.llama.study.plan import CELLS, REFERENCE, VARIANTS
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
@@ -24,6 +25,7 @@ MEMORY = "llama/results/memory.json"
 LARGEST = "llama/results/memory_largest.json"
 BENCHMARK = "benchmark/results/benchmark.json"
 COLLECTIVES = "benchmark/results/benchmark_collectives.json"
+ORTHOGONALIZERS = "benchmark/results/orthogonalizers.json"
 
 
 def _load(name: str) -> Any:
@@ -145,12 +147,19 @@ def traffic() -> list[str]:
     )
 
 
+def singular_values() -> list[str]:
+    """What becomes of each singular direction, for every orthogonalizer and arithmetic."""
+    heads, *rows = orthogonalizers.table(_load(ORTHOGONALIZERS)["rows"])
+    return _table(heads, rows)
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "learning": learning,
     "memory": memory,
     "largest": largest,
     "update-time": update_time,
     "traffic": traffic,
+    "singular-values": singular_values,
 }
 
 
@@ -161,7 +170,7 @@ class Results(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table's nodes."""
-        for name in (STUDY, MEMORY, LARGEST, BENCHMARK, COLLECTIVES):
+        for name in (STUDY, MEMORY, LARGEST, BENCHMARK, COLLECTIVES, ORTHOGONALIZERS):
             self.env.note_dependency(EXAMPLES / name)
         holder = nodes.container()
         lines = TABLES[self.arguments[0]]()

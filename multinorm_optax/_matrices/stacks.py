@@ -20,8 +20,8 @@ from multinorm_optax._matrices.axes import MatrixAxes
 Function = Callable[[jax.Array], jax.Array]
 MeshAxes = tuple[str, ...]
 
-_ENTRIES = 2**18
-"""Entries that occupy a device: of smaller matrices several are taken at a time."""
+_ENTRIES, _ENTRIES_ON_CPU = 2**25, 2**19
+"""Entries of the matrices that a device takes at a time, at most."""
 
 
 def as_wide_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Function]:
@@ -51,10 +51,10 @@ def _wide(shape: tuple[int, ...], axes: MatrixAxes) -> MatrixAxes:
 def map_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> jax.Array:
     """Applies a function of wide matrices (..., m, n) that keeps their shape.
 
-    The matrices of a stack take turns, so that what the function works with is not there for all of
-    them at once: each device has one at a time, or a few if they are small. How a stack is spread
-    over devices, JAX says for Explicit mesh axes alone; in any other case a part has as many
-    matrices as may lie on different devices.
+    The matrices of a stack take turns, in even parts of at most 2**25 entries on each device (an
+    array of these takes 128 MiB in float32), on a CPU 2**19, or of one matrix: that bounds the
+    memory for what the function works with. JAX's default backend decides.
+    Unless mesh axes are Explicit, JAX does not tell how a stack is spread; all devices count then.
 
     With Explicit axes, devices share a stack in whole matrices as far as their number divides, then
     in columns, and weights are exchanged there and back; only where neither divides evenly are they
@@ -186,43 +186,42 @@ def _in_turn(
       batch: the axes along which they are stacked.
       apart: divisors of these axes' sizes, numbers of devices along them.
     """
-    shares = dict(zip(batch, _shares(x, batch, apart), strict=True))
-    part_shape = [shares.get(axis, size) for axis, size in enumerate(x.shape)]
-    split: list[int] = []
-    turns: list[int] = []
-    for size, share in zip(x.shape, part_shape, strict=True):
-        split.append(share)
-        if share < size:
-            turns.append(len(split))
-            split.append(size // share)
-    if not turns:
+    limit = _ENTRIES_ON_CPU if jax.default_backend() == "cpu" else _ENTRIES
+    return _part_by_part(function, _part(x, batch, apart, limit), x)
+
+
+def _part(x: jax.Array, batch: Sequence[int], apart: Sequence[int], limit: int) -> tuple[int, ...]:
+    """The shape of the largest part: a multiple of `apart`, within the limit for each device."""
+    shape = list(x.shape)
+    entries = x.size // math.prod(shape[axis] for axis in batch)
+    for axis, devices in reversed(list(zip(batch, apart, strict=True))):
+        turns = shape[axis] // devices
+        fitting = (k for k in range(2, turns + 1) if turns % k == 0 and k * entries <= limit)
+        several = max(fitting, default=1)
+        shape[axis] = devices * several
+        entries *= several
+    return tuple(shape)
+
+
+def _part_by_part(function: Function, part: tuple[int, ...], x: jax.Array) -> jax.Array:
+    """The function of x, in parts of this shape."""
+    axes = [axis for axis, size in enumerate(x.shape) if part[axis] < size]
+    if not axes:
         return function(x)
-    lengths = [split[axis] for axis in turns]
-    slice_shape = [1 if axis in turns else size for axis, size in enumerate(split)]
+    counts = [x.shape[axis] // part[axis] for axis in axes]
+    places = [axis + number for number, axis in enumerate(axes, start=1)]
+    split = list(part)
+    for place, count in zip(places, counts, strict=True):
+        split.insert(place, count)
+    slice_shape = [1 if place in places else size for place, size in enumerate(split)]
 
     def turn(index: Any, x: jax.Array) -> jax.Array:
         # Results take the place of what they are made from: a map would need room for both.
         start = [jnp.zeros_like(index)] * len(split)
-        for axis, position in zip(turns, jnp.unravel_index(index, lengths), strict=True):
-            start[axis] = position
-        part = jnp.reshape(jax.lax.dynamic_slice(x, start, slice_shape), part_shape)
-        return jax.lax.dynamic_update_slice(x, jnp.reshape(function(part), slice_shape), start)
+        for place, position in zip(places, jnp.unravel_index(index, counts), strict=True):
+            start[place] = position
+        old = jnp.reshape(jax.lax.dynamic_slice(x, start, slice_shape), part)
+        return jax.lax.dynamic_update_slice(x, jnp.reshape(function(old), slice_shape), start)
 
-    result = jax.lax.fori_loop(0, math.prod(lengths), turn, jnp.reshape(x, split))
+    result = jax.lax.fori_loop(0, math.prod(counts), turn, jnp.reshape(x, split))
     return jnp.reshape(result, x.shape)
-
-
-def _shares(x: jax.Array, batch: Sequence[int], apart: Sequence[int]) -> list[int]:
-    """How many matrices a part has along each batch axis.
-
-    A multiple of `apart`, the least with which a device has enough to do.
-    """
-    sizes = [x.shape[axis] for axis in batch]
-    shares, entries = list(apart), x.size // math.prod(sizes)
-    for index in reversed(range(len(sizes))):
-        turns = sizes[index] // shares[index]
-        fitting = (k for k in range(1, turns) if turns % k == 0 and k * entries >= _ENTRIES)
-        several = next(fitting, turns)
-        shares[index] *= several
-        entries *= several
-    return shares

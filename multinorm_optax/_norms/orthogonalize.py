@@ -10,6 +10,9 @@ singular values left at zero. `SpectralNorm` takes one and does the rest: scale,
 - `muon_quintic`: the fixed quintic of Muon (Jordan et al., 2024), fast and only roughly orthogonal.
 - `swan_whitening`: GradWhitening of SWAN (Ma et al., arXiv 2412.13148, Section 4).
 - `exact_svd`: by singular value decomposition.
+
+All take `precision` and `dtype`, see `odd_polynomial`. The documentation's page of this module
+says what each choice does to small singular values.
 """
 
 import functools
@@ -21,6 +24,8 @@ import numpy as np
 
 Orthogonalizer = Callable[[jax.Array], jax.Array]
 Quintic = tuple[float, float, float]
+Precision = jax.lax.PrecisionLike
+DType = jax.typing.DTypeLike | None
 
 _CUSHION = 0.024
 """Smallest relative lower bound a step is optimised for, so that none crushes large values."""
@@ -29,20 +34,33 @@ _MARGIN = 1.01
 """Room that steep steps leave above the largest singular value: rounding must not push it out."""
 
 
-def _gram(x: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
-    return jnp.matmul(x, jnp.conj(jnp.swapaxes(x, -1, -2)), precision=precision)
+def _product(x: jax.Array, y: jax.Array, precision: Precision) -> jax.Array:
+    return jnp.matmul(x, y, precision=precision)
+
+
+def _computed_in(dtype: DType, function: Orthogonalizer) -> Orthogonalizer:
+    def orthogonalize(x: jax.Array) -> jax.Array:
+        least = (jnp.complex64,) if jnp.iscomplexobj(x) else ()
+        widths = (x.dtype, jnp.float32) if dtype is None else (dtype,)
+        return function(x.astype(jnp.result_type(*widths, *least))).astype(x.dtype)
+
+    return orthogonalize
 
 
 def odd_polynomial(
-    coefficients: Sequence[Quintic], precision: jax.lax.PrecisionLike = "highest"
+    coefficients: Sequence[Quintic], precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
     """The iteration X <- a X + b (X X^T) X + c (X X^T)^2 X, one (a, b, c) per step.
 
     It maps every singular value s to a s + b s^3 + c s^5 and leaves the singular vectors alone.
 
     Args:
-      coefficients: one triple per step.
-      precision: of the matrix products (accelerators round to bfloat16 by default).
+      coefficients: one triple per step. If every c is zero, (X X^T)^2 is not computed.
+      precision: of the matrix products, as `jnp.matmul` takes it; also a
+        `jax.lax.DotAlgorithmPreset` such as TF32_TF32_F32_X3. A CPU computes in full float32
+        whatever "high" and "default" say, and refuses some presets.
+      dtype: of the iteration; by default float32, or the matrix's own if it is wider. The result
+        has the matrix's own.
 
     Example:
       >>> import jax.numpy as jnp
@@ -57,14 +75,17 @@ def odd_polynomial(
 
     def orthogonalize(x: jax.Array) -> jax.Array:
         def step(x: jax.Array, abc: jax.Array) -> tuple[jax.Array, None]:
-            gram = _gram(x, precision)
-            inner = abc[1] * gram + abc[2] * jnp.matmul(gram, gram, precision=precision)
-            return abc[0] * x + jnp.matmul(inner, x, precision=precision), None
+            gram = _product(x, jnp.conj(jnp.swapaxes(x, -1, -2)), precision)
+            inner = abc[1] * gram
+            if quintic:
+                inner += abc[2] * _product(gram, gram, precision)
+            return abc[0] * x + _product(inner, x, precision), None
 
         real = jnp.finfo(x.dtype).dtype
         return jax.lax.scan(step, x, jnp.asarray(table, real))[0]
 
-    return orthogonalize
+    quintic = bool(np.any(table[:, 2]))
+    return _computed_in(dtype, orthogonalize)
 
 
 def _optimal_quintic(lower: float, upper: float) -> Quintic:
@@ -110,29 +131,25 @@ def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
     schedule = []
     for _ in range(steps):
         a, b, c = _optimal_quintic(max(lower, _CUSHION * upper), upper)
-
-        def value(s: float, a: float = a, b: float = b, c: float = c) -> float:
-            return a * s + b * s**3 + c * s**5
-
-        if lower < _CUSHION * upper:
-            # Below the cushion the range is no longer centred at 1: rescale so that it is.
-            scale = 2 / (value(lower) + value(upper))
-            a, b, c = a * scale, b * scale, c * scale
-            lower, upper = scale * value(lower), scale * value(upper)
-        else:
-            lower, upper = value(lower), 2 - value(lower)
-        schedule.append((a, b, c))
+        low, high = (a * s + b * s**3 + c * s**5 for s in (lower, upper))
+        # Below the cushion the range is no longer centred at 1: rescale so that it is.
+        scale = 2 / (low + high)
+        lower, upper = scale * low, scale * high
+        schedule.append((scale * a, scale * b, scale * c))
     return schedule
 
 
 @functools.cache
 def polar_express(
-    steps: int = 12, lower_bound: float = 1e-5, precision: jax.lax.PrecisionLike = "highest"
+    steps: int = 12,
+    lower_bound: float = 1e-5,
+    precision: Precision = "highest",
+    dtype: DType = None,
 ) -> Orthogonalizer:
     """Polar Express: the optimal schedule of quintics.
 
-    The defaults orthogonalize to rounding whatever is larger than 1e-5 of the Frobenius
-    norm. Training tolerates far less: `polar_express(5, 1e-3)` costs as much as Muon's iteration.
+    The defaults orthogonalize to rounding whatever is larger than 1e-5 of the Frobenius norm.
+    `polar_express(5, 1e-3)` costs as much as Muon's iteration, and leaves small directions behind.
 
     Outside the range that it was made for a steep quintic amplifies: the steps before the range is
     narrow see their input divided by 1.01, as the paper's implementation does, so that rounding
@@ -141,33 +158,37 @@ def polar_express(
     Args:
       steps: number of quintics.
       lower_bound: see `polar_express_coefficients`.
-      precision: of the matrix products.
+      precision, dtype: see `odd_polynomial`.
     """
     schedule = [
         (a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5) if a > 2 else (a, b, c)
         for a, b, c in polar_express_coefficients(steps, lower_bound)
     ]
-    return odd_polynomial(schedule, precision)
+    return odd_polynomial(schedule, precision, dtype)
 
 
 @functools.cache
-def newton_schulz(steps: int = 30, precision: jax.lax.PrecisionLike = "highest") -> Orthogonalizer:
+def newton_schulz(
+    steps: int = 30, precision: Precision = "highest", dtype: DType = None
+) -> Orthogonalizer:
     """The textbook Newton-Schulz iteration X <- 3/2 X - 1/2 X X^T X.
 
     Small singular values grow by 3/2 a step: 30 steps lift 1e-5 to 1.
     """
-    return odd_polynomial([(1.5, -0.5, 0.0)] * steps, precision)
+    return odd_polynomial([(1.5, -0.5, 0.0)] * steps, precision, dtype)
 
 
 @functools.cache
-def muon_quintic(steps: int = 5, precision: jax.lax.PrecisionLike = "highest") -> Orthogonalizer:
+def muon_quintic(
+    steps: int = 5, precision: Precision = "highest", dtype: DType = None
+) -> Orthogonalizer:
     """Muon's quintic (3.4445, -4.7750, 2.0315): singular values end in about [0.7, 1.2]."""
-    return odd_polynomial([(3.4445, -4.7750, 2.0315)] * steps, precision)
+    return odd_polynomial([(3.4445, -4.7750, 2.0315)] * steps, precision, dtype)
 
 
 @functools.cache
 def swan_whitening(
-    steps: int = 10, beta: float = 0.8, precision: jax.lax.PrecisionLike = "highest"
+    steps: int = 10, beta: float = 0.8, precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
     """SWAN's GradWhitening (G G^T)^(-1/2) G, by the coupled Newton-Schulz iteration.
 
@@ -176,46 +197,63 @@ def swan_whitening(
 
     With the textbook beta = 0.5 it converges to the polar factor. With the paper's beta = 0.8 it
     lifts small singular values fast and never converges: after ten steps those above 1e-2 of the
-    Frobenius norm lie anywhere in [0.56, 1.60].
+    Frobenius norm lie anywhere in [0.56, 1.60]. Errors grow from step to step: it diverges in TF32
+    and in bfloat16, where the odd polynomials do not.
 
     Args:
-      steps: k of the paper.
+      steps: k of the paper, at least one.
       beta: step size of the iteration.
-      precision: of the matrix products.
+      precision, dtype: see `odd_polynomial`.
     """
+    if steps < 1:
+        raise ValueError(f"need steps >= 1, got {steps}")
 
     def orthogonalize(x: jax.Array) -> jax.Array:
         def step(_: int, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             y, z = pair
-            factor = 3 * eye - jnp.matmul(z, y, precision=precision)
-            return (
-                beta * jnp.matmul(y, factor, precision=precision),
-                beta * jnp.matmul(factor, z, precision=precision),
-            )
+            factor = three - product(z, y)
+            return beta * product(y, factor), beta * product(factor, z)
 
-        eye = jnp.broadcast_to(jnp.eye(x.shape[-2], dtype=x.dtype), (*x.shape[:-1], x.shape[-2]))
-        _, z = jax.lax.fori_loop(0, steps, step, (_gram(x, precision), eye))
-        return jnp.matmul(z, x, precision=precision)
+        product = functools.partial(_product, precision=precision)
+        three = 3 * jnp.eye(x.shape[-2], dtype=x.dtype)
+        # The first step needs no product with Z = I, the last one no Y.
+        y = product(x, jnp.conj(jnp.swapaxes(x, -1, -2)))
+        pair = beta * product(y, three - y), beta * (three - y)
+        y, z = jax.lax.fori_loop(2, steps, step, pair)
+        if steps > 1:
+            z = beta * product(three - product(z, y), z)
+        return product(z, x)
 
-    return orthogonalize
+    return _computed_in(dtype, orthogonalize)
 
 
 @functools.cache
-def exact_svd() -> Orthogonalizer:
+def exact_svd(precision: Precision = "highest", dtype: DType = None) -> Orthogonalizer:
     """U V^T from a singular value decomposition; singular values at rounding level count as zero.
 
     The level is max(m, n) times the machine epsilon times the largest singular value. Rows and
-    columns of zeros stay exactly that.
+    columns of zeros stay exactly that. A matrix with an entry that is not finite becomes NaN.
+
+    Args:
+      precision: of the product of U and V^T.
+      dtype: of the decomposition, not a half precision; by default at least float32.
     """
 
     def orthogonalize(x: jax.Array) -> jax.Array:
         if not x.size:
             return x
+        x, finite = finite_or_zero(x)
         u, s, vh = jnp.linalg.svd(x, full_matrices=False)
         level = max(x.shape[-2:]) * jnp.finfo(x.dtype).eps * s[..., :1]
-        # Comparisons with NaN are false: a NaN is never taken for a zero.
-        polar = jnp.matmul(jnp.where((s <= level)[..., None, :], 0, u), vh, precision="highest")
+        polar = _product(jnp.where((s <= level)[..., None, :], 0, u), vh, precision)
         dead = [jnp.all(x == 0, axis=axis, keepdims=True) for axis in (-1, -2)]
-        return jnp.where(dead[0] | dead[1], 0, polar)
+        return jnp.where(finite, jnp.where(dead[0] | dead[1], 0, polar), jnp.nan)
 
-    return orthogonalize
+    return _computed_in(dtype, orthogonalize)
+
+
+def finite_or_zero(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Matrices for a decomposition, zeros where an entry is not finite; and which ones are."""
+    # What a singular value decomposition makes of NaN depends on the backend.
+    finite = jnp.all(jnp.isfinite(matrices), axis=(-1, -2), keepdims=True)
+    return jnp.where(finite, matrices, 0), finite

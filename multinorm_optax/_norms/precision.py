@@ -48,16 +48,16 @@ def any_nonzero(x: jax.Array, axes: Sequence[int]) -> jax.Array:
 
 
 def inverse_power_of_two(magnitude: jax.Array) -> jax.Array:
-    """A power of two s with s * magnitude in [1/2, 1), as far as the exponent range allows.
+    """A power of two s with s * magnitude in [3/8, 3/4], as far as the exponent range allows.
 
     One for zero, NaN and infinity, so that these reach the result. No gradient flows through it:
     what it scales is scale invariant.
     """
     magnitude = jax.lax.stop_gradient(magnitude)
     usable = jnp.isfinite(magnitude) & (magnitude > 0)
-    _, exponent = jnp.frexp(jnp.where(usable, magnitude, 1))
-    limit = -jnp.finfo(magnitude.dtype).minexp
-    scale = jnp.ldexp(jnp.ones_like(magnitude), -jnp.clip(exponent, -limit, limit))
+    limits = jnp.finfo(magnitude.dtype)
+    nearest = jax.lax.reduce_precision(jnp.where(usable, magnitude, 1), limits.nexp, 0)
+    scale = jnp.clip(0.5 / nearest, limits.tiny, 1 / limits.tiny)
     return jnp.where(usable, scale, 1)
 
 

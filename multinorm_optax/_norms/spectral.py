@@ -1,4 +1,4 @@
-"""The spectral norm, whose projection is the polar factor."""
+"""The spectral norm, whose projection is the polar factor of a whole matrix."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.stacks import map_wide_matrices, reduce_wide_matrices
 from multinorm_optax._norms.base import MatrixSize, Norm
 from multinorm_optax._norms.euclidean import FrobeniusNorm
-from multinorm_optax._norms.orthogonalize import Orthogonalizer, polar_express
+from multinorm_optax._norms.orthogonalize import Orthogonalizer, finite_or_zero, polar_express
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +17,8 @@ class SpectralNorm(Norm):
     """g(W) = sigma_max(W) / sqrt(max(m, n)), with P_g(W) = sqrt(max(m, n)) U V^T.
 
     g_*(W) = sqrt(max(m, n)) times the nuclear norm. Norm and dual norm come from a singular value
-    decomposition, the projection from `orthogonalizer`. Where a singular value is zero, so is that
-    of the projection.
+    decomposition, and are NaN where an entry is not finite; the projection comes from
+    `orthogonalizer`. Where a singular value is zero, so is that of the projection.
 
     Attributes:
       orthogonalizer: how U V^T is computed, `polar_express()` by default.
@@ -32,16 +32,17 @@ class SpectralNorm(Norm):
         return jnp.sqrt(jnp.maximum(*size)) * map_wide_matrices(self.orthogonalizer, x, axes)
 
     def unit_norm(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        return self._singular_values(x, axes, slice(1)) / jnp.sqrt(
-            jnp.maximum(1, jnp.maximum(*size))
-        )
+        larger = jnp.maximum(1, jnp.maximum(*size))
+        return self._singular_values(x, axes, slice(1)) / jnp.sqrt(larger)
 
     def unit_dual_norm(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
         return jnp.sqrt(jnp.maximum(*size)) * self._singular_values(x, axes, slice(None))
 
     def _singular_values(self, x: jax.Array, axes: MatrixAxes, chosen: slice) -> jax.Array:
-        # The sum of the chosen ones; they come in descending order.
+        # The sum of the chosen ones, which come in descending order; NaN if an entry is not finite.
         def total(matrices: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.linalg.svd(matrices, compute_uv=False)[..., chosen], axis=-1)
+            matrices, finite = finite_or_zero(matrices)
+            values = jnp.linalg.svd(matrices, compute_uv=False)[..., chosen]
+            return jnp.where(finite[..., 0, 0], jnp.sum(values, axis=-1), jnp.nan)
 
         return reduce_wide_matrices(total, x, axes)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import multinorm_optax as mo
 from examples.benchmark import __main__ as command
-from examples.benchmark import memory, shapes, step, turns
+from examples.benchmark import memory, orthogonalizers, shapes, step, turns
 from examples.benchmark.__main__ import Section, main
 from examples.benchmark.competitors import (
     FAST,
@@ -354,3 +354,37 @@ def test_help_says_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     for word in (*get_args(Section), "--megabytes", "AdamW", "bfloat16"):
         assert word in output
+
+
+class TestOrthogonalizers:
+    """The emulated products, against the formats that they stand for."""
+
+    def test_one_part_rounds_the_operands(self, rng):
+        x, y = (
+            jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((8, 32), (32, 8))
+        )
+        found = orthogonalizers.emulated(orthogonalizers.BFLOAT16, 1)(x, y, None)
+        rounded = [np.float64(each.astype(jnp.bfloat16)) for each in (x, y)]
+        np.testing.assert_allclose(found, rounded[0] @ rounded[1], atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("bits", "parts", "kept"), [(7, 1, 8), (10, 1, 11), (7, 2, 16), (10, 2, 22), (7, 3, 24)]
+    )
+    def test_error_is_that_of_the_bits_kept(self, rng, bits, parts, kept):
+        x, y = (np.float32(rng.standard_normal((1, 1000))) for _ in range(2))
+        # Entry by entry, or the rounding of the sum would count.
+        entries = orthogonalizers.emulated(bits, parts)(x.T[..., None], y.T[..., None], None)
+        exact = np.float64(x) * np.float64(y)
+        error = np.max(np.abs(np.ravel(entries) / exact[0] - 1))
+        assert 2.0 ** -(kept + 1) / 4 < error < 4 * 2.0**-kept
+
+    def test_table_has_every_choice(self):
+        rows = json.loads(orthogonalizers.RESULTS.read_text())["rows"]
+        found = {(row["orthogonalizer"], row["arithmetic"]) for row in rows}
+        want = {
+            (title, arithmetic)
+            for title in orthogonalizers.ORTHOGONALIZERS
+            for arithmetic in orthogonalizers.ARITHMETICS
+        }
+        assert {each for each in want if each[0] != "exact_svd()"} <= found <= want
+        assert {len(cells) for cells in orthogonalizers.table(rows)} == {9}
