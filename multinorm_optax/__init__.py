@@ -6,7 +6,7 @@ modules, in the order of the mathematics: `_axes`, `_roles`, `_paths`, `_rules`,
 `_matrices`, `_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_diagonal_scaling`,
 `_multi_normalize`, `_diagnostics`, `_whole_model`, `_sinkgd`, `_swan`, `_token_sinkhorn`, `_mngd`,
 `_subspace`, `_subspace_adam`, `_ldadam`, `_blocks`, `_block_presets`, `_block_means`, `_adam_mini`,
-`_dependence`, `_optimizer_parts`, `_layer_stack`, `_layerwise`, `_stochastic_rounding`, `_audit`.
+`_layer_stack`, `_layerwise`, `_stochastic_rounding`, `_audit`.
 Import from the package itself.
 """
 
@@ -71,7 +71,12 @@ from multinorm_optax._optimizers.swan import (
 )
 from multinorm_optax._optimizers.tokens import scale_by_token_sinkhorn, zero_small_rows
 from multinorm_optax._training.audit import Audit, AuditRow, audit
-from multinorm_optax._training.layerwise import LayerwiseModel, layerwise_step
+from multinorm_optax._training.layerwise import (
+    LayerwiseModel,
+    LayerwiseState,
+    LayerwiseTraining,
+    layerwise_training,
+)
 from multinorm_optax._training.stochastic_rounding import apply_updates_stochastically
 
 __version__ = "0.1.0"
@@ -90,6 +95,8 @@ __all__ = [
     "FrobeniusNorm",
     "FusedBlocks",
     "LayerwiseModel",
+    "LayerwiseState",
+    "LayerwiseTraining",
     "MatrixAxes",
     "MaxNorm",
     "MultiNormalizeTrace",
@@ -107,7 +114,7 @@ __all__ = [
     "exact_svd",
     "flax_blocks",
     "group_labels",
-    "layerwise_step",
+    "layerwise_training",
     "ldadam",
     "llama_blocks",
     "measure_residuals",

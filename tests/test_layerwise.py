@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import multinorm_optax as mo
-from multinorm_optax import LayerwiseModel, layerwise_step
+from multinorm_optax import LayerwiseModel, layerwise_training
 
 LAYERS, VOCABULARY, WIDTH, INNER = 3, 11, 6, 10
 
@@ -82,12 +82,19 @@ def batches(rng):
     return jnp.asarray(rng.integers(0, VOCABULARY, (3, 4, 8)))
 
 
+def layers_of(stack):
+    """The layers of a stack, or of a list, one by one."""
+    if isinstance(stack, list):
+        return stack
+    leaves, structure = jax.tree.flatten(stack)
+    return [jax.tree.unflatten(structure, layer) for layer in zip(*leaves, strict=True)]
+
+
 def mean_loss(model, params, batch):
     """The loss by a loop over the layers, no scan."""
     x = model.embed({name: params[name] for name in model.embed_names}, batch)
-    leaves, structure = jax.tree.flatten(params[model.stack])
-    for layer in zip(*leaves, strict=True):
-        x = model.block(jax.tree.unflatten(structure, layer), x)
+    for layer in layers_of(params[model.stack]):
+        x = model.block(layer, x)
     return model.head({name: params[name] for name in model.head_names}, x, batch)
 
 
@@ -100,13 +107,19 @@ def ordinary_step(model, tx):
     return jax.jit(step)
 
 
-def compiled(model, tx):
-    return jax.jit(layerwise_step(model, tx), donate_argnums=(0, 1))
+def ordinary(model, tx):
+    return tx.init, ordinary_step(model, tx)
 
 
-def run(step, tx, params, batches):
+def compiled(model, tx, rest=None):
+    training = layerwise_training(model, tx, rest)
+    return training.init, jax.jit(training.step, donate_argnums=(0, 1))
+
+
+def run(training, params, batches):
+    init, step = training
     params, losses = jax.tree.map(jnp.copy, params), []
-    state = tx.init(params)
+    state = init(params)
     for batch in batches:
         params, state, loss = step(params, state, batch)
         losses.append(loss)
@@ -163,30 +176,28 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_weights_state_and_loss_are_those_of_the_ordinary_step(float64, rng, batches, name):
+def test_weights_and_loss_are_those_of_the_ordinary_step(float64, rng, batches, name):
     tx, params = OPTIMIZERS[name], draw(rng)
-    want = run(ordinary_step(MODEL, tx), tx, params, batches)
-    got = run(compiled(MODEL, tx), tx, params, batches)
+    want, _, want_losses = run(ordinary(MODEL, tx), params, batches)
+    got, _, losses = run(compiled(MODEL, tx), params, batches)
     chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
-    chex.assert_trees_all_close(got, want, rtol=1e-7, atol=1e-10)
-    assert np.max(np.abs(got[0]["layers"]["up"]["kernel"] - params["layers"]["up"]["kernel"])) > 0
+    chex.assert_trees_all_close((got, losses), (want, want_losses), rtol=1e-7, atol=1e-10)
+    assert np.max(np.abs(got["layers"]["up"]["kernel"] - params["layers"]["up"]["kernel"])) > 0
 
 
-def test_both_steps_may_follow_each_other(float64, rng, batches):
-    tx, params = OPTIMIZERS["sinkgd_momentum_decay"], draw(rng)
-    want = run(ordinary_step(MODEL, tx), tx, params, batches)
-    steps = iter([compiled(MODEL, tx), ordinary_step(MODEL, tx), compiled(MODEL, tx)])
-    got = run(lambda *arguments: next(steps)(*arguments), tx, params, batches)
-    chex.assert_trees_all_close(got, want, rtol=1e-9)
+TIED_OPTIMIZERS = {
+    "sinkgd": mo.sinkgd(RATE, axes=[("embed", None), *RULES]),
+    **{name: OPTIMIZERS[name] for name in ("swan", "sgd", "adamw", "ldadam", "adam_mini", "muon")},
+}
 
 
-@pytest.mark.parametrize("name", ["sinkgd", "adamw"])
+@pytest.mark.parametrize("name", TIED_OPTIMIZERS)
 def test_tied_embeddings_get_both_gradients(float64, rng, batches, name):
-    rules = [("embed", None), *RULES]
-    tx = mo.sinkgd(0.1, axes=rules) if name == "sinkgd" else OPTIMIZERS[name]
-    params = tied_params(draw(rng))
-    want = run(ordinary_step(TIED, tx), tx, params, batches)
-    chex.assert_trees_all_close(run(compiled(TIED, tx), tx, params, batches), want, rtol=1e-7)
+    tx, params = TIED_OPTIMIZERS[name], tied_params(draw(rng))
+    want, _, want_losses = run(ordinary(TIED, tx), params, batches)
+    got, state, losses = run(compiled(TIED, tx), params, batches)
+    chex.assert_trees_all_close((got, losses), (want, want_losses), rtol=1e-7, atol=1e-10)
+    assert not [leaf for leaf in jax.tree.leaves(state.head) if leaf.shape == params["embed"].shape]
 
 
 def unstacked(params):
@@ -194,40 +205,159 @@ def unstacked(params):
     return {**params, "layers": layers}
 
 
-def test_adalomo_is_that_of_layers_that_are_not_stacked(float64, rng, batches):
-    tx = optax.chain(
+def pieces(model, params):
+    untied = [name for name in model.head_names if name not in model.embed_names]
+    return [
+        {name: params[name] for name in model.embed_names},
+        *({"layers": layer} for layer in params["layers"]),
+        {name: params[name] for name in untied},
+    ]
+
+
+def joined(found):
+    embed, *layers, head = found
+    return {**embed, "layers": [layer["layers"] for layer in layers], **head}
+
+
+def by_piece(model, tx):
+    """Training of a model whose layers are not stacked, piece by piece."""
+
+    def init(params):
+        return [tx.init(piece) for piece in pieces(model, params)]
+
+    @jax.jit
+    def step(params, states, batch):
+        loss, gradient = jax.value_and_grad(lambda p: mean_loss(model, p, batch))(params)
+        new = []
+        for piece, state, of_piece in zip(
+            pieces(model, params), states, pieces(model, gradient), strict=True
+        ):
+            updates, state = tx.update(of_piece, state, piece)
+            new.append((optax.apply_updates(piece, updates), state))
+        return joined([piece for piece, _ in new]), [state for _, state in new], loss
+
+    return init, step
+
+
+def adalomo(rate):
+    return optax.adafactor(
+        rate,
+        min_dim_size_to_factor=1,
+        decay_rate=0.8,
+        clipping_threshold=1.0,
+        momentum=None,
+        weight_decay_rate=None,
+        multiply_by_parameter_scale=True,
+    )
+
+
+OF_PIECES = {
+    "adalomo": adalomo(0.1),
+    "adalomo_schedule": adalomo(RATE),
+    "muon_of_everything": optax.contrib.muon(RATE),
+    "factored": optax.chain(
         optax.scale_by_factored_rms(min_dim_size_to_factor=4),
         optax.clip_by_block_rms(0.5),
         optax.scale_by_param_block_rms(),
         optax.scale_by_learning_rate(RATE),
-    )
-    params = draw(rng)
-    separate = unstacked(params)
+    ),
+    "global_norm": optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)),
+    "group_norm": mo.sinkgd(0.1, axes=RULES, adam=mo.AdamGroup(clip_norm=0.1)),
+    "norm_of_the_step_before": optax.GradientTransformation(
+        lambda params: {"norm": jnp.zeros(())},
+        lambda g, s, p: (optax.tree.scale(-s["norm"], g), {"norm": optax.tree.norm(g)}),
+    ),
+    "finite": optax.apply_if_finite(optax.sgd(0.1), 3),
+    "noise": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1)),
+    "noise_raw_key": optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(0.1)),
+}
 
-    @jax.jit
-    def step(params, state, batch):
-        def loss(params):
-            x = embed(params, batch)
-            for layer in params["layers"]:
-                x = block(layer, x)
-            return head(params, x, batch)
 
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, state = tx.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("name", OF_PIECES)
+def test_what_is_taken_over_more_than_a_leaf_is_taken_over_a_piece(
+    float64, rng, batches, name, tied
+):
+    """One optimizer with a state of its own for each layer, for embed and for head."""
+    model, tx = TIED if tied else MODEL, OF_PIECES[name]
+    params = tied_params(draw(rng)) if tied else draw(rng)
+    want, states, want_losses = run(by_piece(model, tx), unstacked(params), batches)
+    got, state, losses = run(compiled(model, tx), params, batches)
+    chex.assert_trees_all_close(unstacked(got), want, rtol=1e-7, atol=1e-10)
+    chex.assert_trees_all_close(losses, want_losses, rtol=1e-9)
+    embed, *layers, head = states
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, mo.LayerwiseState(embed, stacked, head))
 
-    want, _, losses = run(step, tx, separate, batches)
-    got, state, got_losses = run(compiled(MODEL, tx), tx, params, batches)
-    chex.assert_trees_all_close(unstacked(got), want, rtol=1e-9)
-    chex.assert_trees_all_close(got_losses, losses, rtol=1e-9)
-    chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(params))
+
+@pytest.mark.parametrize("name", ["adalomo", "adalomo_schedule"])
+def test_adalomo_is_that_of_a_model_of_unstacked_layers(float64, rng, batches, name):
+    tx, params = OF_PIECES[name], draw(rng)
+    want, _, want_losses = run(ordinary(MODEL, tx), unstacked(params), batches)
+    got, _, losses = run(compiled(MODEL, tx), params, batches)
+    chex.assert_trees_all_close((unstacked(got), losses), (want, want_losses), rtol=1e-7)
+
+
+def test_clipping_by_the_global_norm_is_that_of_one_layer(float64, rng, batches):
+    tx, params = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0)), draw(rng)
+    new, _, _ = run(compiled(MODEL, tx), params, batches[:1])
+    steps = jax.tree.map(jnp.subtract, new, params)
+    for piece in pieces(MODEL, unstacked(steps)):
+        assert float(optax.tree.norm(piece)) == pytest.approx(1e-3)
+
+
+def test_a_layer_that_is_not_finite_is_skipped_alone(rng, batches):
+    def bad_block(layer, state):  # an infinite gradient of one layer's gain, no infinite value
+        root = jnp.sqrt(jnp.abs(layer["scale"] - 2.0))
+        return {"x": state["x"] + 0.01 * root, "row": state["row"]}
+
+    model, params = LayerwiseModel(embed, bad_block, head, head_names=("norm", "head")), draw(rng)
+    params["layers"]["scale"] = params["layers"]["scale"].at[1].set(2.0)
+    tx = optax.apply_if_finite(optax.sgd(0.1), 3)
+    new, state, _ = run(compiled(model, tx), params, batches[:1])
+    moved = np.any(np.asarray(new["layers"]["scale"] != params["layers"]["scale"]), axis=1)
+    np.testing.assert_array_equal(moved, [True, False, True])
+    np.testing.assert_array_equal(state.stack.last_finite, [True, False, True])
+
+
+class TestRandomNumbers:
+    TX = optax.chain(optax.set_to_zero(), optax.add_noise(1.0, 0.5, jax.random.key(0)))
+
+    def noise(self, rng, batches, change=lambda state: state):
+        params, training = draw(rng), layerwise_training(MODEL, self.TX)
+        new, _, _ = training.step(params, change(training.init(params)), batches[0])
+        return new["layers"]["up"]["kernel"] - params["layers"]["up"]["kernel"]
+
+    def test_are_the_same_in_all_layers(self, rng, batches):
+        noise = self.noise(rng, batches)
+        chex.assert_trees_all_close(noise, jnp.broadcast_to(noise[0], noise.shape), atol=1e-6)
+
+    def test_differ_with_the_keys(self, rng, batches):
+        def change(state):
+            zero, added = state.stack
+            added = added._replace(rng_key=jax.random.split(jax.random.key(1), LAYERS))
+            return state._replace(stack=(zero, added))
+
+        noise = self.noise(rng, batches, change)
+        assert float(jnp.min(jnp.abs(noise[0] - noise[1]))) > 0
+
+
+def test_rest_has_its_own_optimizer(float64, rng, batches):
+    tx, rest, params = optax.sgd(0.1, momentum=0.9), optax.adam(RATE), draw(rng)
+    labels = {"embed": "rest", "layers": "layers", "norm": "rest", "head": "rest"}
+    both = optax.partition({"layers": tx, "rest": rest}, labels)
+    want, _, _ = run(ordinary(MODEL, both), params, batches)
+    got, state, _ = run(compiled(MODEL, tx, rest), params, batches)
+    chex.assert_trees_all_close(got, want, rtol=1e-7, atol=1e-10)
+    chex.assert_trees_all_equal_structs(state.embed, rest.init({"embed": params["embed"]}))
+    chex.assert_trees_all_equal_structs(state.stack, tx.init({"layers": params["layers"]}))
 
 
 @pytest.mark.parametrize("name", ["sinkgd", "sgd_momentum", "adam_mini"])
 def test_bfloat16_weights(rng, batches, name):
     tx, params = OPTIMIZERS[name], draw(rng, jnp.bfloat16)
-    want = run(ordinary_step(MODEL, tx), tx, params, batches[:1])
-    got = run(compiled(MODEL, tx), tx, params, batches[:1])
+    want = run(ordinary(MODEL, tx), params, batches[:1])
+    got = run(compiled(MODEL, tx), params, batches[:1])
     chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
     for a, b in zip(*map(jax.tree.leaves, (got[0], want[0])), strict=True):
         a, b = np.float32(a), np.float32(b)
@@ -264,10 +394,10 @@ class Frozen(Mapping):
 def test_mappings_keep_their_type(rng, batches):
     tx, plain = OPTIMIZERS["adamw"], draw(rng)
     params = Frozen(**plain)
-    got, state, losses = run(compiled(MODEL, tx), tx, params, batches)
+    got, state, losses = run(compiled(MODEL, tx), params, batches)
     assert isinstance(got, Frozen)
     chex.assert_trees_all_equal_structs(state, tx.init(params))
-    want, _, plain_losses = run(compiled(MODEL, tx), tx, plain, batches)
+    want, _, plain_losses = run(compiled(MODEL, tx), plain, batches)
     chex.assert_trees_all_equal((dict(got), losses), (want, plain_losses))
 
 
@@ -281,14 +411,14 @@ def test_no_embedding_parameters_and_one_layer(float64, rng):
     )
     tx = optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.9)
     params, batch = {"layers": jnp.asarray(rng.standard_normal((1, 4, 4)))}, jnp.ones((2, 4))
-    want = run(ordinary_step(model, tx), tx, params, [batch] * 2)
-    chex.assert_trees_all_close(run(compiled(model, tx), tx, params, [batch] * 2), want, rtol=1e-9)
+    want = run(ordinary(model, tx), params, [batch] * 2)
+    chex.assert_trees_all_close(run(compiled(model, tx), params, [batch] * 2), want, rtol=1e-9)
 
 
 def test_runs_without_jit(rng, batches):
     tx, params = OPTIMIZERS["sgd_momentum"], draw(rng)
     got = run(layerwise_step(MODEL, tx), tx, params, batches[:1])
-    chex.assert_trees_all_close(got, run(compiled(MODEL, tx), tx, params, batches[:1]), atol=1e-5)
+    chex.assert_trees_all_close(got, run(compiled(MODEL, tx), params, batches[:1]), atol=1e-5)
 
 
 COUPLED = {
@@ -361,8 +491,8 @@ def test_clipping_within_the_head_is_done(float64, rng, batches):
 
     clip = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(0.1))
     tx, params = optax.partition({"clip": clip, "rest": optax.sgd(0.1)}, labels), draw(rng)
-    want = run(ordinary_step(MODEL, tx), tx, params, batches)
-    chex.assert_trees_all_close(run(compiled(MODEL, tx), tx, params, batches), want, rtol=1e-9)
+    want = run(ordinary(MODEL, tx), params, batches)
+    chex.assert_trees_all_close(run(compiled(MODEL, tx), params, batches), want, rtol=1e-9)
 
 
 class TestErrors:
@@ -522,7 +652,7 @@ def test_sharded_weights_stay_where_they_are(rng, name, dtype, mode):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     batch = jnp.asarray(rng.standard_normal((8, 4, width)), dtype)
     alone = dataclasses.replace(model, block=plain_block)
-    want = run(ordinary_step(alone, tx), tx, params, [batch] * 2)
+    want = run(ordinary(alone, tx), params, [batch] * 2)
 
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(mode, mode))
     specs = {"up": P(None, None, "tensor"), "down": P(None, "tensor", None)}
