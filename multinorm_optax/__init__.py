@@ -6,7 +6,7 @@ modules, in the order of the mathematics: `_axes`, `_roles`, `_paths`, `_rules`,
 `_matrices`, `_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_diagonal_scaling`,
 `_multi_normalize`, `_diagnostics`, `_whole_model`, `_sinkgd`, `_swan`, `_token_sinkhorn`, `_mngd`,
 `_subspace`, `_subspace_adam`, `_ldadam`, `_blocks`, `_block_presets`, `_block_means`, `_adam_mini`,
-`_layer_stack`, `_layerwise`, `_stochastic_rounding`, `_audit`.
+`_half_floats`, `_layer_stack`, `_layerwise`, `_stochastic_rounding`, `_audit`.
 Import from the package itself.
 """
 

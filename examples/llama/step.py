@@ -156,9 +156,7 @@ def _compiled_step(
         return step(state, rows_BxS, transformation)
 
     shardings = placement.shardings(lambda: initial_state(like, layerwise=layerwise))
-    return jax.jit(
-        train_step, donate_argnums=0, out_shardings=(shardings, placement.everywhere)
-    )
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, placement.everywhere))
 
 
 def make_train_step(

@@ -153,7 +153,8 @@ def layerwise_training(
         return LayerwiseState(
             _init(rest.init, embed, "the parameters"),
             _init(jax.vmap(optimizer.init), stack, "one layer"),
-            _init(rest.init, head, "the parameters"),
+            # An array that the optimizer returns for both parts could not be donated twice.
+            jax.tree.map(jnp.copy, _init(rest.init, head, "the parameters")),
         )
 
     def step(
