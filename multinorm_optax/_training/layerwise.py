@@ -251,7 +251,10 @@ def _update(
         return params, state
     updates, new = optimizer.update(gradient, state, params)
     if difference := _difference(new, state):
-        raise ValueError(f"an update changes the form of the optimizer's state: {difference}")
+        raise ValueError(
+            f"an update changes the form of the optimizer's state: {difference}; keep the shapes and"
+            " dtypes that the optimizer's init makes"
+        )
     return optax.apply_updates(params, updates), new
 
 
@@ -277,8 +280,8 @@ def _leaves(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
 
 def _like(params: Any, parts: Part) -> Any:
     """The parts as a mapping of the type that `params` is."""
-    structure = jax.tree.structure(params)
-    places = jax.tree.unflatten(structure, range(structure.num_leaves))
+    old, structure = jax.tree.flatten(params)
+    places = jax.tree.unflatten(structure, range(len(old)))
     order = jax.tree.leaves({name: places[name] for name in parts})
     leaves = dict(zip(order, jax.tree.leaves(parts), strict=True))
     return jax.tree.unflatten(structure, [leaves[place] for place in range(len(leaves))])
