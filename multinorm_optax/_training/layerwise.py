@@ -252,8 +252,8 @@ def _update(
     updates, new = optimizer.update(gradient, state, params)
     if difference := _difference(new, state):
         raise ValueError(
-            f"an update changes the form of the optimizer's state: {difference}; keep the shapes and"
-            " dtypes that the optimizer's init makes"
+            f"an update changes the form of the optimizer's state: {difference}; keep the shapes"
+            " and dtypes that the optimizer's init makes"
         )
     return optax.apply_updates(params, updates), new
 
