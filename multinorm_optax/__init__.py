@@ -2,41 +2,26 @@
 
 Every norm's projection is an `optax.GradientTransformation` without state; `multi_normalize` runs
 several of them as an alternating fixed-point iteration; SinkGD and SWAN are instances of it. The
-modules, in the order of the mathematics: `_axes`, `_roles`, `_paths`, `_rules`, `_precision`,
-`_matrices`, `_orthogonalize`, `_norms`, `_projections`, `_alternation`, `_diagonal_scaling`,
-`_multi_normalize`, `_diagnostics`, `_auxiliary_adam`, `_sinkgd`, `_swan`, `_token_sinkhorn`,
-`_mngd`, `_subspace`, `_subspace_adam`, `_ldadam`, `_blocks`, `_block_presets`, `_block_means`,
-`_adam_mini`, `_dependence`, `_optimizer_parts`, `_layer_stack`, `_layerwise`,
-`_stochastic_rounding`, `_audit`.
-Import from the package itself.
+packages, in the order of the mathematics: `_matrices`, `_norms`, `_alternation`, `_optimizers`,
+`_baselines`, `_training`. Each imports only from those before it. Import from `multinorm_optax`
+itself.
 """
 
 from multinorm_optax._alternation.combinator import multi_normalize
-from multinorm_optax._alternation.diagnostics import (
-    MultiNormalizeTrace,
-    measure_residuals,
-    trace_multi_normalize,
-)
+from multinorm_optax._alternation.diagnostics import measure_residuals, trace_multi_normalize
 from multinorm_optax._baselines.adam_mini.adam_mini import adam_mini, scale_by_adam_mini
-from multinorm_optax._baselines.adam_mini.blocks import Blocks, FusedBlocks, resolve_blocks
+from multinorm_optax._baselines.adam_mini.blocks import Blocks, FusedBlocks
 from multinorm_optax._baselines.adam_mini.presets import flax_blocks
 from multinorm_optax._baselines.ldadam.ldadam import ldadam, scale_by_ldadam
 from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.paths import UNCOVERED
-from multinorm_optax._matrices.rules import (
-    EQUINOX_RULES,
-    FLAX_RULES,
-    group_labels,
-    resolve_axes,
-)
+from multinorm_optax._matrices.rules import EQUINOX_RULES, FLAX_RULES, group_labels, resolve_axes
 from multinorm_optax._norms.base import Norm, Projection
-from multinorm_optax._norms.euclidean import ColumnNorm, EuclideanNorm, FrobeniusNorm, RowNorm
+from multinorm_optax._norms.euclidean import ColumnNorm, FrobeniusNorm, RowNorm
 from multinorm_optax._norms.max import MaxNorm
 from multinorm_optax._norms.normalize import (
     normalize,
     normalize_columns,
-    normalize_frobenius,
-    normalize_max,
     normalize_rows,
     normalize_spectral,
 )
@@ -46,17 +31,16 @@ from multinorm_optax._norms.orthogonalize import (
     newton_schulz,
     odd_polynomial,
     polar_express,
-    polar_express_coefficients,
     swan_whitening,
 )
 from multinorm_optax._norms.spectral import SpectralNorm
 from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 from multinorm_optax._optimizers.mngd import mngd
 from multinorm_optax._optimizers.sinkgd import scale_by_sinkhorn, sinkgd
-from multinorm_optax._optimizers.swan import center_rows, scale_by_swan, swan
-from multinorm_optax._optimizers.tokens import scale_by_token_sinkhorn, zero_small_rows
-from multinorm_optax._training.audit import Audit, AuditRow, audit
-from multinorm_optax._training.layerwise import LayerwiseModel, layerwise_step
+from multinorm_optax._optimizers.swan import scale_by_swan, swan
+from multinorm_optax._optimizers.tokens import scale_by_token_sinkhorn
+from multinorm_optax._training.audit import audit
+from multinorm_optax._training.layerwise import LayerwiseModel, layerwise_training
 from multinorm_optax._training.stochastic_rounding import apply_updates_stochastically
 
 __version__ = "0.1.0"
@@ -66,17 +50,13 @@ __all__ = [
     "FLAX_RULES",
     "UNCOVERED",
     "AdamGroup",
-    "Audit",
-    "AuditRow",
     "Blocks",
     "ColumnNorm",
-    "EuclideanNorm",
     "FrobeniusNorm",
     "FusedBlocks",
     "LayerwiseModel",
     "MatrixAxes",
     "MaxNorm",
-    "MultiNormalizeTrace",
     "Norm",
     "Projection",
     "RowNorm",
@@ -85,11 +65,10 @@ __all__ = [
     "apply_updates_stochastically",
     "audit",
     "auxiliary_adam",
-    "center_rows",
     "exact_svd",
     "flax_blocks",
     "group_labels",
-    "layerwise_step",
+    "layerwise_training",
     "ldadam",
     "measure_residuals",
     "mngd",
@@ -98,15 +77,11 @@ __all__ = [
     "newton_schulz",
     "normalize",
     "normalize_columns",
-    "normalize_frobenius",
-    "normalize_max",
     "normalize_rows",
     "normalize_spectral",
     "odd_polynomial",
     "polar_express",
-    "polar_express_coefficients",
     "resolve_axes",
-    "resolve_blocks",
     "scale_by_adam_mini",
     "scale_by_ldadam",
     "scale_by_sinkhorn",
@@ -116,5 +91,4 @@ __all__ = [
     "swan",
     "swan_whitening",
     "trace_multi_normalize",
-    "zero_small_rows",
 ]

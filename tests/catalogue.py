@@ -4,18 +4,20 @@ import jax.numpy as jnp
 import optax
 
 import multinorm_optax as mo
+from multinorm_optax._optimizers.swan import CenteredRows
+from multinorm_optax._optimizers.tokens import zero_small_rows
 
 TRANSFORMATIONS = {
     "normalize_rows": mo.normalize_rows(),
     "normalize_columns": mo.normalize_columns(),
     "normalize_spectral": mo.normalize_spectral(),
-    "normalize_max": mo.normalize_max(),
-    "normalize_frobenius": mo.normalize_frobenius(),
-    "center_rows": mo.center_rows(),
+    "normalize_max": mo.normalize(mo.MaxNorm()),
+    "normalize_frobenius": mo.normalize(mo.FrobeniusNorm()),
+    "center_rows": mo.normalize(CenteredRows()),
     "scale_by_sinkhorn": mo.scale_by_sinkhorn(),
     "scale_by_sinkhorn_tol": mo.scale_by_sinkhorn(num_iters=9, tol=1e-3),
     "scale_by_swan": mo.scale_by_swan(),
-    "zero_small_rows": mo.zero_small_rows(),
+    "zero_small_rows": zero_small_rows(),
     "scale_by_token_sinkhorn": mo.scale_by_token_sinkhorn(),
     "scale_by_swan_centered": mo.scale_by_swan(centered=True),
     "row_spectral": mo.multi_normalize(
@@ -35,7 +37,7 @@ OPTIMIZERS = {
         rate, (mo.RowNorm(), mo.SpectralNorm()), num_iters=1, **options
     ),
     "auxiliary_adam": lambda rate, **options: mo.auxiliary_adam(
-        mo.normalize_frobenius, rate, **options
+        lambda axes=None: mo.normalize(mo.FrobeniusNorm(), axes), rate, **options
     ),
 }
 # Of every parameter they keep a state, and they have no factor for the rate of the matrices.

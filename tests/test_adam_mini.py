@@ -18,6 +18,7 @@ from flax import nnx
 import multinorm_optax as mo
 from examples.llama.rules import llama_blocks
 from multinorm_optax import Blocks, FusedBlocks
+from multinorm_optax._baselines.adam_mini.blocks import resolve_blocks
 from tests import reference
 from tests.updates import updated
 
@@ -240,7 +241,7 @@ class TestWeightDecay:
         tx = mo.adam_mini(0.5, blocks=Blocks(), weight_decay=0.1, weight_decay_mask=mask)
         updates = updated(tx, optax.tree.zeros_like(params), params)
         for (path, _), update, leaf in zip(
-            mo.resolve_blocks(Blocks(), params),
+            resolve_blocks(Blocks(), params),
             *map(jax.tree.leaves, (updates, params)),
             strict=True,
         ):

@@ -7,6 +7,7 @@ import pytest
 
 import multinorm_optax as mo
 from multinorm_optax import Blocks, FusedBlocks
+from multinorm_optax._baselines.adam_mini.blocks import resolve_blocks
 
 NEURON, LAST = Blocks(whole=-2), Blocks(whole=-1)
 HEADS = Blocks(whole=-2, groups={-1: 4})
@@ -18,7 +19,7 @@ def found(blocks, shape, path="w"):
     tree = jax.ShapeDtypeStruct(shape, jnp.float32)
     for key in reversed(keys):
         tree = {key: tree}
-    [(found_path, resolved)] = mo.resolve_blocks(blocks, tree)
+    [(found_path, resolved)] = resolve_blocks(blocks, tree)
     assert found_path == path
     return resolved
 
@@ -109,14 +110,14 @@ class TestRules:
         want = {"a": Blocks(whole=1), "b/c": Blocks(whole=0), "b/d": Blocks()}
         specs = {"a": LAST, "b": {"c": NEURON, "d": Blocks()}}
         for blocks in (rules, specs, lambda params: specs):
-            assert dict(mo.resolve_blocks(blocks, tree)) == want
-        prefix = dict(mo.resolve_blocks({"a": LAST, "b": NEURON}, tree))
+            assert dict(resolve_blocks(blocks, tree)) == want
+        prefix = dict(resolve_blocks({"a": LAST, "b": NEURON}, tree))
         assert prefix == {**want, "b/d": Blocks(whole=0)}
 
     def test_uncovered_leaves_are_all_named(self):
         tree = {"a.b": jnp.ones((3, 4)), "c": jnp.ones(3), "d": jnp.ones(3)}
         with pytest.raises(ValueError, match=r"no rule says") as error:
-            mo.resolve_blocks([("d", LAST)], tree)
+            resolve_blocks([("d", LAST)], tree)
         message = str(error.value)
         assert message.startswith("a.b (3, 4)\n  c (3,)\n")
         assert r"add one to `blocks`, such as ('a\\.b', Blocks(whole=-2))" in message

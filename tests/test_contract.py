@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import multinorm_optax as mo
+from multinorm_optax._optimizers.swan import CenteredRows
 from tests.catalogue import OPTIMIZERS, TRANSFORMATIONS, WITH_MOMENTS, every_entry, kernels
 
 ENTRIES = every_entry()
@@ -207,6 +208,6 @@ def test_empty_stacks(shape):
         mo.scale_by_sinkhorn(axes, tol=1e-3),
         mo.scale_by_swan(axes),
         mo.multi_normalize(rows, mo.normalize_spectral(axes), tol=1e-3),
-        mo.multi_normalize(columns, mo.center_rows(axes)),
+        mo.multi_normalize(columns, mo.normalize(CenteredRows(), axes)),
     ):
         assert jax.jit(tx.update)(tree, tx.init(tree))[0].shape == shape

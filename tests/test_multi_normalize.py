@@ -15,7 +15,10 @@ from tests.updates import updated
 
 ROWS, COLUMNS = mo.normalize_rows(ROWS_FIRST), mo.normalize_columns(ROWS_FIRST)
 SPECTRAL = mo.normalize_spectral(ROWS_FIRST)
-FROBENIUS, MAX = mo.normalize_frobenius(ROWS_FIRST), mo.normalize_max(ROWS_FIRST)
+FROBENIUS, MAX = (
+    mo.normalize(mo.FrobeniusNorm(), ROWS_FIRST),
+    mo.normalize(mo.MaxNorm(), ROWS_FIRST),
+)
 COMBINATIONS = {
     "row": (ROWS,),
     "row_column": (ROWS, COLUMNS),

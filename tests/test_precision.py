@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import multinorm_optax as mo
+from multinorm_optax._optimizers.swan import CenteredRows
 from tests import reference
 from tests.layouts import ROWS_FIRST
 from tests.updates import updated
@@ -18,10 +19,10 @@ from tests.updates import updated
 TRANSFORMATIONS = {
     "rows": mo.normalize_rows(ROWS_FIRST),
     "columns": mo.normalize_columns(ROWS_FIRST),
-    "frobenius": mo.normalize_frobenius(ROWS_FIRST),
-    "max": mo.normalize_max(ROWS_FIRST),
+    "frobenius": mo.normalize(mo.FrobeniusNorm(), ROWS_FIRST),
+    "max": mo.normalize(mo.MaxNorm(), ROWS_FIRST),
     "spectral": mo.normalize_spectral(ROWS_FIRST),
-    "center_rows": mo.center_rows(ROWS_FIRST),
+    "center_rows": mo.normalize(CenteredRows(), ROWS_FIRST),
     "sinkhorn": mo.scale_by_sinkhorn(ROWS_FIRST),
     "sinkhorn_tol": mo.scale_by_sinkhorn(ROWS_FIRST, num_iters=20, tol=1e-5),
     "swan": mo.scale_by_swan(ROWS_FIRST),

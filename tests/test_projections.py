@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import multinorm_optax as mo
+from multinorm_optax._optimizers.swan import CenteredRows
 from tests import reference
 from tests.layouts import LAYOUTS
 from tests.updates import updated
@@ -15,8 +16,8 @@ PROJECTIONS = {
     "row": mo.normalize_rows,
     "column": mo.normalize_columns,
     "spectral": mo.normalize_spectral,
-    "max": mo.normalize_max,
-    "frobenius": mo.normalize_frobenius,
+    "max": lambda axes=None: mo.normalize(mo.MaxNorm(), axes),
+    "frobenius": lambda axes=None: mo.normalize(mo.FrobeniusNorm(), axes),
 }
 
 
@@ -50,14 +51,14 @@ def test_rows_are_output_features(rng):
 
 def test_center_rows(rng):
     kernel = np.float32(rng.standard_normal((6, 4)) + 3)
-    result = updated(mo.center_rows(), kernel)
+    result = updated(mo.normalize(CenteredRows()), kernel)
     np.testing.assert_allclose(result, reference.grad_norm(kernel.T.astype(float)).T, atol=2e-5)
 
 
 def test_max_norm_serves_leaves_of_any_rank_and_role():
     tree = {"embedding": jnp.array([[-2.0, 0.0]]), "bias": jnp.array([3.0]), "t": jnp.array(-1.0)}
     tree["layers"] = jnp.full((2, 2, 2), -0.5)
-    result = updated(mo.normalize_max(), tree)
+    result = updated(mo.normalize(mo.MaxNorm()), tree)
     for key, leaf in tree.items():
         np.testing.assert_array_equal(result[key], np.sign(leaf))
 
@@ -69,13 +70,23 @@ def test_orthogonalizer_is_passed_on(rng):
 
 
 def test_state_is_empty():
-    for make in (*PROJECTIONS.values(), mo.center_rows, mo.scale_by_sinkhorn, mo.scale_by_swan):
+    for make in (
+        *PROJECTIONS.values(),
+        lambda axes=None: mo.normalize(CenteredRows(), axes),
+        mo.scale_by_sinkhorn,
+        mo.scale_by_swan,
+    ):
         assert make().init({"kernel": jnp.ones((2, 3))}) == optax.EmptyState()
 
 
 @pytest.mark.parametrize("tree", [{}, None, (), {"a": None, "b": optax.MaskedNode()}])
 def test_trees_without_leaves(tree):
-    for make in (*PROJECTIONS.values(), mo.center_rows, mo.scale_by_sinkhorn, mo.scale_by_swan):
+    for make in (
+        *PROJECTIONS.values(),
+        lambda axes=None: mo.normalize(CenteredRows(), axes),
+        mo.scale_by_sinkhorn,
+        mo.scale_by_swan,
+    ):
         tx = make()
         result, _ = tx.update(tree, tx.init(tree))
         assert jax.tree.structure(result) == jax.tree.structure(tree)

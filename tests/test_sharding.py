@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 import multinorm_optax as mo
 from examples.benchmark.exchanges import Collective
 from examples.benchmark.exchanges import collectives as exchanges
+from multinorm_optax._baselines.adam_mini.blocks import resolve_blocks
 
 KERNEL = mo.MatrixAxes(output=-1, input=-2)
 HEADS = mo.MatrixAxes(output=(-2, -1), input=-3)
@@ -333,7 +334,7 @@ class TestAdamMini:
         for found, expected in zip(*map(jax.tree.leaves, (state, want_state)), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-5)
         # Sums over the axes that every block spans, and numbers of blocks.
-        [(_, found)] = mo.resolve_blocks(blocks, gradients[0])
+        [(_, found)] = resolve_blocks(blocks, gradients[0])
         longest = math.prod(n for axis, n in enumerate(shape) if axis not in found.whole)
         assert max((array.size for each in sent for array in each.arrays), default=0) <= longest
         assert found.whole or not sent

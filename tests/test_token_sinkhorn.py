@@ -5,6 +5,7 @@ import optax
 import pytest
 
 import multinorm_optax as mo
+from multinorm_optax._optimizers.tokens import zero_small_rows
 from tests import reference
 
 TABLE = mo.MatrixAxes(output=0, input=1)
@@ -46,7 +47,7 @@ def test_rows_end_with_unit_size_and_rare_tokens_do_not_move(rng):
 
 def test_small_rows_are_those_below_the_threshold_and_no_others(rng):
     table = jnp.float32(_skewed(rng))
-    kept = np.asarray(_apply(mo.zero_small_rows(TABLE, 0.2), table))
+    kept = np.asarray(_apply(zero_small_rows(TABLE, 0.2), table))
     np.testing.assert_array_equal(kept, np.float32(reference.zero_small_rows(table, 0.2)))
     assert 0 < (kept == 0).all(1).sum() < len(table)
 
@@ -61,7 +62,7 @@ def test_any_scale_gives_the_same_bits(rng, scale):
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_invalid_gradient_reaches_the_update(rng, bad):
     table = jnp.float32(_skewed(rng)).at[3, 2].set(bad)
-    assert not np.isfinite(_apply(mo.zero_small_rows(TABLE), table)[3, 2])
+    assert not np.isfinite(_apply(zero_small_rows(TABLE), table)[3, 2])
     assert np.isnan(_apply(mo.scale_by_token_sinkhorn(TABLE), table)).any()
 
 
@@ -74,4 +75,4 @@ def test_stack_of_tables_is_treated_one_by_one(rng):
 
 def test_leaf_that_is_no_matrix_is_named():
     with pytest.raises(ValueError, match=r"norm/scale \(8,\)"):
-        mo.zero_small_rows().update({"norm": {"scale": jnp.ones(8)}}, optax.EmptyState())
+        zero_small_rows().update({"norm": {"scale": jnp.ones(8)}}, optax.EmptyState())

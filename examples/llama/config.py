@@ -218,7 +218,7 @@ Tracker = Literal["tensorboard", "wandb"]
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a run is carried out, watched and saved: what does not change its result."""
+    """How a run is carried out, watched and saved: what changes its result by rounding at most."""
 
     mesh: tuple[int, int, int] = (1, 1, 1)
     """Devices along the axes data, fsdp and tensor: batches are split over the first two, weights
@@ -226,7 +226,7 @@ class RunConfig:
     layerwise: bool = False
     """Use each layer's gradient as soon as it is there, instead of that of the whole model at the
     end: less memory, and the same weights up to rounding. Not with --microbatches or --clip-norm. A
-    run can go on with or without it."""
+    run goes on with it or without it, as it began: the optimizer's state has another form."""
     save_every: int = 100
     """Steps between checkpoints."""
     keep: int = 2

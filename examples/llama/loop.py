@@ -68,21 +68,32 @@ class Task:
     train_step: Callable[[TrainState, np.ndarray], tuple[TrainState, jax.Array]]
     validate: Callable[[Params], Validation]
     placement: Placement = ONE_DEVICE
+    layerwise: bool = False
 
     def initial_state(self) -> TrainState:
         """The weights that the seed draws, and the optimizer's state for them."""
-        return self.placement.create(lambda: initial_state(self.experiment))
+        return self.placement.create(self._build_state)
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of `initial_state()`; nothing is computed."""
-        return self.placement.abstract(lambda: initial_state(self.experiment))
+        return self.placement.abstract(self._build_state)
+
+    def _build_state(self) -> TrainState:
+        return initial_state(self.experiment, layerwise=self.layerwise)
 
 
-def prepare(experiment: Experiment, corpus: Corpus, placement: Placement = ONE_DEVICE) -> Task:
+def prepare(
+    experiment: Experiment,
+    corpus: Corpus,
+    placement: Placement = ONE_DEVICE,
+    *,
+    layerwise: bool = False,
+) -> Task:
     """Build the parts of a settled experiment; nothing is computed yet.
 
     Raises:
-        InputError: the text does not suffice, or the mesh does not divide batch or heads.
+        InputError: the text does not suffice, the mesh does not divide batch or heads, or the
+            experiment has no layer-wise step but is to be trained with it.
     """
     setup = experiment.setup
     placement.check(setup)
@@ -92,7 +103,7 @@ def prepare(experiment: Experiment, corpus: Corpus, placement: Placement = ONE_D
         definition=definition,
         optimizer=make_optimizer(experiment.optimizer, setup),
         batches=corpus.training_batches(setup.data),
-        train_step=make_train_step(experiment, placement),
+        train_step=make_train_step(experiment, placement, layerwise=layerwise),
         validate=make_validate(
             definition,
             corpus.validation_rows(setup.data),
@@ -101,6 +112,7 @@ def prepare(experiment: Experiment, corpus: Corpus, placement: Placement = ONE_D
             placement,
         ),
         placement=placement,
+        layerwise=layerwise,
     )
 
 

@@ -39,6 +39,7 @@ SPECS: tuple[tuple[str, P], ...] = (
     (r"head/kernel", P("fsdp", "tensor")),
     (r"(layers/)?\w+_norm/scale", P()),
     (r"ns_coeffs", P()),  # of Muon's state
+    (r"count", P()),  # of a layer-wise state, which has one per layer
 )
 """Over which axes the dimensions of each parameter are spread; the first match of a path decides.
 

@@ -26,12 +26,19 @@ class TrainState(NamedTuple):
     optimizer_state: optax.OptState
 
 
-def initial_state(experiment: Experiment) -> TrainState:
-    """The weights that a settled experiment's seed draws, and its optimizer's state for them."""
+def initial_state(experiment: Experiment, *, layerwise: bool = False) -> TrainState:
+    """The weights that a settled experiment's seed draws, and its optimizer's state for them.
+
+    The layer-wise step has a state of another form than the ordinary one.
+    """
     setup = experiment.setup
     params = init_llama(setup.model, setup.seed)
     optimizer = make_optimizer(experiment.optimizer, setup)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    if layerwise:
+        init = mo.layerwise_training(layerwise_model(setup.model), optimizer).init
+    else:
+        init = optimizer.init
+    return TrainState(jnp.zeros((), jnp.int32), params, init(params))
 
 
 def mean_loss_and_gradients(
@@ -122,9 +129,8 @@ def _layerwise(model: ModelConfig) -> Step:
     def step(
         state: TrainState, rows_BxS: jax.Array, optimizer: optax.GradientTransformation
     ) -> tuple[TrainState, jax.Array]:
-        params, optimizer_state, loss = mo.layerwise_step(parts, optimizer)(
-            state.params, state.optimizer_state, rows_BxS
-        )
+        training = mo.layerwise_training(parts, optimizer)
+        params, optimizer_state, loss = training.step(state.params, state.optimizer_state, rows_BxS)
         return TrainState(state.step + 1, params, optimizer_state), loss
 
     return step
@@ -149,8 +155,8 @@ def _compiled_step(
         transformation = make_optimizer(dataclasses.replace(optimizer, **peaks), like.setup)
         return step(state, rows_BxS, transformation)
 
-    shardings = placement.shardings(lambda: initial_state(like)), placement.everywhere
-    return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
+    shardings = placement.shardings(lambda: initial_state(like, layerwise=layerwise))
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, placement.everywhere))
 
 
 def make_train_step(

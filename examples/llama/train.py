@@ -28,7 +28,7 @@ from examples.llama.processes import (
 )
 from examples.llama.records import write_json
 from examples.llama.run_folder import RunFolder
-from examples.llama.step import check_layerwise, make_train_step
+from examples.llama.step import check_layerwise
 from examples.llama.stop import StopSignals
 from examples.llama.text.corpus import Corpus, load_corpus
 from examples.llama.watch import watching
@@ -78,7 +78,7 @@ def train(
     experiment = settled(experiment)
     if run.layerwise:
         check_layerwise(experiment)
-    config = identity(experiment, corpus)
+    config = identity(experiment, corpus, layerwise=run.layerwise)
     finished = from_main_process(lambda: _claim(folder, config, source))
     if finished is not None:
         result = Validation.from_json(finished)
@@ -102,11 +102,15 @@ def _claim(
     return folder.result()
 
 
-def identity(experiment: Experiment, corpus: Corpus) -> dict[str, Any]:
-    """Everything that determines the result of a settled experiment, as config.json has it."""
+def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
+    """Everything that determines result and state of a settled experiment, as config.json has it.
+
+    `layerwise` is there if it is true: the optimizer's state has another form then.
+    """
     config = as_json(experiment)
     del config["setup"]["data"]["workers"]  # the rows are the same with any number of them
-    return config | {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
+    config |= {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
+    return config | ({"layerwise": True} if layerwise else {})
 
 
 def settled(experiment: Experiment) -> Experiment:
@@ -123,11 +127,8 @@ def _train(
     if placement.mesh is None and jax.device_count() > 1:
         devices = jax.device_count()
         console.print(f"Training on one of {devices} devices; --mesh {devices} 1 1 takes all")
-    task = prepare(experiment, corpus, placement)
-    if run.layerwise:
-        step = make_train_step(experiment, placement, layerwise=True)
-        task = dataclasses.replace(task, train_step=step)
-    config = identity(experiment, corpus)
+    task = prepare(experiment, corpus, placement, layerwise=run.layerwise)
+    config = identity(experiment, corpus, layerwise=run.layerwise)
     with (
         StopSignals(console) as signals,
         Checkpoints(folder.checkpoints, run.keep) as checkpoints,

@@ -90,7 +90,8 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
             )
         step = steps[0] if config.step is None else config.step
         try:
-            state, _ = checkpoints.load(step, initial_state(experiment))
+            like = initial_state(experiment, layerwise=stored.get("layerwise", False))
+            state, _ = checkpoints.load(step, like)
         except DamagedError as error:
             raise InputError(
                 f"the checkpoint of step {step} in {folder.checkpoints} is damaged: {error}; "

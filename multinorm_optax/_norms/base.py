@@ -48,9 +48,11 @@ class Projection(abc.ABC):
     Attributes:
       keeps_support: whether rows and columns that are zero stay zero and no others become zero.
         Zero rows and columns do not count in the sizes of such a projection.
+      entrywise: whether each entry is projected on its own; no axes are needed then.
     """
 
     keeps_support: bool = False
+    entrywise: bool = False
 
     @abc.abstractmethod
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:

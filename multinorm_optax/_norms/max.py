@@ -17,6 +17,8 @@ class MaxNorm(Norm):
     NaN and infinite entries stay what they are: the sign would hide a diverged gradient.
     """
 
+    entrywise = True
+
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
         """The sign (for complex entries the phase)."""
         del axes, size

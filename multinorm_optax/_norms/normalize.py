@@ -1,9 +1,9 @@
 """Every projection as an `optax.GradientTransformation` without state.
 
-`normalize_rows`, `normalize_columns`, `normalize_spectral`, `normalize_max` and
-`normalize_frobenius` each turn every gradient of a tree into its projection P_g, of root mean
-square 1 (Scetbon et al., arXiv 2502.06742). They normalize the matrices of a tree and nothing else:
-a leaf that is no matrix, or whose rows and columns are unknown, is an error naming its path.
+`normalize` turns every gradient of a tree into its projection P_g, of root mean square 1 (Scetbon
+et al., arXiv 2502.06742); `normalize_rows`, `normalize_columns` and `normalize_spectral` name the
+norm. They normalize the matrices of a tree and nothing else: a leaf that is not a matrix, or whose
+rows and columns are unknown, is an error that names its path.
 """
 
 from typing import Any
@@ -17,8 +17,7 @@ from multinorm_optax._matrices.rules import (
     resolve_matrices,
 )
 from multinorm_optax._norms.base import Projection
-from multinorm_optax._norms.euclidean import ColumnNorm, FrobeniusNorm, RowNorm
-from multinorm_optax._norms.max import MaxNorm
+from multinorm_optax._norms.euclidean import ColumnNorm, RowNorm
 from multinorm_optax._norms.orthogonalize import Orthogonalizer
 from multinorm_optax._norms.spectral import SpectralNorm
 
@@ -55,7 +54,8 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
 
     Args:
       projection: a `Norm` or `Projection`, of this package or your own.
-      axes: which axes of each leaf are rows and columns, see `resolve_axes`.
+      axes: which axes of each leaf are rows and columns, see `resolve_axes`. A projection that acts
+        entry by entry, such as `MaxNorm`, needs none and serves leaves of any rank and role.
 
     Returns:
       A transformation with `optax.EmptyState`. Updates keep their dtype; half precisions are
@@ -63,7 +63,7 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
       NaN and infinity are passed on.
 
     Raises:
-      ValueError: in `init` and `update`, for a leaf that is no matrix or that no rule covers.
+      ValueError: in `init` and `update`, for a leaf that is not a matrix or that no rule covers.
       TypeError: in `init` and `update`, for a leaf of integers.
 
     Example:
@@ -76,6 +76,8 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
       [[1.0, 0.0], [1.0, 0.0]]
     """
 
+    if axes is None and projection.entrywise:
+        axes = WHOLE_LEAF_RULES
     return Normalization(projection, axes)
 
 
@@ -95,25 +97,6 @@ def normalize_columns(axes: AxesLike = None) -> optax.GradientTransformation:
       axes: see `resolve_axes`.
     """
     return normalize(ColumnNorm(), axes)
-
-
-def normalize_frobenius(axes: AxesLike = None) -> optax.GradientTransformation:
-    """Replaces each matrix by sqrt(m n) W / ||W||_F; see `normalize`.
-
-    Args:
-      axes: see `resolve_axes`.
-    """
-    return normalize(FrobeniusNorm(), axes)
-
-
-def normalize_max(axes: AxesLike = None) -> optax.GradientTransformation:
-    """Replaces each entry by its sign, the projection of the max norm; see `normalize`.
-
-    Args:
-      axes: see `resolve_axes`. The sign does not depend on them, so that by default leaves of any
-        rank and role are served.
-    """
-    return normalize(MaxNorm(), WHOLE_LEAF_RULES if axes is None else axes)
 
 
 def normalize_spectral(

@@ -17,8 +17,8 @@ from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.rules import AxesLike
 from multinorm_optax._norms.base import MatrixSize, Projection
-from multinorm_optax._norms.euclidean import RowNorm
-from multinorm_optax._norms.normalize import normalize, normalize_frobenius, normalize_spectral
+from multinorm_optax._norms.euclidean import FrobeniusNorm, RowNorm
+from multinorm_optax._norms.normalize import normalize, normalize_spectral
 from multinorm_optax._norms.orthogonalize import Orthogonalizer, swan_whitening
 from multinorm_optax._norms.precision import inverse_power_of_two, peak
 from multinorm_optax._optimizers.arguments import Mask, check_static, documented
@@ -82,17 +82,6 @@ class Oriented(Projection):
         return self.inner.residual(x, projected, oriented, size)
 
 
-def center_rows(axes: AxesLike = None) -> optax.GradientTransformation:
-    """SWAN's GradNorm: each row minus its mean, over its population standard deviation.
-
-    See `normalize` and Ma et al., arXiv 2412.13148, Section 4.
-
-    Args:
-      axes: which axes of each leaf are rows and columns, see `resolve_axes`.
-    """
-    return normalize(CenteredRows(), axes)
-
-
 @documented
 def scale_by_swan(
     axes: AxesLike = None,
@@ -132,7 +121,7 @@ def scale_by_swan(
     return multi_normalize(
         normalize(rows, axes),
         normalize_spectral(axes, whitening),
-        normalize_frobenius(axes),
+        normalize(FrobeniusNorm(), axes),
         num_iters=1,
     )
 

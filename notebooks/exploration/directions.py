@@ -16,14 +16,14 @@ import multinorm_optax as mo
 from exploration.convergence import ROWS_FIRST
 
 DIRECTIONS: Mapping[str, optax.GradientTransformation] = {
-    "gradient": mo.normalize_frobenius(ROWS_FIRST),
-    "sign": mo.normalize_max(ROWS_FIRST),
+    "gradient": mo.normalize(mo.FrobeniusNorm(), ROWS_FIRST),
+    "sign": mo.normalize(mo.MaxNorm(), ROWS_FIRST),
     "SinkGD, L = 1": mo.scale_by_sinkhorn(ROWS_FIRST, 1),
     "SinkGD, L = 5": mo.scale_by_sinkhorn(ROWS_FIRST, 5),
     "SWAN": mo.scale_by_swan(ROWS_FIRST),
     "Muon": mo.multi_normalize(
         mo.normalize_spectral(ROWS_FIRST, mo.muon_quintic()),
-        mo.normalize_frobenius(ROWS_FIRST),
+        mo.normalize(mo.FrobeniusNorm(), ROWS_FIRST),
         num_iters=1,
     ),
 }

@@ -52,7 +52,7 @@ class TurnedMaxNorm(mo.Norm):
 
 
 @partial(jax.jit, static_argnames="sweeps")
-def _trace(start: jax.Array, angle: jax.Array, sweeps: int) -> mo.MultiNormalizeTrace:
+def _trace(start: jax.Array, angle: jax.Array, sweeps: int) -> Any:
     members = [mo.normalize(norm, ROWS_FIRST) for norm in (mo.MaxNorm(), TurnedMaxNorm(angle))]
     return mo.trace_multi_normalize(start, *members, num_iters=sweeps)
 

@@ -36,6 +36,7 @@ from examples.llama.step import (
 )
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, train
+from examples.llama.trained import TrainedConfig, load_trained
 from tests.examples.trajectories import distance, stop_after, trajectory
 
 MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=3)
@@ -71,9 +72,10 @@ def test_steps_are_those_of_the_whole_model(options: dict[str, Any]) -> None:
     # the same sums in another order: what rounding does to this optimizer's weights
     _, reversed_rows = trajectory(experiment, BATCHES[:, ::-1], layerwise=False)
     got_losses, got = trajectory(experiment, BATCHES, layerwise=True)
-    chex.assert_trees_all_equal_shapes_and_dtypes(got, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(got.params, state.params)
     np.testing.assert_allclose(got_losses, losses, rtol=30 * np.finfo(np.float32).eps)
-    assert distance(got, state) <= 10 * distance(reversed_rows, state) + 1e-8
+    rounding = distance(reversed_rows.params, state.params)
+    assert distance(got.params, state.params) <= 10 * rounding + 1e-8
     assert int(got.step) == len(BATCHES)
 
 
@@ -96,8 +98,9 @@ def test_mesh_trains_as_one_device_does(shape: MeshShape, options: dict[str, Any
     _, reversed_rows = trajectory(experiment, BATCHES[:, ::-1], layerwise=False)
     got_losses, got = trajectory(experiment, BATCHES, placement, layerwise=True)
     np.testing.assert_allclose(got_losses, losses, rtol=30 * np.finfo(np.float32).eps)
-    assert distance(got.params, state.params) <= 10 * distance(reversed_rows, state)
-    expected = placement.abstract(lambda: initial_state(experiment))
+    rounding = distance(reversed_rows.params, state.params)
+    assert distance(got.params, state.params) <= 10 * rounding + 1e-8
+    expected = placement.abstract(lambda: initial_state(experiment, layerwise=True))
     jax.tree.map(
         lambda x, like: chex.assert_equal(x.sharding.is_equivalent_to(like.sharding, x.ndim), True),
         got,
@@ -123,7 +126,7 @@ def test_loss_and_gradients_of_the_parts_are_those_of_the_whole(precision: Any) 
     chex.assert_trees_all_close(got, want, rtol=tolerance, atol=tolerance * 0.1)
 
 
-def test_run_may_go_on_with_ordinary_steps(
+def test_run_goes_on_as_it_began_and_is_refused_otherwise(
     tiny_setup: Setup, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = Experiment(settle(OptimizerConfig(momentum=0.9)), tiny_setup)
@@ -139,11 +142,15 @@ def test_run_may_go_on_with_ordinary_steps(
     assert run("ordinary", layerwise=False) == 0
     with monkeypatch.context() as patched:
         stop_after(5, patched)
-        assert run("both", layerwise=True) == 130
-    assert run("both", layerwise=False) == 0
-    assert result("both") == pytest.approx(result("ordinary"), rel=1e-4)
-    configs = [(tmp_path / name / "config.json").read_text() for name in ("ordinary", "both")]
-    assert configs[0] == configs[1]
+        assert run("layerwise", layerwise=True) == 130
+    with pytest.raises(InputError, match="layerwise: True in the folder, absent asked for"):
+        run("layerwise", layerwise=False)
+    assert run("layerwise", layerwise=True) == 0
+    with pytest.raises(InputError, match="layerwise: absent in the folder, True asked for"):
+        run("ordinary", layerwise=True)
+    assert result("layerwise") == pytest.approx(result("ordinary"), rel=1e-4)
+    trained = load_trained(TrainedConfig(run_dir=tmp_path / "layerwise"), Console(quiet=True))
+    assert trained.step == experiment.setup.steps
 
 
 def test_command_line(tiny_options: list[str], tmp_path: Path) -> None:
@@ -189,21 +196,41 @@ def _optimized() -> Iterator[None]:
 def _compiled(experiment: Experiment, *, layerwise: bool) -> Any:
     step = jax.jit(make_train_step(experiment, layerwise=layerwise), donate_argnums=0)
     rows = jax.ShapeDtypeStruct((1, 65), jnp.int32)
-    return step.lower(jax.eval_shape(lambda: initial_state(experiment)), rows).compile()
+    state = jax.eval_shape(lambda: initial_state(experiment, layerwise=layerwise))
+    return step.lower(state, rows).compile()
 
 
 # 24 layers; the second has 1243 MB of weights: nothing of it is allocated
-@pytest.mark.parametrize(("hidden", "mlp", "vocabulary"), [(256, 688, 1024), (1024, 2736, 4096)])
-@pytest.mark.parametrize("name", ["sinkgd", "adamw2"])
+@pytest.mark.parametrize(
+    ("hidden", "mlp", "vocabulary", "name", "share"),
+    [
+        (256, 688, 1024, "sinkgd", 0.2),
+        (256, 688, 1024, "adamw2", 0.2),
+        (1024, 2736, 4096, "sinkgd", 0.12),
+        (1024, 2736, 4096, "adamw2", 0.2),
+    ],
+)
 @pytest.mark.usefixtures("_optimized")
-def test_temporary_memory_is_a_fifth_of_an_ordinary_step(
-    hidden: int, mlp: int, vocabulary: int, name: Any
+def test_temporary_memory_is_a_fraction_of_an_ordinary_step(
+    hidden: int, mlp: int, vocabulary: int, name: Any, share: float
 ) -> None:
     model = ModelConfig(hidden, mlp, heads=hidden // 64, layers=24, vocabulary=vocabulary)
     ordinary = _compiled(_experiment(model, name="sgd", momentum=0.0), layerwise=False)
     layerwise = _compiled(_experiment(model, name=name), layerwise=True)
     before, after = ordinary.memory_analysis(), layerwise.memory_analysis()
-    assert after.temp_size_in_bytes <= 0.2 * before.temp_size_in_bytes
+    assert after.temp_size_in_bytes <= share * before.temp_size_in_bytes
     assert after.alias_size_in_bytes >= before.alias_size_in_bytes
     # no stack of weights or state is copied
     assert not re.findall(rf"f32\[24,({hidden}|{mlp}),\d+\]\S* copy\(", layerwise.as_text())
+
+
+# Before 0.11, jax's compiler for CPUs computes with float32 in place of bfloat16.
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="needs a backend with bfloat16")
+@pytest.mark.parametrize("name", ["sinkgd", "adamw2"])
+@pytest.mark.usefixtures("_optimized")
+def test_temporary_memory_in_bfloat16_is_a_fifth_of_an_ordinary_step(name: Any) -> None:
+    model = ModelConfig(1024, 2736, heads=16, layers=24, vocabulary=4096, precision="bfloat16")
+    ordinary = _compiled(_experiment(model, name="sgd", momentum=0.0), layerwise=False)
+    layerwise = _compiled(_experiment(model, name=name), layerwise=True)
+    before, after = ordinary.memory_analysis(), layerwise.memory_analysis()
+    assert after.temp_size_in_bytes <= 0.2 * before.temp_size_in_bytes

@@ -143,7 +143,7 @@ def test_temporary_memory_of_a_step(tiny_setup: Setup) -> None:
     assert step.alias_bytes >= adamw.total_bytes
 
 
-def test_layerwise_step_keeps_the_same_and_takes_less(tiny_setup: Setup) -> None:
+def test_layerwise_step_keeps_as_much_and_takes_less(tiny_setup: Setup) -> None:
     setup = dataclasses.replace(
         tiny_setup, model=dataclasses.replace(tiny_setup.model, hidden=64, mlp=160, layers=12)
     )
@@ -151,8 +151,9 @@ def test_layerwise_step_keeps_the_same_and_takes_less(tiny_setup: Setup) -> None
     ordinary, layerwise = (
         compiled(experiment, 17, layerwise=layerwise) for layerwise in (False, True)
     )
-    assert layerwise.argument_bytes == ordinary.argument_bytes
-    assert layerwise.alias_bytes == ordinary.alias_bytes
+    counts = 3 * 4 * setup.model.layers  # each layer has its own counts of steps
+    assert 0 <= layerwise.argument_bytes - ordinary.argument_bytes <= counts
+    assert 0 <= layerwise.alias_bytes - ordinary.alias_bytes <= counts
     assert layerwise.temporary_bytes < ordinary.temporary_bytes
     assert _row(1).published_gib == _row(1, name="adamw-layerwise").published_gib
 

@@ -6,6 +6,7 @@ import multinorm_optax as mo
 from examples.llama.config import ModelConfig
 from examples.llama.model import abstract_llama
 from examples.llama.rules import LLAMA_RULES, llama_blocks
+from multinorm_optax._baselines.adam_mini.blocks import resolve_blocks
 
 QUERY = "layers/attention/query/kernel"
 
@@ -16,7 +17,7 @@ def _leaf(path: str, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
 
 def _blocks(path: str, shape: tuple[int, ...], value: str = "neuron") -> tuple[int, ...]:
     rules = llama_blocks(4, value=value)  # type: ignore[arg-type]
-    [(_, found)] = mo.resolve_blocks(rules, _leaf(path, shape))
+    [(_, found)] = resolve_blocks(rules, _leaf(path, shape))
     assert isinstance(found, mo.Blocks)
     return found.moment_shape(shape)
 
@@ -84,4 +85,4 @@ def test_no_blocks_for_anything_else(path: str) -> None:
 def test_every_weight_is_covered() -> None:
     _, params = abstract_llama(ModelConfig())
     paths = [path for path, _ in mo.resolve_axes(LLAMA_RULES, params)]
-    assert paths == [path for path, _ in mo.resolve_blocks(llama_blocks(32), params)]
+    assert paths == [path for path, _ in resolve_blocks(llama_blocks(32), params)]

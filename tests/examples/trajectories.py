@@ -23,7 +23,7 @@ def trajectory(
     layerwise: bool = False,
 ) -> tuple[list[float], TrainState]:
     """The loss of each batch, and the last state."""
-    state = placement.create(lambda: initial_state(experiment))
+    state = placement.create(lambda: initial_state(experiment, layerwise=layerwise))
     step, losses = make_train_step(experiment, placement, layerwise=layerwise), []
     for rows in batches:
         state, loss = step(state, rows)

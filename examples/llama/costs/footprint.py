@@ -117,11 +117,8 @@ def compiled(experiment: Experiment, row_length: int, *, layerwise: bool = False
     rows_BxS = jax.ShapeDtypeStruct((setup.data.batch_size, row_length), jnp.int32)
     start = perf_counter()
     step = jax.jit(make_train_step(experiment, layerwise=layerwise), donate_argnums=0)
-    plan = (
-        step.lower(jax.eval_shape(lambda: initial_state(experiment)), rows_BxS)
-        .compile()
-        .memory_analysis()
-    )
+    state = jax.eval_shape(lambda: initial_state(experiment, layerwise=layerwise))
+    plan = step.lower(state, rows_BxS).compile().memory_analysis()
     if plan is None:
         raise InputError(
             f"XLA's {jax.default_backend()} backend does not say how much memory it plans to use; "
