@@ -33,11 +33,22 @@ def product(factors: Factors) -> jax.Array:
     return x * functools.reduce(operator.mul, scales[1:]) if scales[1:] else x
 
 
-def sum_of_squares(factors: Factors, group: tuple[int, ...]) -> jax.Array:
-    """The sum of |x|^2 over each group (axes keep size one), in at least float32."""
+def sum_of_squares(
+    factors: Factors, group: tuple[int, ...], power: jax.Array | None = None
+) -> jax.Array:
+    """The sum of |x|^2, or of |power x|^2, over each group (axes keep size one)."""
     if _is_tall_and_long(factors, group):
-        return _sum_by_chunks(factors, group[0])
-    return jnp.sum(abs_sq(product(factors)), axis=group, keepdims=True)
+        return _sum_by_chunks(factors, group[0], power)
+    return jnp.sum(_squares(factors, power), axis=group, keepdims=True)
+
+
+def _squares(factors: Factors, power: jax.Array | None) -> jax.Array:
+    x = product(factors)
+    if power is not None:
+        # XLA may take (x power)^2 for x^2 power^2, which leaves the range. A second summand, too
+        # small to change the sum, keeps it from that.
+        x = x * power + x * (power * 2.0**-64)
+    return abs_sq(x)
 
 
 _CHUNK, _LONG = 64, 8192
@@ -52,7 +63,7 @@ def _is_tall_and_long(factors: Factors, group: tuple[int, ...]) -> bool:
     return row > _LONG and rows > _CHUNK and rows % _CHUNK == 0
 
 
-def _sum_by_chunks(factors: Factors, axis: int) -> jax.Array:
+def _sum_by_chunks(factors: Factors, axis: int, power: jax.Array | None) -> jax.Array:
     """The sum of squares along an axis, in chunks of rows: each row of a sum leaves a CPU's cache.
 
     The barriers keep the conversion and the squares behind the split: XLA would write what stands
@@ -64,8 +75,9 @@ def _sum_by_chunks(factors: Factors, axis: int) -> jax.Array:
         return each.reshape(*each.shape[:axis], -1, chunk, *each.shape[axis + 1 :])
 
     weight, *scales = map(split, factors)
+    power = None if power is None else split(power)
     scales = jax.lax.optimization_barrier(scales)
-    partial = jnp.sum(abs_sq(product((weight, *scales))), axis=axis + 1)
+    partial = jnp.sum(_squares((weight, *scales), power), axis=axis + 1)
     return jnp.sum(jax.lax.optimization_barrier(partial), axis=axis, keepdims=True)
 
 
@@ -93,12 +105,13 @@ def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.
     if not scales:
         choices.append((total >= high, 1 / power))
     for outside, factor in choices:
-        vector = jnp.full_like(total, factor)
-        # The barrier keeps XLA from squaring the factor, which would overflow, and from computing
-        # once what the sums have in common, and writing it to an array of the weight's size.
-        scaled = jax.lax.optimization_barrier((*scales, vector))
-        total = jax.lax.select(outside, sum_of_squares((weight, *scaled), group), total)
-        window = jax.lax.select(outside, vector, window)
+        # The barrier keeps XLA from computing once what the sums have in common, and writing it
+        # to an array of the weight's size.
+        constant = jnp.full_like(total, factor)
+        *scaled, opaque = jax.lax.optimization_barrier((*scales, constant))
+        found = sum_of_squares((weight, *scaled), group, opaque)
+        total = jax.lax.select(outside, found, total)
+        window = jax.lax.select(outside, constant, window)
     return total, window
 
 
