@@ -1,8 +1,7 @@
 """The combinator: several projections, run as one alternating multi-normalization.
 
-`multi_normalize(P_1, ..., P_K)` seeks the z that maximises <G, z> with unit norm in all K norms at
-once, by L sweeps of x <- P_K(... P_1(x)) (Scetbon et al., arXiv 2502.06742, algorithm MultiNorm).
-`trace_multi_normalize` is its twin that returns all iterates.
+It seeks the z that maximises <G, z> with unit norm in all K norms at once (Scetbon et al., arXiv
+2502.06742, algorithm MultiNorm).
 """
 
 import operator
@@ -29,31 +28,29 @@ def multi_normalize(
     x <- G; then `num_iters` times: for each projection in order, x <- P_i(x).
 
     For two norms whose projections have equal Frobenius norm c, the dual value <x_k, x_k+1> never
-    decreases and is at most c^2, and cluster points are fixed points of the sweep; both norms
-    become one exactly if it reaches c^2. That happens for (rows, columns) and (rows, spectral) if
-    the matrix has full support, and need not otherwise: see `trace_multi_normalize`.
+    decreases and is at most c^2; both norms become one exactly if it reaches c^2. That happens for
+    (rows, columns) and (rows, spectral) if the matrix has full support, and need not otherwise: see
+    `trace_multi_normalize`.
 
-    The gradient is upcast once, to at least float32, and the result downcast once, to the dtype it
-    came with. Members made by `normalize` run weight by weight; if all of them are Euclidean (rows,
-    columns, Frobenius) only their scales are iterated, and no other array of the weight's size is
-    made. If all members keep zero rows and columns, these do not count in m and n: live entries
-    have root mean square 1. Other stateless transformations run on the whole tree.
+    The gradient is upcast once, to at least float32, and the result downcast once. Members made by
+    `normalize` run weight by weight; if all of them are Euclidean (rows, columns, Frobenius) only
+    their scales are iterated, and no other array of the weight's size is made. Other stateless
+    transformations run on the whole tree, with the same numbers where they wrap a projection.
 
     Args:
       *projections: transformations without state, in order: `normalize_rows()` and the like, or any
         `optax.GradientTransformation` whose state has no leaves.
       num_iters: L, the number of sweeps, at least 1.
-      tol: if given, sweeps stop, for each matrix by itself, as soon as its residual is at most
-        `tol` or after `num_iters`. The residual of a norm is the largest error of the root mean
-        square of a group (a row, a column), which should be 1; of a transformation that is no
-        projection of this package, the relative change that it would make. With a tolerance the
-        loop is a `lax.while_loop`, through which reverse-mode differentiation does not go.
+      tol: if given, the sweeps of each matrix stop as soon as its residual is at most `tol`. The
+        residual of a norm is the largest error of the root mean square of a group (a row, a
+        column), which should be 1; the residual of any other transformation is the relative change
+        that it would make. Reverse-mode differentiation needs `tol=None`.
 
     Returns:
       A transformation with `optax.EmptyState`.
 
     Raises:
-      TypeError: for a member that is no transformation, or a `num_iters` that is no integer.
+      TypeError: for a member that is not a transformation, or a `num_iters` that is not an integer.
       ValueError: without projections, with `num_iters` below 1, with a negative `tol`, or (in
         `init` and `update`) for a member that has state; and as `normalize` does.
 
@@ -94,25 +91,21 @@ def check_arguments(
     num_iters: NumIters,
     tol: Tolerance = None,
 ) -> NumIters:
-    """Raises for arguments of `multi_normalize` that make no sense; traced ones pass.
-
-    Returns:
-      The number of sweeps, as an integer of Python's if it is known.
-    """
+    """The number of sweeps, once all arguments are checked; arrays are taken as they are."""
     if not projections:
         raise ValueError("multi_normalize needs at least one projection")
     for each in projections:
         if not isinstance(each, optax.GradientTransformation):
             hint = f"normalize({each!r})" if isinstance(each, Projection) else "one of optax's"
             raise TypeError(f"{each!r} is not a transformation; write {hint}")
-    if not isinstance(num_iters, jax.core.Tracer):
+    if not isinstance(num_iters, jax.Array):
         try:
             num_iters = operator.index(num_iters)
         except TypeError as error:
             raise TypeError(f"num_iters must be an integer, got {num_iters!r}") from error
         if num_iters < 1:
             raise ValueError(f"num_iters must be at least 1, got {num_iters}")
-    if tol is not None and not isinstance(tol, jax.core.Tracer) and not tol >= 0:
+    if tol is not None and not isinstance(tol, jax.Array) and not tol >= 0:
         raise ValueError(f"tol must be at least 0, got {tol}")
     return num_iters
 

@@ -1,10 +1,9 @@
 """Diagnostics of multi-normalization: its iterates, residuals and dual values.
 
 They run the half-steps of `multi_normalize` itself, so that what is plotted is what trains. What
-may be expected of them is in Scetbon et al., arXiv 2502.06742, with a correction: for
-any two norms with projections of equal Frobenius norm the dual values rise to a limit, but a common
-fixed point need not exist (in the plane, the max norm and the max norm rotated by 30 degrees have a
-two-cycle).
+may be expected of them is in Scetbon et al., arXiv 2502.06742, with a correction: the dual values
+of any two norms with projections of equal Frobenius norm rise to a limit, but a common fixed point
+need not exist (in the plane, the max norm and the max norm rotated by 30 degrees have a two-cycle).
 """
 
 import itertools
@@ -25,14 +24,7 @@ from multinorm_optax._norms.normalize import Normalization
 
 
 class MultiNormalizeTrace(NamedTuple):
-    """What `trace_multi_normalize` returns; each field is a tree like the updates.
-
-    Attributes:
-      iterates: x_0 = G, x_1, ..., x_LK, stacked along a new first axis.
-      residuals: of each norm after each sweep, of shape (L, K, *batch).
-      dual_values: <x_k, x_k+1> for k = 0, ..., LK - 1, of shape (L K, *batch). The first is the
-        dual norm of the gradient; the following ones never decrease if K = 2.
-    """
+    """The result of `trace_multi_normalize`."""
 
     iterates: Any
     residuals: Any
@@ -45,19 +37,26 @@ def trace_multi_normalize(
     num_iters: int = 5,
     params: optax.Params | None = None,
 ) -> MultiNormalizeTrace:
-    """All iterates of `multi_normalize`, with residuals and dual values, for diagnostics and plots.
+    """All iterates of `multi_normalize`, with residuals and dual values, for plots.
 
-    It takes the very half-steps that `multi_normalize` takes; its last iterate is the update.
+    The last iterate is the update.
 
     Args:
       updates: the gradients.
       *projections: as for `multi_normalize`.
       num_iters: L, the number of sweeps.
-      params: handed to members that want parameters.
+      params: the parameters, for members that need them.
 
     Returns:
-      A `MultiNormalizeTrace` in at least float32. Where members do not all treat the same axes as
-      batch, and for transformations of the whole tree, residuals and dual values have no batch.
+      A named tuple of trees like the updates, in at least float32, with the fields
+
+      - `iterates`: x_0 = G, x_1, ..., x_LK, stacked along a new first axis;
+      - `residuals`: of each norm after each sweep, of shape (L, K, *batch);
+      - `dual_values`: <x_k, x_k+1> for k = 0, ..., LK - 1, of shape (L K, *batch). The first is the
+        dual norm of the gradient; the following ones never decrease if K = 2.
+
+      Where members treat different axes as batch, and for transformations of the whole tree,
+      residuals and dual values have no batch.
 
     Example:
       >>> import jax
@@ -113,10 +112,10 @@ def _residuals(alternation: Alternation[Any], state: Any) -> jax.Array:
 def measure_residuals(
     *projections: optax.GradientTransformation,
 ) -> Callable[[optax.Updates], dict[str, jax.Array]]:
-    """A measure for `optax.snapshot`: how far updates are from unit norm, to record in training.
+    """A measure for `optax.snapshot`: the distance of updates from unit norm during training.
 
     Updates are first scaled to root mean square 1, so that a learning rate does not matter and the
-    measure may stand behind a whole optimizer. Leaves that are not matrices are passed over.
+    measure may follow a whole optimizer. Leaves that are not matrices are left out.
 
     Args:
       *projections: made by `normalize` or the functions built on it.

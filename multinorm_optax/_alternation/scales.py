@@ -41,9 +41,9 @@ class ScaleAlternation(WeightAlternation[Scales]):
     """Carries the scales; the iterate is the gradient times all of them.
 
     A half-step measures the root mean square of each group of the iterate and divides the group's
-    scale by it. The first sweep finds the scales at several powers of two, whatever the range of
-    the entries. Where it ends: a group counts as zero if its entries, after the projections before
-    it, are below 2^-143 (float64: 2^-1662), and an entry is flushed if it is 2^-126 of its group.
+    scale by it. The first sweep sums squares at several powers of two, which covers every normal
+    number of the dtype. The range ends where a group's entries, after the first projection, are all
+    below 2^-143 (in float64 2^-1150): it then counts as zero.
 
     Barriers keep the half-steps apart: XLA would otherwise compute once what two of them have in
     common and keep it, in an array of the gradient's size.

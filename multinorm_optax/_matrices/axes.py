@@ -2,9 +2,8 @@
 
 The papers write a weight as W of m x n: m output features (rows) by n input features (columns).
 Storage differs: a flax kernel is (in, out), a torch or equinox weight (out, in), a `DenseGeneral`
-kernel spreads either side over several axes, and scanned layers add axes that are neither.
-`MatrixAxes` is the one description that every transformation, optimizer and diagnostic of this
-package reads. See Scetbon et al., arXiv 2502.06742 for the notation.
+kernel spreads either side over several axes, and scanned layers add axes that are neither. See
+Scetbon et al., arXiv 2502.06742 for the notation.
 """
 
 import dataclasses
@@ -55,12 +54,8 @@ class MatrixAxes:
     def resolve(self, shape: Shape, path: str = "") -> "MatrixAxes":
         """These axes for one weight: non-negative, and checked against its shape.
 
-        Args:
-          shape: the weight's shape.
-          path: the weight's path, for the error message.
-
         Raises:
-          ValueError: if an axis is out of range or named twice.
+          ValueError: if an axis is out of range or named twice; it names the path.
         """
         ndim = len(shape)
         if not all(-ndim <= axis < ndim for axis in self.matrix):
@@ -114,5 +109,5 @@ def as_matrix_axes(spec: Any) -> MatrixAxes:
 
 
 def describe(path: str, shape: Shape) -> str:
-    """How an error message names a weight: `layers/mlp/up/kernel (8, 512, 1376)`."""
+    """A weight in an error message: `layers/mlp/up/kernel (8, 512, 1376)`."""
     return f"{path or '<root>'} {tuple(shape)}"

@@ -40,14 +40,13 @@ def named_leaves(
     """The leaves of a tree with their paths as text, `layers/mlp/up/kernel`.
 
     A trailing attribute `value` that is the only child of its parent is dropped: flax's boxes
-    (`nnx.Param`, `nn.Partitioned`) add it to the parameters that an optimizer is initialised with,
-    but not to the gradients it is updated with.
+    (`nnx.Param`, `nn.Partitioned`) add it to parameters, but not to gradients.
     """
 
     def is_masked(node: Any) -> bool:
         return isinstance(node, optax.MaskedNode)
 
-    # A masked sibling is still a sibling, though it is no leaf.
+    # A masked sibling counts as a sibling, but is not returned.
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda node: is_masked(node) or is_leaf(node)
     )
@@ -82,11 +81,7 @@ class SpecKind:
 
 
 def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]]:
-    """The path and the spec of every leaf, from rules, a tree of specs, or a function of the tree.
-
-    Raises:
-      ValueError: for leaves that nothing covers; all are listed.
-    """
+    """The path and the spec of every leaf, from rules, a tree of specs, or a function of the tree."""
     lookup = _lookup(specs, tree, kind)
     found, uncovered = [], []
     for name, leaf in named_leaves(tree):

@@ -92,12 +92,7 @@ def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None
 
 
 def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> Any:
-    """Applies `function(leaf, axes)` to every leaf; every leaf must be a matrix.
-
-    Raises:
-      ValueError: if a leaf is not a matrix, naming its path and shape.
-      TypeError: if a leaf is not of a floating-point or complex dtype.
-    """
+    """Applies `function(leaf, axes)` to every leaf; see `resolve_matrices`."""
     leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, updates))
     return jax.tree.unflatten(structure, map(function, leaves, resolve_matrices(axes, updates)))
 

@@ -6,11 +6,8 @@ It is not the Euclidean projection. All norms here are scaled alike: the project
 matrix has Frobenius norm sqrt(m n), that is, entries of root mean square 1, the condition under
 which alternating between them makes sense.
 
-Zero rows and columns do not belong to a matrix: m and n count the others. Otherwise a dead column
-would make the energies of row and column targets disagree, and dead rows would hand their share of
-the energy to the live ones.
-
-Norms are values: `RowNorm()` is passed to whatever needs a norm. To define your own, subclass
+Zero rows and columns do not belong to a matrix: m and n count the others. Otherwise the energies of
+row and column targets would disagree. Norms are hashable values; to define your own, subclass
 `Norm` (or `Projection`, for a map that belongs to no norm) and write its methods for one weight.
 """
 
@@ -58,7 +55,7 @@ class Projection(abc.ABC):
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
         """Projects every matrix in a weight of dtype float32 or wider.
 
-        `size` gives the numbers of rows and columns to count with; see `size`.
+        `size` is the result of the method of that name.
         """
 
     def group(self, axes: MatrixAxes) -> tuple[int, ...]:
@@ -94,9 +91,9 @@ class Norm(Projection):
     """A norm g with its dual norm g_* and its projection P_g.
 
     `norm` and `dual_norm` take a weight of any floating-point or complex dtype and return, in at
-    least float32, one value per matrix (shape `batch`). `axes` names the rows and columns; the
-    default is a flax kernel (..., in, out). Calling the norm gives the projection. Zero rows and
-    columns do not count in m and n, so that g(P_g(W)) = 1 and <W, P_g(W)> = g_*(W) for every W.
+    least float32, one value per matrix (shape `batch`); calling the norm gives the projection.
+    `axes` names the rows and columns, by default those of a flax kernel (..., in, out). Zero rows
+    and columns do not count: g(P_g(W)) = 1 and <W, P_g(W)> = g_*(W) for every W but zero.
     """
 
     keeps_support = True

@@ -23,17 +23,12 @@ from multinorm_optax._norms.spectral import SpectralNorm
 
 
 class Normalization(optax.GradientTransformation):
-    """A transformation made by `normalize`: it carries its projection and its axes.
-
-    So `multi_normalize` can run the alternation weight by weight instead of tree by tree.
-    """
+    """A transformation that carries its projection and axes, for `multi_normalize` to know."""
 
     projection: Projection
     axes: AxesLike
 
     def __new__(cls, projection: Projection, axes: AxesLike) -> "Normalization":
-        """The transformation of this projection."""
-
         def init(params: optax.Params) -> optax.EmptyState:
             resolve_matrices(axes, params)
             return optax.EmptyState()

@@ -1,18 +1,9 @@
 """Orthogonalization: the polar factor U V^T of a matrix U S V^T, by several methods.
 
 Each function here returns an *orthogonalizer*: a function of a stack of matrices (..., m, n) with
-m <= n and Frobenius norm at most one that returns (an approximation of) their polar factors, zero
-singular values left at zero. `SpectralNorm` takes one and does the rest: scale, dtype and layout.
-
-- `polar_express`: the composition of quintics that is optimal for a given lower bound on the
-  singular values (Amsel, Persson, Musco, Gower, arXiv 2505.16932).
-- `newton_schulz`: the textbook cubic iteration.
-- `muon_quintic`: the fixed quintic of Muon (Jordan et al., 2024), fast and only roughly orthogonal.
-- `swan_whitening`: GradWhitening of SWAN (Ma et al., arXiv 2412.13148, Section 4).
-- `exact_svd`: by singular value decomposition.
-
-All take `precision` and `dtype`, see `odd_polynomial`. The documentation's page of this module
-says what each choice does to small singular values.
+m <= n and Frobenius norm at most one that returns (an approximation of) their polar factors, with
+zero singular values left at zero. `SpectralNorm` does the rest: scale and layout. The guide has a
+table of what `precision` and `dtype` do to small singular values.
 """
 
 import functools
@@ -110,20 +101,8 @@ def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
     """The schedule of quintics for [lower_bound, 1], each the best for the range that is left.
 
     Choosing them one by one is optimal for the whole composition (arXiv 2505.16932). While the
-    range is wide, a step is made for a slightly narrower one instead, so that in finite precision
-    it does not crush large singular values.
-
-    Args:
-      steps: number of quintics.
-      lower_bound: the smallest singular value, relative to the Frobenius norm, that is to reach 1.
-
-    Returns:
-      One (a, b, c) per step.
-
-    Example:
-      >>> from multinorm_optax import polar_express_coefficients
-      >>> [round(x, 3) for x in polar_express_coefficients(5, 1e-3)[0]]
-      [8.288, -23.601, 17.305]
+    range is wide, a step is made for a slightly narrower one, so that in finite precision it does
+    not crush large singular values.
     """
     if steps < 1 or not 0 < lower_bound <= 1:
         raise ValueError(f"need steps >= 1 and 0 < lower_bound <= 1, got {steps}, {lower_bound}")
@@ -148,17 +127,19 @@ def polar_express(
 ) -> Orthogonalizer:
     """Polar Express: the optimal schedule of quintics.
 
-    The defaults orthogonalize to rounding whatever is larger than 1e-5 of the Frobenius norm.
-    `polar_express(5, 1e-3)` costs as much as Muon's iteration, and leaves small directions behind.
+    It is the composition of quintics that is optimal for singular values of at least `lower_bound`
+    (Amsel, Persson, Musco, Gower, arXiv 2505.16932). The defaults orthogonalize to rounding
+    whatever is larger than 1e-5 of the Frobenius norm. `polar_express(5, 1e-3)` costs as much as
+    Muon's iteration, and leaves small directions behind.
 
-    Outside the range that it was made for a steep quintic amplifies: the steps before the range is
-    narrow see their input divided by 1.01, as the paper's implementation does, so that rounding
-    never takes a singular value out of it.
+    Steep steps see their input divided by 1.01, as in the paper's implementation: outside the range
+    that it was made for, a steep quintic amplifies.
 
     Args:
       steps: number of quintics.
-      lower_bound: see `polar_express_coefficients`.
-      precision, dtype: see `odd_polynomial`.
+      lower_bound: the smallest singular value, relative to the Frobenius norm, that is to reach 1.
+      precision: of the matrix products, see `odd_polynomial`.
+      dtype: of the iteration, see `odd_polynomial`.
     """
     schedule = [
         (a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5) if a > 2 else (a, b, c)
@@ -173,7 +154,8 @@ def newton_schulz(
 ) -> Orthogonalizer:
     """The textbook Newton-Schulz iteration X <- 3/2 X - 1/2 X X^T X.
 
-    Small singular values grow by 3/2 a step: 30 steps lift 1e-5 to 1.
+    Small singular values grow by 3/2 a step: 30 steps lift 1e-5 to 1. For `precision` and `dtype`
+    see `odd_polynomial`.
     """
     return odd_polynomial([(1.5, -0.5, 0.0)] * steps, precision, dtype)
 
@@ -182,7 +164,10 @@ def newton_schulz(
 def muon_quintic(
     steps: int = 5, precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
-    """Muon's quintic (3.4445, -4.7750, 2.0315): singular values end in about [0.7, 1.2]."""
+    """Muon's quintic (3.4445, -4.7750, 2.0315): singular values end in about [0.7, 1.2].
+
+    Jordan et al., 2024. For `precision` and `dtype` see `odd_polynomial`.
+    """
     return odd_polynomial([(3.4445, -4.7750, 2.0315)] * steps, precision, dtype)
 
 
@@ -195,15 +180,16 @@ def swan_whitening(
     Y = G G^T, Z = I; then `steps` times, both from the old pair,
     Y <- beta Y (3 I - Z Y), Z <- beta (3 I - Z Y) Z; the result is Z G.
 
-    With the textbook beta = 0.5 it converges to the polar factor. With the paper's beta = 0.8 it
-    lifts small singular values fast and never converges: after ten steps those above 1e-2 of the
-    Frobenius norm lie anywhere in [0.56, 1.60]. Errors grow from step to step: it diverges in TF32
+    With the textbook beta = 0.5 it converges to the polar factor. With the beta = 0.8 of Ma et al.,
+    arXiv 2412.13148, Section 4, it lifts small singular values fast and never converges: after ten
+    steps those above 1e-2 of the Frobenius norm lie anywhere in [0.56, 1.60]. It diverges in TF32
     and in bfloat16, where the odd polynomials do not.
 
     Args:
       steps: k of the paper, at least one.
       beta: step size of the iteration.
-      precision, dtype: see `odd_polynomial`.
+      precision: of the matrix products, see `odd_polynomial`.
+      dtype: of the iteration, see `odd_polynomial`.
     """
     if steps < 1:
         raise ValueError(f"need steps >= 1, got {steps}")
