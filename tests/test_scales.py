@@ -175,3 +175,14 @@ def test_a_gradient_of_its_own_on_every_device(rng, name):
             result,
             alone(tree),
         )
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 7), (7, 1), (4, 6), (3, 1, 7), (3, 7, 1), (2, 128, 344)], ids=str
+)
+@pytest.mark.parametrize("name", ["scale_by_sinkhorn", "scale_by_token_sinkhorn", "scale_by_swan"])
+def test_a_gradient_that_xla_knows_to_be_zero(name, shape):
+    """An unused parameter has one: nothing may be folded to zero times infinity."""
+    tx = getattr(mo, name)(STACK)
+    update = jax.jit(lambda: tx.update(jnp.zeros(shape), tx.init(jnp.zeros(shape)))[0])
+    np.testing.assert_array_equal(update(), 0)

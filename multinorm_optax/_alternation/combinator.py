@@ -4,6 +4,7 @@ It seeks the z that maximises <G, z> with unit norm in all K norms at once (Scet
 2502.06742, algorithm MultiNorm).
 """
 
+import functools
 import operator
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._alternation.base import Alternation, NumIters, Tolerance
-from multinorm_optax._alternation.matrix import MatrixAlternation, Member
+from multinorm_optax._alternation.matrix import MatrixAlternation, Member, WeightAlternation
 from multinorm_optax._alternation.scales import ScaleAlternation, only_rescale
 from multinorm_optax._alternation.tree import TreeAlternation, empty_state
 from multinorm_optax._matrices.rules import resolve_matrices
@@ -80,10 +81,37 @@ def multi_normalize(
         del extra_args
         updates = jax.tree.map(jnp.asarray, updates)
         found = alternations(projections, updates, params)
-        results = jax.tree.map(lambda each: each.last_iterate(num_iters, tol), found)
+        results = jax.tree.map(lambda each: _last_iterate(each, num_iters, tol), found)
         return jax.tree.map(lambda new, old: new.astype(old.dtype), results, updates), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _last_iterate(alternation: Alternation[Any], num_iters: NumIters, tol: Tolerance) -> Any:
+    known = isinstance(num_iters, int) and tol is None
+    if isinstance(alternation, WeightAlternation) and known and _hashable(alternation.members):
+        return _traced_once(alternation.weight, type(alternation), alternation.members, num_iters)
+    return alternation.last_iterate(num_iters, tol)
+
+
+def _hashable(members: tuple[Member, ...]) -> bool:
+    # A norm with an array among its fields is not.
+    try:
+        hash(members)
+    except TypeError:
+        return False
+    return True
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _traced_once(
+    weight: jax.Array,
+    kind: type[WeightAlternation[Any]],
+    members: tuple[Member, ...],
+    num_iters: int,
+) -> jax.Array:
+    """The last iterate; leaves of equal shape, as a model of many layers has, are traced once."""
+    return kind(members, weight).last_iterate(num_iters)
 
 
 def check_arguments(

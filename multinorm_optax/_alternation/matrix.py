@@ -1,6 +1,7 @@
 """The alternation of any projections on one weight: the iterate itself is carried."""
 
 import dataclasses
+import functools
 from typing import TypeVar
 
 import jax
@@ -25,8 +26,9 @@ class Member:
 class WeightAlternation(Alternation[State]):
     """The members of an alternation on one weight, and residuals that broadcast."""
 
-    def __init__(self, members: tuple[Member, ...]):
+    def __init__(self, members: tuple[Member, ...], weight: jax.Array):
         self.members = members
+        self.weight = weight
         self.length = len(members)
         self.same_batch = len({frozenset(member.axes.matrix) for member in members}) == 1
 
@@ -46,11 +48,14 @@ class MatrixAlternation(WeightAlternation[jax.Array]):
     """Carries the iterate. Sizes are counted once if no member changes which entries are zero."""
 
     def __init__(self, members: tuple[Member, ...], weight: jax.Array):
-        super().__init__(members)
+        super().__init__(members, weight)
         self.start = weight.astype(compute_dtype(weight.dtype))
-        self._sizes: dict[Member, MatrixSize] = {}
-        if all(member.projection.keeps_support for member in members):
-            self._sizes = {each: each.projection.size(self.start, each.axes) for each in members}
+
+    @functools.cached_property
+    def _sizes(self) -> dict[Member, MatrixSize]:
+        if not all(member.projection.keeps_support for member in self.members):
+            return {}
+        return {each: each.projection.size(self.start, each.axes) for each in self.members}
 
     def half_step(self, k: int, state: jax.Array) -> tuple[jax.Array, Residual]:
         member = self.members[k]

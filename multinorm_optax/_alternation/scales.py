@@ -41,9 +41,9 @@ class ScaleAlternation(WeightAlternation[Scales]):
     """Carries the scales; the iterate is the gradient times all of them.
 
     A half-step measures the root mean square of each group of the iterate and divides the group's
-    scale by it. The first sweep sums squares at several powers of two, which covers every normal
-    number of the dtype. The range ends where a group's entries, after the first projection, are all
-    below 2^-143 (in float64 2^-1150): it then counts as zero.
+    scale by it. The first sweep sums squares at several powers of two, which covers all normal
+    numbers of the dtype. The range ends where a group's entries, after the projections before it,
+    are all below the smallest normal number (2^-126 in float32): it then counts as zero.
 
     Barriers keep the half-steps apart: XLA would otherwise compute once what two of them have in
     common and keep it, in an array of the gradient's size.
@@ -57,8 +57,7 @@ class ScaleAlternation(WeightAlternation[Scales]):
         weight: jax.Array,
         sizes: Sequence[MatrixSize] | None = None,
     ):
-        super().__init__(members)
-        self.weight = weight
+        super().__init__(members, weight)
         self.groups = [member.projection.group(member.axes) for member in members]
         if sizes is not None:
             self.sizes = sizes
@@ -95,8 +94,11 @@ class ScaleAlternation(WeightAlternation[Scales]):
         sides = {side for each in self.members for side in (each.axes.input, each.axes.output)}
         if tol is not None or not self.same_batch or not sides <= set(self.groups):
             return super().last_iterate(num_iters, tol)
-        run = _traced_once if isinstance(num_iters, int) else _with_all_counted
-        return run(self.weight, self.members, num_iters)
+        sizes = [member.axes.matrix_shape(self.weight.shape) for member in self.members]
+        all_counted = ScaleAlternation(self.members, self.weight, sizes)
+        start = first_sweep(all_counted)
+        *others, last = later_sweeps(all_counted, start, num_iters, None)
+        return self.value((*others, last * jnp.sqrt(self._live_share(start))))
 
     def _live_share(self, start: Scales) -> Count:
         """N of the last member without dead rows and columns, over N with them.
@@ -115,18 +117,3 @@ class ScaleAlternation(WeightAlternation[Scales]):
     def _group_size(self, k: int) -> Count:
         size = self.members[k].projection.group_size(self.sizes[k])
         return max(1, size) if isinstance(size, int) else jnp.maximum(1, size)
-
-
-def _with_all_counted(
-    weight: jax.Array, members: tuple[Member, ...], num_iters: NumIters
-) -> jax.Array:
-    """The last iterate, from sweeps that count all rows and columns."""
-    sizes = [member.axes.matrix_shape(weight.shape) for member in members]
-    alternation = ScaleAlternation(members, weight, sizes)
-    start = first_sweep(alternation)
-    *others, last = later_sweeps(alternation, start, num_iters, None)
-    return alternation.value((*others, last * jnp.sqrt(alternation._live_share(start))))
-
-
-_traced_once = jax.jit(_with_all_counted, static_argnums=(1, 2))
-"""The same for leaves of equal shape: a model of many layers is traced once."""

@@ -33,21 +33,22 @@ def product(factors: Factors) -> jax.Array:
     return x * functools.reduce(operator.mul, scales[1:]) if scales[1:] else x
 
 
-def sum_of_squares(
-    factors: Factors, group: tuple[int, ...], power: jax.Array | None = None
-) -> jax.Array:
-    """The sum of |x|^2, or of |power x|^2, over each group (axes keep size one)."""
+def sum_of_squares(factors: Factors, group: tuple[int, ...], power: float = 1.0) -> jax.Array:
+    """The sum of |x|^2 over each group (axes keep size one).
+
+    With a power of two, the last factor is a scale of the group equal to it.
+    """
     if _is_tall_and_long(factors, group):
         return _sum_by_chunks(factors, group[0], power)
     return jnp.sum(_squares(factors, power), axis=group, keepdims=True)
 
 
-def _squares(factors: Factors, power: jax.Array | None) -> jax.Array:
+def _squares(factors: Factors, power: float) -> jax.Array:
     x = product(factors)
-    if power is not None:
+    if power != 1:
         # XLA may take (x power)^2 for x^2 power^2, which leaves the range. A second summand, too
         # small to change the sum, keeps it from that.
-        x = x * power + x * (power * 2.0**-64)
+        x = x + (product(factors[:-1]) if power > 1 else x * factors[-1])
     return abs_sq(x)
 
 
@@ -63,7 +64,7 @@ def _is_tall_and_long(factors: Factors, group: tuple[int, ...]) -> bool:
     return row > _LONG and rows > _CHUNK and rows % _CHUNK == 0
 
 
-def _sum_by_chunks(factors: Factors, axis: int, power: jax.Array | None) -> jax.Array:
+def _sum_by_chunks(factors: Factors, axis: int, power: float) -> jax.Array:
     """The sum of squares along an axis, in chunks of rows: each row of a sum leaves a CPU's cache.
 
     The barriers keep the conversion and the squares behind the split: XLA would write what stands
@@ -75,7 +76,6 @@ def _sum_by_chunks(factors: Factors, axis: int, power: jax.Array | None) -> jax.
         return each.reshape(*each.shape[:axis], -1, chunk, *each.shape[axis + 1 :])
 
     weight, *scales = map(split, factors)
-    power = None if power is None else split(power)
     scales = jax.lax.optimization_barrier(scales)
     partial = jnp.sum(_squares((weight, *scales), power), axis=axis + 1)
     return jnp.sum(jax.lax.optimization_barrier(partial), axis=axis, keepdims=True)
@@ -100,16 +100,20 @@ def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.
     weight, *scales = factors
     exponent = int(jnp.finfo(compute_dtype(weight.dtype)).maxexp)
     power, low, high = (2.0 ** (share * exponent // 64) for share in (40, -35, 50))
-    total = sum_of_squares(factors, group)
-    window, choices = jnp.ones_like(total), [(total < low, power)]
+    plain = sum_of_squares(factors, group)
+    total, window, choices = plain, jnp.ones_like(plain), [(plain < low, power)]
     if not scales:
-        choices.append((total >= high, 1 / power))
+        choices.append((plain >= high, 1 / power))
     for outside, factor in choices:
         # The barrier keeps XLA from computing once what the sums have in common, and writing it
         # to an array of the weight's size.
-        constant = jnp.full_like(total, factor)
-        *scaled, opaque = jax.lax.optimization_barrier((*scales, constant))
-        found = sum_of_squares((weight, *scaled), group, opaque)
+        constant = jnp.full_like(plain, factor)
+        scaled = jax.lax.optimization_barrier((*scales, constant))
+        found = sum_of_squares((weight, *scaled), group, factor)
+        if plain.size in (1, weight.size):
+            # XLA may fold the square of a single entry to 0 * infinity if the weight is a constant
+            # zero, as the gradient of an unused parameter is.
+            found = jnp.where((found != found) & (plain == 0), 0, found)
         total = jax.lax.select(outside, found, total)
         window = jax.lax.select(outside, constant, window)
     return total, window

@@ -81,7 +81,7 @@ class SpecKind:
 
 
 def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]]:
-    """The path and the spec of every leaf, from rules, a tree of specs, or a function of the tree."""
+    """The path and the spec of every leaf: from rules, a tree of specs, or a function of one."""
     lookup = _lookup(specs, tree, kind)
     found, uncovered = [], []
     for name, leaf in named_leaves(tree):
