@@ -29,7 +29,7 @@ _update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
 class ScaleByAdamMiniState(NamedTuple):
     """The number of steps, the first moment, and the second moment with one number per block."""
 
-    count: jax.Array
+    count: Any
     mu: optax.Updates
     nu: optax.Updates
 
@@ -54,15 +54,14 @@ def scale_by_adam_mini(
     b2 = 0.999 a second moment in bfloat16 would not move. Updates keep the gradients' dtype.
 
     Args:
-      blocks: which entries share a second moment. It is required, because no shape shows the heads
-        of an attention. It is one spec for all leaves; rules `[(pattern, spec), ...]`, of which the
-        first whose regular expression matches a leaf's whole path (`layers/mlp/up/kernel`) decides;
-        a tree of specs with the structure of the parameters, or a prefix of it; or a function that
-        makes such a tree from the parameters. A spec is `Blocks`, `FusedBlocks`, or `MatrixAxes` or
-        `optax.contrib.MuonDimensionNumbers` for one block per output neuron; in a rule also a
-        function of path and shape that returns one, or `UNCOVERED` to leave the leaf to the next
-        rule. `flax_blocks` makes rules for usual layouts. A function belongs into the `static_args`
-        of `optax.inject_hyperparams`.
+      blocks: which entries share a second moment; required, because no shape shows the heads of an
+        attention. One spec for all leaves; rules `[(pattern, spec), ...]`, of which the first whose
+        regular expression matches a leaf's whole path decides (`flax_blocks` makes such rules); a
+        tree of specs, or a prefix of one; or a function of the parameters that makes one, and
+        belongs into the `static_args` of `optax.inject_hyperparams`. A spec is `Blocks` or
+        `FusedBlocks`, or `MatrixAxes` or `optax.contrib.MuonDimensionNumbers` for a block per
+        output neuron. In a rule it may be a function of path and shape that returns a spec, or
+        `UNCOVERED` to leave the leaf to the next rule.
       ...
 
     Returns:
@@ -75,7 +74,7 @@ def scale_by_adam_mini(
       TypeError: for leaves that are not of a floating-point or complex dtype, and for other specs.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from multinorm_optax import Blocks, scale_by_adam_mini
       >>> gradient = {"kernel": jnp.array([[1.0, 3.0], [7.0, -3.0]])}         # (in, out)
       >>> tx = scale_by_adam_mini(blocks=Blocks(whole=-2))
@@ -89,7 +88,6 @@ def scale_by_adam_mini(
     check_numbers(b1=b1, b2=b2, eps=eps)
 
     def init(params: optax.Params) -> ScaleByAdamMiniState:
-        leaves, structure = jax.tree.flatten(params)
         found = _resolve(blocks, params)
 
         def zeros(leaves: list[jax.Array]) -> list[Moments]:
@@ -97,9 +95,12 @@ def scale_by_adam_mini(
             return optax.tree.zeros_like(means)
 
         # Compiled, it computes nothing, and yet the zeros lie where the means of gradients will.
-        nu = structure.unflatten(jax.jit(zeros, keep_unused=True)(leaves))
-        mu = optax.tree.zeros_like(params, dtype=mu_dtype)
-        return ScaleByAdamMiniState(jnp.zeros([], jnp.int32), mu, nu)
+        nu = jax.jit(zeros, keep_unused=True)(jax.tree.leaves(params))
+        return ScaleByAdamMiniState(
+            count=jnp.zeros([], jnp.int32),
+            mu=optax.tree.zeros_like(params, dtype=mu_dtype),
+            nu=jax.tree.unflatten(jax.tree.structure(params), nu),
+        )
 
     def update(
         updates: optax.Updates, state: ScaleByAdamMiniState, params: optax.Params | None = None
@@ -118,13 +119,13 @@ def scale_by_adam_mini(
             direction = (_unbiased(first, b1, count) / spread(sizes)).astype(g.dtype)
             return direction, first.astype(mu.dtype), optax.tree.cast_like(second, nu)
 
-        leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, updates))
-        old_mu, kept = jax.tree.flatten(state.mu)
-        old_nu = kept.flatten_up_to(state.nu)
-        results = list(map(step, leaves, old_mu, old_nu, _resolve(blocks, updates)))
+        gradients = jax.tree.leaves(jax.tree.map(jnp.asarray, updates))
+        structure: Any = jax.tree.structure(state.mu)
+        moments = jax.tree.leaves(state.mu), structure.flatten_up_to(state.nu)
+        results = list(map(step, gradients, *moments, _resolve(blocks, updates)))
         directions, mu, nu = ([result[i] for result in results] for i in range(3))
-        state = ScaleByAdamMiniState(count, kept.unflatten(mu), kept.unflatten(nu))
-        return structure.unflatten(directions), state
+        state = ScaleByAdamMiniState(count, structure.unflatten(mu), structure.unflatten(nu))
+        return jax.tree.unflatten(jax.tree.structure(updates), directions), state
 
     return optax.GradientTransformation(init, update)
 
@@ -147,22 +148,18 @@ def adam_mini(
     Zhang et al., arXiv 2406.16793, version 1.1 of their program; the defaults are theirs.
 
     Args:
-      blocks: which entries share a second moment, see `scale_by_adam_mini`; `flax_blocks` makes
-        rules for usual layouts.
-      weight_decay: decoupled weight decay, a number or a schedule. Unless it is the number 0,
-        `update` needs `params`.
-      weight_decay_mask: a tree (or prefix) of booleans or a function of the parameters that makes
-        one, as for `optax.adamw`. None decays everything except norm gains and biases, which are
-        recognised by their paths; True decays everything.
+      blocks: which entries share a second moment, see `scale_by_adam_mini`; often `flax_blocks`.
+      weight_decay: decoupled, a number or a schedule. Unless it is 0, `update` needs `params`.
+      weight_decay_mask: as for `optax.adamw`, a tree (or prefix) of booleans or a function of the
+        parameters that makes one. None decays all but norm gains and biases, found by their paths;
+        True decays everything.
       ...
 
     Returns:
-      An optimizer. Its state is one array of each parameter's shape, one number per block, and a
-      count; a second count if the learning rate is a schedule.
+      An optimizer. Its state is that of `scale_by_adam_mini`, and a count for a schedule.
 
     Raises:
-      ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
-      TypeError: for leaves that are not of a floating-point or complex dtype, and for other specs.
+      TypeError, ValueError: as for `scale_by_adam_mini`.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,8 +1,7 @@
 """Blocks: the sets of entries of a weight that share one second moment in Adam-mini.
 
-Zhang et al., arXiv 2406.16793, Section 2.3: all entries along the axes inside a block share one
-number; along every other axis (layers, experts, output neurons, tokens) each index has its own. A
-shape shows neither attention heads nor stacked layers, so rules by path choose the blocks.
+Zhang et al., arXiv 2406.16793, Section 2.3. A shape shows neither attention heads nor stacked
+layers, so rules by path choose the blocks.
 """
 
 import dataclasses
@@ -20,8 +19,9 @@ from multinorm_optax._optimizers.arguments import is_integer
 class Blocks:
     """The blocks of a weight: which of its entries share one second moment.
 
-    Negative axes count from the end, so one description serves a weight with and without leading
-    axes of layers or experts. `Blocks()` makes every entry its own block: full Adam.
+    Along all other axes (layers, output neurons) each index has its own. Negative axes count from
+    the end, so one description serves a weight with and without leading axes of layers or experts.
+    `Blocks()` makes every entry its own block: full Adam.
 
     Attributes:
       whole: axes along which all entries share a second moment; an integer stands for one axis.
@@ -61,9 +61,8 @@ class Blocks:
 
     def resolve(self, shape: Shape, path: str = "") -> "Blocks":
         """Returns these blocks with non-negative axes; raises if they do not fit the shape."""
-        ndim, named = len(shape), (*self.whole, *dict(self.groups))
-        where = f"{describe(path, shape)}: {self}"
-        if not all(-ndim <= axis < ndim for axis in named):
+        ndim, where = len(shape), f"{describe(path, shape)}: {self}"
+        if not all(-ndim <= axis < ndim for axis in (*self.whole, *dict(self.groups))):
             raise ValueError(
                 f"{where} names an axis that the weight does not have; correct the rule for this"
                 " path"
@@ -114,16 +113,12 @@ class FusedBlocks:
       ...                        (kv_heads * width, per_neuron)])     # (d, (16 + 4 + 4) * 64)
       >>> qkv.moment_shapes((512, 1536))
       ((1, 16), (1, 4), (1, 256))
-      >>> per_head, per_neuron = Blocks(whole=(-4, -1)), Blocks(whole=-4)
-      >>> qkv = FusedBlocks(-3, [(1, per_head), (1, per_head), (1, per_neuron)])
-      >>> qkv.moment_shapes((512, 3, 16, 64))             # (d, 3, heads, head_dim)
-      ((1, 1, 16, 1), (1, 1, 16, 1), (1, 1, 16, 64))
     """
 
     axis: int
     parts: tuple[tuple[int, Blocks], ...]
 
-    def __init__(self, axis: int, parts: Sequence[tuple[int, "BlocksSpec"]]):
+    def __init__(self, axis: int, parts: Sequence[tuple[int, "PartSpec"]]):
         if not all(map(is_integer, (axis, *(size for size, _ in parts)))):
             raise TypeError(f"axis and sizes of FusedBlocks are integers, got {axis!r}, {parts!r}")
         object.__setattr__(self, "axis", axis)
@@ -148,48 +143,48 @@ class FusedBlocks:
                 f"{describe(path, shape)}: the parts of FusedBlocks have sizes {sizes} along axis"
                 f" {self.axis}; correct them to positive numbers whose sum is {shape[self.axis]}"
             )
-        axis = self.axis % ndim
-        parts = zip(self.parts, part_shapes(shape, axis, sizes), strict=True)
-        return FusedBlocks(axis, [(n, blocks.resolve(part, path)) for (n, blocks), part in parts])
+        axis, parts = parts_of(self, shape)
+        return FusedBlocks(axis, [(part[axis], each.resolve(part, path)) for part, each in parts])
 
     def moment_shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """Returns the shape of each part's second moment, for a weight of this shape."""
-        fused = self.resolve(shape)
-        parts = part_shapes(shape, fused.axis, [size for size, _ in fused.parts])
-        return tuple(
-            blocks.moment_shape(part) for (_, blocks), part in zip(fused.parts, parts, strict=True)
-        )
+        _, parts = parts_of(self.resolve(shape), shape)
+        return tuple(each.moment_shape(part) for part, each in parts)
 
 
-def part_shapes(shape: Shape, axis: int, sizes: Sequence[int]) -> list[Shape]:
-    """Returns the shapes of the parts of a weight with these sizes along the axis."""
-    return [(*shape[:axis], size, *shape[axis + 1 :]) for size in sizes]
+def parts_of(blocks: Blocks | FusedBlocks, shape: Shape) -> tuple[int, list[tuple[Shape, Blocks]]]:
+    """Returns the axis along which the parts of a weight lie, and each part's shape and blocks."""
+    if isinstance(blocks, Blocks):
+        return 0, [(shape, blocks)]
+    axis = blocks.axis % len(shape)
+    before, after = shape[:axis], shape[axis + 1 :]
+    return axis, [((*before, size, *after), part) for size, part in blocks.parts]
 
 
-BlocksSpec: TypeAlias = Blocks | FusedBlocks | MatrixAxes | optax.contrib.MuonDimensionNumbers
+PartSpec: TypeAlias = Blocks | MatrixAxes | optax.contrib.MuonDimensionNumbers
+BlocksSpec: TypeAlias = PartSpec | FusedBlocks
 BlocksLike: TypeAlias = (
     BlocksSpec | Sequence[Rule] | optax.Params | Callable[[optax.Params], optax.Params]
 )
 """What `scale_by_adam_mini` takes as `blocks`."""
 
 
-def _as_blocks(spec: BlocksSpec) -> Blocks:
-    if isinstance(spec, Blocks):
-        return spec
+def _as_blocks(spec: PartSpec) -> Blocks:
     if isinstance(spec, MatrixAxes | optax.contrib.MuonDimensionNumbers):
         return Blocks(whole=as_matrix_axes(spec).input)
-    raise TypeError(
-        "expected Blocks, MatrixAxes, optax.contrib.MuonDimensionNumbers or, for a weight that is"
-        f" no part of another, FusedBlocks, got {spec!r}"
-    )
+    if not isinstance(spec, Blocks):
+        raise TypeError(
+            "expected Blocks, MatrixAxes, optax.contrib.MuonDimensionNumbers or, for a whole"
+            f" weight, FusedBlocks, got {spec!r}"
+        )
+    return spec
 
 
 def _resolve(spec: BlocksSpec | None, shape: Shape, path: str) -> Blocks | FusedBlocks:
     if spec is None:
         raise ValueError(
-            f"{describe(path, shape)}: None says nothing of blocks; write Blocks() for a second"
-            " moment per entry (full Adam), or Blocks(whole=...) with the axes inside a block, all"
-            " of them but a stack's for one step size per tensor"
+            f"{describe(path, shape)}: None says nothing of blocks; write Blocks() for full Adam,"
+            " or Blocks(whole=...) with the axes inside a block"
         )
     if isinstance(spec, MatrixAxes | optax.contrib.MuonDimensionNumbers):
         spec = as_matrix_axes(spec).resolve(shape, path)
@@ -211,8 +206,5 @@ _BLOCKS = SpecKind(
 
 
 def resolve_blocks(blocks: BlocksLike, tree: Any) -> list[tuple[str, Blocks | FusedBlocks]]:
-    """Returns the path and the blocks of every leaf of a tree, with non-negative axes.
-
-    `blocks` is what `scale_by_adam_mini` takes; leaves are arrays or `jax.ShapeDtypeStruct`.
-    """
+    """Returns the path and the resolved blocks of every leaf of a tree."""
     return resolve_specs(blocks, tree, _BLOCKS)

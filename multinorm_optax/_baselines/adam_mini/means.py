@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from multinorm_optax._baselines.adam_mini.blocks import Blocks, FusedBlocks, part_shapes
+from multinorm_optax._baselines.adam_mini.blocks import Blocks, FusedBlocks, parts_of
 from multinorm_optax._matrices.axes import Shape
 from multinorm_optax._matrices.stacks import left_to_xla
 from multinorm_optax._norms.precision import abs_sq, compute_dtype
@@ -28,21 +28,20 @@ def mean_squares(
 ) -> tuple[Moments, Callable[[Moments], jax.Array]]:
     """Returns the mean of |g|^2 over each resolved block, and a function from blocks to entries.
 
-    Means are in at least float32. The function's result has size one along axes that every block
-    spans, and broadcasts to the weight. With Explicit mesh axes, the means stay on the devices that
-    share the weight, as far as the number of devices divides the number of blocks.
+    Means are in at least float32. The function's result broadcasts to the weight. With Explicit
+    mesh axes the means are spread as the weight, as far as the numbers of devices divide theirs.
     """
     squares = _mean(abs_sq(g.astype(compute_dtype(g.dtype))), blocks.whole)
     if isinstance(blocks, Blocks) and not blocks.groups:
         return squares, lambda moments: moments
     fused = isinstance(blocks, FusedBlocks)
-    axis, parts = (blocks.axis, blocks.parts) if fused else (0, ((len(squares), blocks),))
-    sizes = [size for size, _ in parts]
-    shapes = part_shapes(squares.shape, axis, sizes)
-    moment_shapes = [part.moment_shape(n) for (_, part), n in zip(parts, shapes, strict=True)]
+    axis, parts = parts_of(blocks, squares.shape)
+    shapes = [shape for shape, _ in parts]
+    moment_shapes = [part.moment_shape(shape) for shape, part in parts]
+    *ends, _ = itertools.accumulate(shape[axis] for shape in shapes)
 
     def split(squares: jax.Array) -> Moments:
-        pieces = jnp.split(squares, list(itertools.accumulate(sizes))[:-1], axis)
+        pieces = jnp.split(squares, ends, axis)
         moments = tuple(map(_mean_of_runs, pieces, moment_shapes))
         return moments if fused else moments[0]
 

@@ -12,14 +12,10 @@ from multinorm_optax._matrices.paths import UNCOVERED, Rule, Uncovered
 from multinorm_optax._matrices.roles import EMBEDDING_WORDS, is_norm_or_bias, words_of
 
 _NEURON = Blocks(whole=-2)
-_QUERY_KEY = frozenset(
-    {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
-)
-_VALUE = frozenset(("value", "v", "v_proj", "wv", "value_proj"))
-_OUT = frozenset(("out", "o", "o_proj", "wo", "out_proj", "output", "c_proj"))
-_FUSED = frozenset(
-    {"qkv", "kv", "qk", "wqkv", "wkv", "query_key_value", "key_value", "in_proj", "c_attn"}
-)
+_QUERY_KEY = {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
+_VALUE = {"value", "v", "v_proj", "wv", "value_proj"}
+_OUT = {"out", "o", "o_proj", "wo", "out_proj", "output", "c_proj"}
+_FUSED = {"qkv", "kv", "qk", "wqkv", "wkv", "query_key_value", "key_value", "in_proj", "c_attn"}
 _PARTS = dict.fromkeys(("attention", "attn", "selfattention", "selfattn"), "attention")
 _PARTS |= dict.fromkeys(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "experts"), "mlp")
 
@@ -29,12 +25,10 @@ def flax_blocks(
 ) -> tuple[Rule, ...]:
     """Rules for the blocks of a flax model whose parameters have the usual names.
 
-    With `head_dim`, kernels of query, key, value and out (also `q_proj`, `q`, `wq` and the like)
-    are (..., d, heads * head_dim) and (..., in, out). With None they are those of `DenseGeneral`,
-    (..., d, heads, head_dim) and (..., heads, head_dim, d). A shape does not distinguish the two: a
-    stack of the former looks like one of the latter. Other kernels are (..., in, out). All leading
-    axes are stacks (layers, experts) and stay out of every mean. Query and key may have different
-    numbers of heads.
+    With `head_dim`, kernels of query, key and value (also `q_proj`, `q`, `wq` and the like) are
+    (..., d, heads * head_dim), and all others (..., in, out). With None they are those of
+    `DenseGeneral`, (..., d, heads, head_dim), and those of out (..., heads, head_dim, d). Leading
+    axes are stacks (layers, experts) and stay out of every mean.
 
     | leaf | blocks |
     |---|---|
@@ -44,9 +38,9 @@ def flax_blocks(
     | gain of a norm | one per vector |
     | `bias` | one per entry |
 
-    Names are compared word by word. These rules do not cover kernels of other names inside an
+    Put your own rules in front for what these do not cover: kernels of other names inside an
     attention, stacked kernels of other names outside an MLP (a convolution looks like one), kernels
-    named as an embedding or a norm, and leaves of other names. Put rules for them in front.
+    named as an embedding or a norm, and leaves of other names.
 
     Args:
       head_dim: the width of one attention head, or None if heads have an axis of their own.
