@@ -27,8 +27,9 @@ def flax_blocks(
 
     With `head_dim`, kernels of query, key and value (also `q_proj`, `q`, `wq` and the like) are
     (..., d, heads * head_dim), and all others (..., in, out). With None they are those of
-    `DenseGeneral`, (..., d, heads, head_dim), and those of out (..., heads, head_dim, d). Leading
-    axes are stacks (layers, experts) and stay out of every mean.
+    `DenseGeneral`, (..., d, heads, head_dim), and those of out (..., heads, head_dim, d). A shape
+    does not tell which: a stack of the former looks like one of the latter. Leading axes are stacks
+    (layers, experts) and stay out of every mean. Query and key may differ in their number of heads.
 
     | leaf | blocks |
     |---|---|

@@ -88,7 +88,7 @@ def _orthonormal(a: jax.Array) -> jax.Array:
 def leading_directions(sides: Sides, a: jax.Array, rank: int) -> jax.Array:
     """Returns the first left singular vectors of A, (batch..., m, r); with A^T = Q R, of R^T.
 
-    Each device takes the matrices of a stack one by one, which bounds the memory for working.
+    Each device takes the matrices of a stack one by one, which bounds the working memory.
     """
     m, n = sides.axes.matrix_shape(sides.shape)
     matrix = sorted(sides.axes.matrix)
@@ -102,7 +102,12 @@ def leading_directions(sides: Sides, a: jax.Array, rank: int) -> jax.Array:
     devices = math.gcd(math.prod(basis_shape[:-2]), jax.device_count())
     sizes = [a.shape[axis] for axis in matrix]
     stack = jnp.reshape(jnp.transpose(a, (*sides.batch, *matrix)), (devices, -1, *sizes))
-    return jnp.reshape(jax.vmap(lambda own: jax.lax.map(of_one, own))(stack), basis_shape)
+
+    def turn(index: jax.Array) -> jax.Array:
+        return jax.vmap(of_one)(jax.lax.dynamic_index_in_dim(stack, index, 1, keepdims=False))
+
+    bases = jax.lax.map(turn, jnp.arange(stack.shape[1]))
+    return jnp.reshape(jnp.swapaxes(bases, 0, 1), basis_shape)
 
 
 def followed_directions(
