@@ -1,9 +1,8 @@
-"""Adam-mini: one second moment per block of a weight, a full first moment.
+"""Adam-mini: a full first moment, and one second moment per block of a weight.
 
-Zhang et al., arXiv 2406.16793, Algorithm 1, in version 1.1 of their program.
+Zhang et al., arXiv 2406.16793, Algorithm 1, as in version 1.1 of the authors' program.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,11 +27,11 @@ _update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
 
 
 class ScaleByAdamMiniState(NamedTuple):
-    """The number of steps, the first moment, and the second one, one number per block."""
+    """The number of steps, the first moment, and the second moment with one number per block."""
 
     count: Any
-    mu: Any
-    nu: Any
+    mu: optax.Updates
+    nu: optax.Updates
 
 
 @documented
@@ -46,28 +45,36 @@ def scale_by_adam_mini(
 ) -> optax.GradientTransformation:
     """Adam's direction with one second moment per block.
 
-    m <- b1 m + (1 - b1) g, and v_b <- b2 v_b + (1 - b2) mean |g_i|^2 over the entries i of block b;
-    the update of such an entry is m / (1 - b1^t) / (sqrt(v_b / (1 - b2^t)) + eps) at step t = 1, 2,
-    ... (Zhang et al., arXiv 2406.16793, Algorithm 1). With blocks of one entry that is
+    m <- b1 m + (1 - b1) g, and v_b <- b2 v_b + (1 - b2) mean |g_i|^2 over the entries i of block b.
+    The update of such an entry is m / (1 - b1^t) / (sqrt(v_b / (1 - b2^t)) + eps) at step t = 1, 2,
+    ... (Zhang et al., arXiv 2406.16793, Algorithm 1). With blocks of one entry this is
     `optax.scale_by_adam`; with one block per tensor, momentum with one step size per tensor.
 
-    The computation is in float32, in float64 for float64 parameters, and so is nu: in bfloat16 with
-    b2 = 0.999 it would not move. Updates leave in the dtype they came in.
+    The computation and the second moment are in float32, or in float64 for float64 parameters: with
+    b2 = 0.999 a second moment in bfloat16 would not move. Updates keep the gradients' dtype.
 
     Args:
+      blocks: which entries share a second moment; required, because no shape shows the heads of an
+        attention. One spec for all leaves; rules `[(pattern, spec), ...]`, of which the first whose
+        regular expression matches a leaf's whole path decides (`flax_blocks` makes such rules); a
+        tree of specs, or a prefix of one; or a function of the parameters that makes one, and
+        belongs into the `static_args` of `optax.inject_hyperparams`. A spec is `Blocks` or
+        `FusedBlocks`, or `MatrixAxes` or `optax.contrib.MuonDimensionNumbers` for a block per
+        output neuron. In a rule it may be a function of path and shape that returns a spec, or
+        `UNCOVERED` to leave the leaf to the next rule.
       ...
 
     Returns:
-      A transformation with the state `(count, mu, nu)`. Of each parameter nu is an array with as
+      A transformation with the state `(count, mu, nu)`. For each parameter nu is an array with as
       many axes, of size 1 where all entries share and n / length where runs of them do; with
       `FusedBlocks` a tuple of such arrays, one per part.
 
     Raises:
       ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
-      TypeError: for leaves that are not of a floating-point or complex dtype.
+      TypeError: for leaves that are not of a floating-point or complex dtype, and for other specs.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from multinorm_optax import Blocks, scale_by_adam_mini
       >>> gradient = {"kernel": jnp.array([[1.0, 3.0], [7.0, -3.0]])}         # (in, out)
       >>> tx = scale_by_adam_mini(blocks=Blocks(whole=-2))
@@ -78,25 +85,20 @@ def scale_by_adam_mini(
       >>> state.nu["kernel"].shape
       (1, 2)
     """
-
     check_numbers(b1=b1, b2=b2, eps=eps)
 
     def init(params: optax.Params) -> ScaleByAdamMiniState:
         found = _resolve(blocks, params)
 
-        def zeros(leaves: Sequence[jax.Array]) -> list[Moments]:
-            means = (mean_squares(leaf, each)[0] for leaf, each in zip(leaves, found, strict=True))
-            return [tuple(map(jnp.zeros_like, each)) for each in means]
+        def zeros(leaves: list[jax.Array]) -> list[Moments]:
+            means = [mean_squares(*each)[0] for each in zip(leaves, found, strict=True)]
+            return optax.tree.zeros_like(means)
 
         # Compiled, it computes nothing, and yet the zeros lie where the means of gradients will.
-        moments = jax.jit(zeros, keep_unused=True)(jax.tree.leaves(params))
-        nu = [
-            several if isinstance(each, FusedBlocks) else several[0]
-            for several, each in zip(moments, found, strict=True)
-        ]
+        nu = jax.jit(zeros, keep_unused=True)(jax.tree.leaves(params))
         return ScaleByAdamMiniState(
             count=jnp.zeros([], jnp.int32),
-            mu=jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=mu_dtype), params),
+            mu=optax.tree.zeros_like(params, dtype=mu_dtype),
             nu=jax.tree.unflatten(jax.tree.structure(params), nu),
         )
 
@@ -105,27 +107,25 @@ def scale_by_adam_mini(
     ) -> tuple[optax.Updates, ScaleByAdamMiniState]:
         del params
         count = optax.safe_increment(state.count)
-        leaves, structure = jax.tree.flatten(updates)
-        old_mu, mu_structure = jax.tree.flatten(state.mu)
-        old_nu, nu_structure = jax.tree.flatten(state.nu)
-        directions, mu, nu, remaining = [], [], [], iter(old_nu)
-        for g, m, each in zip(leaves, old_mu, _resolve(blocks, updates), strict=True):
-            g = jnp.asarray(g)
+
+        def step(
+            g: jax.Array, mu: jax.Array, nu: Moments, found: Blocks | FusedBlocks
+        ) -> tuple[jax.Array, jax.Array, Moments]:
             x = g.astype(compute_dtype(g.dtype))
-            means, spread = mean_squares(x, each)
-            first = _update_moment(x, m.astype(x.dtype), b1, 1)
-            second = [_update_moment(mean, next(remaining), b2, 1) for mean in means]
-            sizes = (jnp.sqrt(v) + eps for v in _unbiased(second, b2, count))
-            direction = _unbiased(first, b1, count) / spread(tuple(sizes))
-            directions.append(direction.astype(g.dtype))
-            mu.append(first.astype(m.dtype))
-            nu += second
-        state = ScaleByAdamMiniState(
-            count,
-            jax.tree.unflatten(mu_structure, mu),
-            jax.tree.unflatten(nu_structure, optax.tree.cast_like(nu, old_nu)),
-        )
-        return jax.tree.unflatten(structure, directions), state
+            means, spread = mean_squares(x, found)
+            first = _update_moment(x, mu.astype(x.dtype), b1, 1)
+            second = _update_moment(means, nu, b2, 1)
+            sizes = jax.tree.map(lambda v: jnp.sqrt(v) + eps, _unbiased(second, b2, count))
+            direction = (_unbiased(first, b1, count) / spread(sizes)).astype(g.dtype)
+            return direction, first.astype(mu.dtype), optax.tree.cast_like(second, nu)
+
+        gradients = jax.tree.leaves(jax.tree.map(jnp.asarray, updates))
+        structure: Any = jax.tree.structure(state.mu)
+        moments = jax.tree.leaves(state.mu), structure.flatten_up_to(state.nu)
+        results = list(map(step, gradients, *moments, _resolve(blocks, updates)))
+        directions, mu, nu = ([result[i] for result in results] for i in range(3))
+        state = ScaleByAdamMiniState(count, structure.unflatten(mu), structure.unflatten(nu))
+        return jax.tree.unflatten(jax.tree.structure(updates), directions), state
 
     return optax.GradientTransformation(init, update)
 
@@ -142,26 +142,24 @@ def adam_mini(
     weight_decay_mask: Mask = None,
     mu_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam-mini: AdamW with one second moment per block, and so half of its state.
+    """Adam-mini: AdamW with one second moment per block, which halves its state.
 
     W <- W - learning_rate * (D + weight_decay * W) with the direction D of `scale_by_adam_mini`.
     Zhang et al., arXiv 2406.16793, version 1.1 of their program; the defaults are theirs.
 
     Args:
-      weight_decay: decoupled weight decay, a number or a schedule. Unless it is the number 0,
-        `update` needs `params`.
-      weight_decay_mask: a tree (or prefix) of booleans or a function of the parameters that makes
-        one, as for `optax.adamw`. None decays all but norm gains and biases, which are told by
-        their paths; True decays everything.
+      blocks: which entries share a second moment, see `scale_by_adam_mini`; often `flax_blocks`.
+      weight_decay: decoupled, a number or a schedule. Unless it is 0, `update` needs `params`.
+      weight_decay_mask: as for `optax.adamw`, a tree (or prefix) of booleans or a function of the
+        parameters that makes one. None decays all but norm gains and biases, found by their paths;
+        True decays everything.
       ...
 
     Returns:
-      An optimizer. Its state is one array of each parameter's shape, one number per block, and a
-      count, with another one if the learning rate is a schedule.
+      An optimizer. Its state is that of `scale_by_adam_mini`, and a count for a schedule.
 
     Raises:
-      ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
-      TypeError: for leaves that are not of a floating-point or complex dtype.
+      TypeError, ValueError: as for `scale_by_adam_mini`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -184,7 +182,7 @@ def _no_norms_or_biases(params: optax.Params) -> Any:
 
 
 def _resolve(blocks: BlocksLike, tree: Any) -> list[Blocks | FusedBlocks]:
-    """The blocks of every leaf, all of which must have a second moment."""
+    """Returns the blocks of every leaf, and raises for integers."""
     for path, leaf in named_leaves(tree):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):

@@ -1,8 +1,7 @@
-"""Which entries of a weight share one second moment: the blocks of Adam-mini.
+"""Blocks: the sets of entries of a weight that share one second moment in Adam-mini.
 
-Zhang et al., arXiv 2406.16793, Section 2.3: along the axes inside a block one number serves all
-entries; along every other axis (layers, experts, output neurons, tokens) each index has its own. A
-shape cannot tell the heads of an attention, nor a stack of layers, so blocks are said by path.
+Zhang et al., arXiv 2406.16793, Section 2.3. A shape shows neither attention heads nor stacked
+layers, so rules by path choose the blocks.
 """
 
 import dataclasses
@@ -20,13 +19,14 @@ from multinorm_optax._optimizers.arguments import is_integer
 class Blocks:
     """The blocks of a weight: which of its entries share one second moment.
 
-    Negative axes count from the end, so that one description serves a weight with and without
-    leading axes of layers or experts. `Blocks()` has blocks of one entry: full Adam.
+    Along all other axes (layers, output neurons) each index has its own. Negative axes count from
+    the end, so one description serves a weight with and without leading axes of layers or experts.
+    `Blocks()` makes every entry its own block: full Adam.
 
     Attributes:
-      whole: axes along which all entries share; a single one may be given as an integer.
-      groups: axes along which consecutive runs of so many entries share, as a mapping or as pairs
-        (axis, length): of a kernel (d, heads * head_dim) `{-1: head_dim}`.
+      whole: axes along which all entries share a second moment; an integer stands for one axis.
+      groups: axes along which runs of consecutive entries share one, as a mapping or as pairs
+        (axis, length of a run): `{-1: head_dim}` for a kernel (d, heads * head_dim).
 
     Raises:
       TypeError: if an axis or a length is not an integer.
@@ -60,15 +60,16 @@ class Blocks:
         object.__setattr__(self, "groups", runs)
 
     def resolve(self, shape: Shape, path: str = "") -> "Blocks":
-        """These blocks with non-negative axes, or an error if they do not fit the shape."""
-        ndim, named = len(shape), (*self.whole, *(axis for axis, _ in self.groups))
-        where = f"{describe(path, shape)}: {self}"
-        if not all(-ndim <= axis < ndim for axis in named):
+        """Returns these blocks with non-negative axes; raises if they do not fit the shape."""
+        ndim, where = len(shape), f"{describe(path, shape)}: {self}"
+        if not all(-ndim <= axis < ndim for axis in (*self.whole, *dict(self.groups))):
             raise ValueError(
                 f"{where} names an axis that the weight does not have; correct the rule for this"
                 " path"
             )
-        if len({axis % ndim for axis in named}) != len(named):
+        whole = tuple(axis % ndim for axis in self.whole)
+        groups = tuple((axis % ndim, length) for axis, length in self.groups)
+        if len({*whole, *dict(groups)}) != len(whole) + len(groups):
             raise ValueError(
                 f"{where} names an axis twice; along an axis all entries share a second moment"
                 " (whole), or runs of them do (groups), or none"
@@ -80,13 +81,10 @@ class Blocks:
                     f" {shape[axis]} is no multiple of it; correct the group length (of attention"
                     " heads it is the width of one head)"
                 )
-        return Blocks(
-            tuple(axis % ndim for axis in self.whole),
-            tuple((axis % ndim, length) for axis, length in self.groups),
-        )
+        return Blocks(whole, groups)
 
     def moment_shape(self, shape: Shape) -> Shape:
-        """The shape of the second moment of a weight of this shape: one number per block."""
+        """Returns the second moment's shape, one number per block, for a weight of this shape."""
         blocks = self.resolve(shape)
         lengths = dict(blocks.groups)
         return tuple(
@@ -100,12 +98,12 @@ class FusedBlocks:
     """The blocks of several weights stored as one, such as fused query, key and value kernels.
 
     Attributes:
-      axis: along which the parts lie one after another.
-      parts: for each part its size along this axis and its own blocks (anything that is one spec
-        in `resolve_blocks`, except `FusedBlocks`).
+      axis: the axis along which the parts lie one after another.
+      parts: for each part its size along this axis and its blocks, as `Blocks`, `MatrixAxes` or
+        `optax.contrib.MuonDimensionNumbers`.
 
     Raises:
-      TypeError: if the axis or a size is not an integer, or a part's blocks are none.
+      TypeError: if the axis or a size is not an integer, or if a part's blocks have another type.
 
     Example:
       >>> from multinorm_optax import Blocks, FusedBlocks
@@ -115,80 +113,78 @@ class FusedBlocks:
       ...                        (kv_heads * width, per_neuron)])     # (d, (16 + 4 + 4) * 64)
       >>> qkv.moment_shapes((512, 1536))
       ((1, 16), (1, 4), (1, 256))
-      >>> per_head, per_neuron = Blocks(whole=(-4, -1)), Blocks(whole=-4)
-      >>> qkv = FusedBlocks(-3, [(1, per_head), (1, per_head), (1, per_neuron)])
-      >>> qkv.moment_shapes((512, 3, 16, 64))             # (d, 3, heads, head_dim)
-      ((1, 1, 16, 1), (1, 1, 16, 1), (1, 1, 16, 64))
     """
 
     axis: int
     parts: tuple[tuple[int, Blocks], ...]
 
-    def __init__(self, axis: int, parts: Sequence[tuple[int, Any]]):
+    def __init__(self, axis: int, parts: Sequence[tuple[int, "PartSpec"]]):
         if not all(map(is_integer, (axis, *(size for size, _ in parts)))):
             raise TypeError(f"axis and sizes of FusedBlocks are integers, got {axis!r}, {parts!r}")
         object.__setattr__(self, "axis", axis)
         object.__setattr__(self, "parts", tuple((size, _as_blocks(spec)) for size, spec in parts))
 
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The axes along which all entries of each part share, the same for all parts."""
+        common = set.intersection(*(set(blocks.whole) for _, blocks in self.parts)) - {self.axis}
+        return tuple(sorted(common))
+
     def resolve(self, shape: Shape, path: str = "") -> "FusedBlocks":
-        """These blocks with non-negative axes, or an error if they do not fit the shape."""
-        ndim = len(shape)
+        """Returns these blocks with non-negative axes; raises if they do not fit the shape."""
+        ndim, sizes = len(shape), [size for size, _ in self.parts]
         if not -ndim <= self.axis < ndim:
             raise ValueError(
                 f"{describe(path, shape)}: {self} lies along an axis that the weight does not have;"
                 " correct the rule for this path"
             )
-        axis, sizes = self.axis % ndim, [size for size, _ in self.parts]
-        if min(sizes, default=0) < 1 or sum(sizes) != shape[axis]:
+        if min(sizes, default=0) < 1 or sum(sizes) != shape[self.axis]:
             raise ValueError(
                 f"{describe(path, shape)}: the parts of FusedBlocks have sizes {sizes} along axis"
-                f" {self.axis}; correct them to positive numbers whose sum is {shape[axis]}"
+                f" {self.axis}; correct them to positive numbers whose sum is {shape[self.axis]}"
             )
-        return FusedBlocks(
-            axis,
-            [
-                (size, blocks.resolve((*shape[:axis], size, *shape[axis + 1 :]), path))
-                for size, blocks in self.parts
-            ],
-        )
-
-    @property
-    def whole(self) -> tuple[int, ...]:
-        """The axes along which the entries of each part share, whatever the part; if resolved."""
-        common = set.intersection(*(set(blocks.whole) for _, blocks in self.parts)) - {self.axis}
-        return tuple(sorted(common))
+        axis, parts = parts_of(self, shape)
+        return FusedBlocks(axis, [(part[axis], each.resolve(part, path)) for part, each in parts])
 
     def moment_shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        """The shape of each part's second moment, of a weight of this shape."""
-        fused = self.resolve(shape)
-        before, after = shape[: fused.axis], shape[fused.axis + 1 :]
-        return tuple(blocks.moment_shape((*before, n, *after)) for n, blocks in fused.parts)
+        """Returns the shape of each part's second moment, for a weight of this shape."""
+        _, parts = parts_of(self.resolve(shape), shape)
+        return tuple(each.moment_shape(part) for part, each in parts)
 
 
-BlocksSpec: TypeAlias = Blocks | FusedBlocks | MatrixAxes | optax.contrib.MuonDimensionNumbers
+def parts_of(blocks: Blocks | FusedBlocks, shape: Shape) -> tuple[int, list[tuple[Shape, Blocks]]]:
+    """Returns the axis along which the parts of a weight lie, and each part's shape and blocks."""
+    if isinstance(blocks, Blocks):
+        return 0, [(shape, blocks)]
+    axis = blocks.axis % len(shape)
+    before, after = shape[:axis], shape[axis + 1 :]
+    return axis, [((*before, size, *after), part) for size, part in blocks.parts]
+
+
+PartSpec: TypeAlias = Blocks | MatrixAxes | optax.contrib.MuonDimensionNumbers
+BlocksSpec: TypeAlias = PartSpec | FusedBlocks
 BlocksLike: TypeAlias = (
     BlocksSpec | Sequence[Rule] | optax.Params | Callable[[optax.Params], optax.Params]
 )
-"""One spec, rules, a tree (or prefix) of specs, or a function that makes one: `resolve_blocks`."""
+"""What `scale_by_adam_mini` takes as `blocks`."""
 
 
-def _as_blocks(spec: Any) -> Blocks:
-    if isinstance(spec, Blocks):
-        return spec
+def _as_blocks(spec: PartSpec) -> Blocks:
     if isinstance(spec, MatrixAxes | optax.contrib.MuonDimensionNumbers):
         return Blocks(whole=as_matrix_axes(spec).input)
-    raise TypeError(
-        "expected Blocks, MatrixAxes, optax.contrib.MuonDimensionNumbers or, for a weight that is"
-        f" no part of another, FusedBlocks, got {spec!r}"
-    )
+    if not isinstance(spec, Blocks):
+        raise TypeError(
+            "expected Blocks, MatrixAxes, optax.contrib.MuonDimensionNumbers or, for a whole"
+            f" weight, FusedBlocks, got {spec!r}"
+        )
+    return spec
 
 
-def _resolve(spec: Any, shape: Shape, path: str) -> Blocks | FusedBlocks:
+def _resolve(spec: BlocksSpec | None, shape: Shape, path: str) -> Blocks | FusedBlocks:
     if spec is None:
         raise ValueError(
-            f"{describe(path, shape)}: None says nothing of blocks; write Blocks() for a second"
-            " moment per entry (full Adam), or Blocks(whole=...) with the axes inside a block, all"
-            " of them but a stack's for one step size per tensor"
+            f"{describe(path, shape)}: None says nothing of blocks; write Blocks() for full Adam,"
+            " or Blocks(whole=...) with the axes inside a block"
         )
     if isinstance(spec, MatrixAxes | optax.contrib.MuonDimensionNumbers):
         spec = as_matrix_axes(spec).resolve(shape, path)
@@ -210,37 +206,5 @@ _BLOCKS = SpecKind(
 
 
 def resolve_blocks(blocks: BlocksLike, tree: Any) -> list[tuple[str, Blocks | FusedBlocks]]:
-    """The path and the blocks of every leaf of a tree.
-
-    Args:
-      blocks: what says which entries share a second moment; there is no default:
-
-        - one spec for every leaf: `Blocks`, `FusedBlocks`, or `MatrixAxes` or
-          `optax.contrib.MuonDimensionNumbers`, which give a block to each output neuron (the mean
-          over the input axes);
-        - rules: a sequence of `(pattern, spec)`; the first whose regular expression matches the
-          whole path (`layers/mlp/up/kernel`) decides. A spec may also be a callable of path and
-          shape that returns one, or `UNCOVERED` to leave the leaf to the next rule.
-          `flax_blocks` makes such rules;
-        - a tree of specs with the structure of the parameters, or a prefix of it, or a callable
-          that makes one from the tree.
-      tree: parameters or updates, arrays or `jax.ShapeDtypeStruct`.
-
-    Returns:
-      For every leaf its path and its blocks, axes non-negative.
-
-    Raises:
-      ValueError: for leaves that nothing covers (all are listed), and blocks that do not fit.
-      TypeError: for what is no spec.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from multinorm_optax import Blocks, resolve_blocks
-      >>> params = {"up": {"kernel": jnp.ones((8, 32, 96)), "bias": jnp.ones((8, 96))}}
-      >>> rules = [(r".*/kernel", Blocks(whole=-2)), (r".*/bias", Blocks())]
-      >>> for path, found in resolve_blocks(rules, params):
-      ...     print(path, found)
-      up/bias Blocks(whole=(), groups=())
-      up/kernel Blocks(whole=(1,), groups=())
-    """
+    """Returns the path and the resolved blocks of every leaf of a tree."""
     return resolve_specs(blocks, tree, _BLOCKS)

@@ -1,28 +1,21 @@
 """The blocks of Adam-mini for flax's usual names.
 
-Zhang et al., arXiv 2406.16793, Algorithm 3 (version 1.1 of their program): one block per head of
-query and key, one per output neuron of value, attention output and MLP, one per token of embedding
-and head, one for a norm gain. Biases have full Adam.
+Zhang et al., arXiv 2406.16793, Algorithm 3, as in version 1.1 of the authors' program.
 """
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from multinorm_optax._baselines.adam_mini.blocks import Blocks
 from multinorm_optax._matrices.axes import Shape, describe
-from multinorm_optax._matrices.paths import UNCOVERED, Rule
+from multinorm_optax._matrices.paths import UNCOVERED, Rule, Uncovered
 from multinorm_optax._matrices.roles import EMBEDDING_WORDS, is_norm_or_bias, words_of
 
 _NEURON = Blocks(whole=-2)
-
-_QUERY_KEY = frozenset(
-    {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
-)
-_VALUE = frozenset(("value", "v", "v_proj", "wv", "value_proj"))
-_OUT = frozenset(("out", "o", "o_proj", "wo", "out_proj", "output", "c_proj"))
-_FUSED = frozenset(
-    {"qkv", "kv", "qk", "wqkv", "wkv", "query_key_value", "key_value", "in_proj", "c_attn"}
-)
+_QUERY_KEY = {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
+_VALUE = {"value", "v", "v_proj", "wv", "value_proj"}
+_OUT = {"out", "o", "o_proj", "wo", "out_proj", "output", "c_proj"}
+_FUSED = {"qkv", "kv", "qk", "wqkv", "wkv", "query_key_value", "key_value", "in_proj", "c_attn"}
 _PARTS = dict.fromkeys(("attention", "attn", "selfattention", "selfattn"), "attention")
 _PARTS |= dict.fromkeys(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "experts"), "mlp")
 
@@ -30,14 +23,13 @@ _PARTS |= dict.fromkeys(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "ex
 def flax_blocks(
     head_dim: int | None, *, value: Literal["neuron", "whole"] = "neuron"
 ) -> tuple[Rule, ...]:
-    """The blocks of a flax model whose parameters have the usual names.
+    """Rules for the blocks of a flax model whose parameters have the usual names.
 
-    Kernels of query, key, value and out (also `q_proj`, `q`, `wq` and the like) are either
-    (..., d, heads * head_dim) and (..., in, out), if `head_dim` is given, or with None those of
-    `DenseGeneral`, (..., d, heads, head_dim) and (..., heads, head_dim, d): a stack of the former
-    looks like one of the latter, so that a shape cannot tell them apart. Other kernels are
-    (..., in, out). All leading axes are stacks (layers, experts) and stay out of every mean. Query
-    and key may have different numbers of heads.
+    With `head_dim`, kernels of query, key and value (also `q_proj`, `q`, `wq` and the like) are
+    (..., d, heads * head_dim), and all others (..., in, out). With None they are those of
+    `DenseGeneral`, (..., d, heads, head_dim), and those of out (..., heads, head_dim, d). A shape
+    does not tell which: a stack of the former looks like one of the latter. Leading axes are stacks
+    (layers, experts) and stay out of every mean. Query and key may differ in their number of heads.
 
     | leaf | blocks |
     |---|---|
@@ -47,9 +39,9 @@ def flax_blocks(
     | gain of a norm | one per vector |
     | `bias` | one per entry |
 
-    Names are compared word by word. Kernels of other names inside an attention, stacked kernels of
-    other names outside an MLP (a convolution looks like one), kernels named as an embedding or a
-    norm, and leaves of other names are not covered, and need a rule in front of these.
+    Put your own rules in front for what these do not cover: kernels of other names inside an
+    attention, stacked kernels of other names outside an MLP (a convolution looks like one), kernels
+    named as an embedding or a norm, and leaves of other names.
 
     Args:
       head_dim: the width of one attention head, or None if heads have an axis of their own.
@@ -57,29 +49,27 @@ def flax_blocks(
         kernel, which the authors advise for runs of less than ten to twenty thousand steps.
 
     Returns:
-      Rules for `adam_mini`; see `resolve_blocks`. Rules of your own go in front.
+      Rules for the argument `blocks` of `adam_mini`.
 
     Raises:
-      ValueError: when a leaf is looked up, for a fused kernel (`qkv`), and for a kernel that cannot
-        be of the layout that `head_dim` tells, with the rule to write.
+      ValueError: for another `value`; when a leaf is looked up, for a fused kernel (`qkv`) and for
+        a kernel whose layout contradicts `head_dim`, with the rule to write.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from multinorm_optax import flax_blocks, resolve_blocks
+      >>> import jax, jax.numpy as jnp
+      >>> from multinorm_optax import flax_blocks, scale_by_adam_mini
       >>> params = {"attn": {"query": {"kernel": jnp.ones((32, 4, 8)), "bias": jnp.ones((4, 8))}}}
-      >>> for path, found in resolve_blocks(flax_blocks(head_dim=None), params):
-      ...     print(path, found)
-      attn/query/bias Blocks(whole=(), groups=())
-      attn/query/kernel Blocks(whole=(0, 2), groups=())
+      >>> tx = scale_by_adam_mini(blocks=flax_blocks(head_dim=None))
+      >>> jax.tree.map(jnp.shape, tx.init(params).nu)
+      {'attn': {'query': {'bias': (4, 8), 'kernel': (1, 4, 1)}}}
     """
     if value not in ("neuron", "whole"):
         raise ValueError(f'value is {value!r}; write "neuron" or "whole"')
-    whole = (-2, -1) if head_dim is not None else (-3, -2, -1)
-    values = Blocks(whole=whole if value == "whole" else whole[:1])
-
     queries = Blocks((-3, -1)) if head_dim is None else Blocks(-2, {-1: head_dim})
+    whole = (-3, -2, -1) if head_dim is None else (-2, -1)
+    values = Blocks(whole if value == "whole" else whole[0])
 
-    def usual(path: str, shape: Shape) -> Any:
+    def usual(path: str, shape: Shape) -> Blocks | Uncovered:
         *above, leaf = path.split("/")
         name = words_of(above[-1])[-1] if above else ""
         if leaf in ("bias", "beta"):
@@ -88,12 +78,11 @@ def flax_blocks(
             return Blocks(whole=-1) if shape else Blocks()
         if leaf != "kernel" or len(shape) < 2:
             return UNCOVERED
-        if _FUSED.intersection(words_of(name)):
-            raise ValueError(_unsplit(path, shape))
+        _check_not_fused(path, shape, name)
         if is_norm_or_bias(path) or EMBEDDING_WORDS.intersection(words_of(name)):
             return UNCOVERED
         parts = (_PARTS.get(word) for segment in reversed(above) for word in words_of(segment))
-        part = next(filter(None, parts), None)  # the innermost segment that tells
+        part = next(filter(None, parts), None)  # of the innermost segment that has one
         if part == "attention" and name in _OUT:
             return Blocks(whole=(-3, -2)) if head_dim is None and len(shape) > 2 else _NEURON
         if part != "mlp" and name in _QUERY_KEY | _VALUE:
@@ -106,27 +95,27 @@ def flax_blocks(
 
 
 def _check_layout(path: str, shape: Shape, head_dim: int | None) -> None:
-    """Raises if a query, key or value kernel is not of the layout that `head_dim` tells."""
-    where = describe(path, shape)
+    """Raises if the layout of a query, key or value kernel contradicts `head_dim`."""
     if head_dim is None and len(shape) == 2:
         raise ValueError(
-            f"{where}: a kernel (d, heads * head_dim) does not tell its heads; write"
-            " flax_blocks(head_dim) with the width of one head"
+            f"{describe(path, shape)}: a kernel (d, heads * head_dim) does not tell its heads;"
+            " write flax_blocks(head_dim) with the width of one head"
         )
     if head_dim is not None and len(shape) > 2 and shape[-1] == head_dim:
         raise ValueError(
-            f"{where}: with head_dim={head_dim} this is a stack of kernels of one head, or a kernel"
-            " whose heads have an axis of their own; for the latter write flax_blocks(None), for"
-            f" the former put a rule in front, ({re.escape(path)!r}, Blocks(whole=(-2, -1))) for"
-            " query and key or Blocks(whole=-2) for value"
+            f"{describe(path, shape)}: with head_dim={head_dim} this is a stack of kernels of one"
+            " head, or a kernel whose heads have an axis of their own; for the latter write"
+            f" flax_blocks(None), for the former put a rule in front, ({re.escape(path)!r},"
+            " Blocks(whole=(-2, -1))) for query and key or Blocks(whole=-2) for value"
         )
 
 
-def _unsplit(path: str, shape: Shape) -> str:
-    return (
-        f"{describe(path, shape)}: flax_blocks does not know the parts of a fused kernel; put a"
-        f" rule in front, such as ({re.escape(path)!r}, FusedBlocks(-1, [(heads * head_dim,"
-        " Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2,"
-        " groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2))])) for a kernel"
-        " (..., d, (heads + 2 kv_heads) * head_dim)"
-    )
+def _check_not_fused(path: str, shape: Shape, name: str) -> None:
+    if _FUSED.intersection(words_of(name)):
+        raise ValueError(
+            f"{describe(path, shape)}: flax_blocks does not know the parts of a fused kernel; put a"
+            f" rule in front, such as ({re.escape(path)!r}, FusedBlocks(-1, [(heads * head_dim,"
+            " Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2,"
+            " groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2))])) for a kernel"
+            " (..., d, (heads + 2 kv_heads) * head_dim)"
+        )

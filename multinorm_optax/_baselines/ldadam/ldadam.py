@@ -1,9 +1,7 @@
 """LDAdam: Adam in a subspace of few directions that moves every step.
 
 Robert, Safaryan, Modoranu, Alistarh, "LDAdam: Adaptive Optimization from Low-Dimensional Gradient
-Statistics", arXiv 2410.16103, Algorithm 1: the subspace follows the gradients by one power
-iteration a step, the moments are carried over to each new basis, and what the subspace does not
-hold is added to the next gradient.
+Statistics", arXiv 2410.16103.
 """
 
 from collections.abc import Sequence
@@ -28,17 +26,17 @@ from multinorm_optax._optimizers.arguments import (
 from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 
 RankLike: TypeAlias = int | Sequence[tuple[str, int]] | optax.Params
-"""One rank for all matrices, or rules by path, or a tree of ranks, see `scale_by_ldadam`."""
+"""One rank for all matrices, or rules by path, or a tree of ranks."""
 
 
 class ScaleByLDAdamState(NamedTuple):
-    """The number of steps, and trees like the parameters, without arrays where nothing is kept."""
+    """The number of steps, and trees like the parameters; `error` has no leaves if not kept."""
 
     count: Any
-    basis: Any
-    mu: Any
-    nu: Any
-    error: Any
+    basis: optax.Updates
+    mu: optax.Updates
+    nu: optax.Updates
+    error: optax.Updates
 
 
 @documented
@@ -54,8 +52,8 @@ def scale_by_ldadam(
 ) -> optax.GradientTransformation:
     """Replaces every gradient by Adam's direction in a subspace that moves every step.
 
-    Of a weight taken as matrices of m x n, m <= n (transposed otherwise; of a square weight the
-    output features are the m rows), with k steps before this one and A = G + E:
+    A weight is taken as matrices of m x n, m <= n, transposed otherwise; the m rows of a square
+    weight are the output features. With k steps before this one and A = G + E:
 
         P' = the first r left singular vectors of A                            if k = 0
              the Q-factor of B B^T P, B = rho P M/(1 - b1^k) + (1 - rho) A     otherwise
@@ -65,21 +63,15 @@ def scale_by_ldadam(
         M <- b1 N + (1 - b1) g;  V <- b2 V + (1 - b2) g^2;  P <- P'
         update = P (M / (1 - b1^(k+1))) / (sqrt(V / (1 - b2^(k+1))) + eps)
 
-    (Robert et al., arXiv 2410.16103, Algorithm 1; its defaults.) Between the two products of the
-    power iteration its columns are made orthonormal, which changes neither its span nor, but for
-    signs that cancel, its result, and keeps small singular values apart from rounding.
+    (Robert et al., arXiv 2410.16103, Algorithm 1; its defaults.) State and arithmetic are in
+    float32, or float64 for float64 weights; updates have the gradients' dtype.
 
-    All state is float32, or float64 for float64 weights, whatever the dtype of the gradients, and
-    so is all arithmetic; updates leave with the gradients' dtype. A matrix has 2 r n + r m numbers
-    of state, and m n more with error feedback.
-
-    Where A has fewer than r directions, the others of the basis are arbitrary, orthonormal, and see
-    rounding errors of A; as Adam does, it divides these by their own size as long as that is above
-    `eps`. A gradient of zeros leaves a basis of unit vectors and an update of zeros, until the
-    power iteration turns it. The basis does not depend on the scale of A; the moments are Adam's:
-    where squares leave float32, below entries of 1e-19 the second moment is zero and `eps` rules,
-    above 1e19 it is infinite, and stays so, and the update zero; above 1e36 sums overflow to NaN.
-    NaN and infinity in the gradient reach the update, and the state.
+    If A has fewer than r directions, the other columns of the basis are arbitrary but orthonormal;
+    rounding errors of A along them are divided by their own size, as in Adam, if above `eps`. A
+    gradient of zeros gives an update of zeros. The basis does not depend on the scale of A; the
+    moments do: below entries of 1e-19 the second moment underflows to zero and `eps` rules; above
+    1e19 it is infinite, and stays so, and the update is zero; above 1e36 sums overflow to NaN. NaN
+    and infinity in the gradient reach the update and the state.
 
     Args:
       axes: which axes of each leaf are rows and columns, see `resolve_axes`. Every leaf has to be a
@@ -89,63 +81,62 @@ def scale_by_ldadam(
 
     Returns:
       A transformation with the state `(count, basis, mu, nu, error)`: (batch..., m, r) for the
-      basis, (batch..., r, n) for the moments, the weight's own shape for the error.
+      basis, (batch..., r, n) for each moment, and the weight's own shape for the error.
 
     Raises:
-      TypeError: if a rank is no integer but, say, an array.
-      ValueError: in `init`, for a rank below 1 or above min(m, n), for a leaf without a rank, for
-        leaves that are not matrices or that no rule covers.
+      TypeError: if a rank is not an integer but, say, an array.
+      ValueError: in `init`, for a rank below 1 or above min(m, n), and for a leaf without a rank;
+        in `init` and `update`, for leaves that are not matrices or that no rule covers.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax
       >>> from multinorm_optax import scale_by_ldadam
       >>> params = {"kernel": jax.random.normal(jax.random.key(0), (160, 64))}
       >>> tx = scale_by_ldadam(rank=4)
-      >>> state = tx.init(params)
+      >>> updates, state = tx.update(params, tx.init(params))
       >>> {name: getattr(state, name)["kernel"].shape for name in ("basis", "mu", "nu", "error")}
       {'basis': (64, 4), 'mu': (4, 160), 'nu': (4, 160), 'error': (160, 64)}
-      >>> updates, state = tx.update(params, state)
-      >>> print(jnp.linalg.matrix_rank(updates["kernel"]))
-      4
     """
     check_static(rank=rank, error_feedback=error_feedback)
     check_numbers(b1=b1, b2=b2, rho=rho, eps=eps)
 
+    def sides_of(tree: optax.Params) -> list[Sides]:
+        shapes = map(jnp.shape, jax.tree.leaves(tree))
+        found = zip(shapes, resolve_matrices(axes, tree), strict=True)
+        return [Sides(shape, each.oriented(shape)) for shape, each in found]
+
     def init(params: optax.Params) -> ScaleByLDAdamState:
-        leaves, structure = jax.tree.flatten(params)
-        found = resolve_matrices(axes, params)
-        ranks = resolve_specs(rank, params, _RANK)
         kept = []
-        for leaf, of_leaf, (path, r) in zip(leaves, found, ranks, strict=True):
-            sides = Sides.of(leaf.shape, of_leaf)
-            kept.append(initial_part(leaf, sides, _checked(r, sides, path), error_feedback))
-        return ScaleByLDAdamState(jnp.zeros([], jnp.int32), *_by_field(structure, kept))
+        leaves, ranks = jax.tree.leaves(params), resolve_specs(rank, params, _RANK)
+        for leaf, sides, (path, r) in zip(leaves, sides_of(params), ranks, strict=True):
+            _check_rank(r, sides, path)
+            kept.append(initial_part(leaf, sides, r, error_feedback))
+        trees = _by_field(jax.tree.structure(params), kept)
+        return ScaleByLDAdamState(jnp.zeros([], jnp.int32), *trees)
 
     def update(
         updates: optax.Updates, state: ScaleByLDAdamState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, ScaleByLDAdamState]:
         del params
+        count, *kept = state
         leaves = jax.tree.leaves(jax.tree.map(jnp.asarray, updates))
         structure: Any = jax.tree.structure(updates)
-        kept = zip(*map(structure.flatten_up_to, state[1:]), strict=True)
-        decays = (b1, b2, rho, eps)
+        parts = map(LowRankPart, *map(structure.flatten_up_to, kept))
         results = [
-            next_part(g, Sides.of(g.shape, found), LowRankPart(*part), state.count, decays)
-            for g, found, part in zip(leaves, resolve_matrices(axes, updates), kept, strict=True)
+            next_part(gradient, sides, part, count, (b1, b2, rho, eps))
+            for gradient, sides, part in zip(leaves, sides_of(updates), parts, strict=True)
         ]
-        directions = jax.tree.unflatten(structure, [direction for direction, _ in results])
+        directions = structure.unflatten([direction for direction, _ in results])
         trees = _by_field(structure, [part for _, part in results])
-        return directions, ScaleByLDAdamState(optax.safe_increment(state.count), *trees)
+        return directions, ScaleByLDAdamState(optax.safe_increment(count), *trees)
 
     return optax.GradientTransformation(init, update)
 
 
-def _by_field(structure: Any, parts: Sequence[LowRankPart]) -> list[Any]:
-    """A tree for every field."""
-    return [
-        jax.tree.unflatten(structure, [getattr(part, field) for part in parts])
-        for field in LowRankPart._fields
-    ]
+def _by_field(structure: Any, parts: Sequence[LowRankPart]) -> list[optax.Updates]:
+    """Returns a tree for every field of the parts."""
+    fields = range(len(LowRankPart._fields))
+    return [structure.unflatten([part[field] for part in parts]) for field in fields]
 
 
 def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
@@ -163,15 +154,14 @@ _RANK = SpecKind(
 )
 
 
-def _checked(rank: int, sides: Sides, path: str) -> int:
+def _check_rank(rank: int, sides: Sides, path: str) -> None:
     m, n = sides.axes.matrix_shape(sides.shape)
-    if 1 <= rank <= m:
-        return rank
-    raise ValueError(
-        f"{describe(path, sides.shape)}: rank {rank} of matrices {m} x {n} is not in 1, ..., {m};"
-        " give `rank` a rule for this path, or train the weight otherwise, by a rule"
-        " (pattern, None) in `axes`"
-    )
+    if not 1 <= rank <= m:
+        raise ValueError(
+            f"{describe(path, sides.shape)}: rank {rank} of matrices {m} x {n} is not in 1, ...,"
+            f" {m}; give `rank` a rule for this path, or train the weight otherwise, by a rule"
+            " (pattern, None) in `axes`"
+        )
 
 
 @documented
@@ -204,7 +194,7 @@ def ldadam(
       An optimizer, the `auxiliary_adam` of `scale_by_ldadam`.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from multinorm_optax import audit, ldadam
       >>> params = {"dense": {"kernel": jnp.ones((64, 32)), "bias": jnp.ones(32)}}
       >>> for error_feedback in (False, True):

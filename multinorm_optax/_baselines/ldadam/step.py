@@ -1,12 +1,11 @@
-"""Adam in a moving subspace, on one weight: one step of LDAdam.
+"""One step of LDAdam on one weight: Adam in a moving subspace.
 
-Robert, Safaryan, Modoranu, Alistarh, arXiv 2410.16103, Algorithm 1: the moments are carried over
-from the old basis to the new one, and what the new basis does not hold goes to the next gradient.
+Robert, Safaryan, Modoranu, Alistarh, arXiv 2410.16103, Algorithm 1.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +20,12 @@ from multinorm_optax._baselines.ldadam.subspace import (
 from multinorm_optax._matrices.stacks import left_to_xla
 from multinorm_optax._norms.precision import abs_sq, compute_dtype
 
-Numbers = tuple[jax.typing.ArrayLike, ...]
+Numbers: TypeAlias = tuple[jax.typing.ArrayLike, ...]
 """b1, b2, rho and eps of `scale_by_ldadam`."""
 
 
 class LowRankPart(NamedTuple):
-    """What is kept of one weight; the fields of the state after its count."""
+    """The state of one weight, or its shardings; the error is None without error feedback."""
 
     basis: Any
     mu: Any
@@ -35,87 +34,78 @@ class LowRankPart(NamedTuple):
 
 
 def initial_part(weight: jax.Array, sides: Sides, rank: int, error_feedback: bool) -> LowRankPart:
-    """Zeros: basis and moments before the first step."""
+    """Returns zeros, the state before the first step."""
     dtype = compute_dtype(jax.dtypes.canonicalize_dtype(weight.dtype))
     of_basis, of_moments = sides.factor_shapes(rank)
 
-    def zeros() -> tuple[jax.Array, ...]:
-        real = jnp.finfo(dtype).dtype
-        return jnp.zeros(of_basis, dtype), jnp.zeros(of_moments, dtype), jnp.zeros(of_moments, real)
+    def zeros(weight: jax.Array) -> LowRankPart:
+        mu = jnp.zeros(of_moments, dtype)
+        error = jnp.zeros_like(weight, dtype) if error_feedback else None
+        return LowRankPart(jnp.zeros(of_basis, dtype), mu, jnp.real(mu), error)
 
-    error = jnp.zeros_like(weight, dtype) if error_feedback else None
-    lying = _shardings(weight, sides, None)
-    basis, mu, nu = zeros() if lying is None else left_to_xla(zeros, lying[:3])()
-    return LowRankPart(basis, mu, nu, error)
+    shardings = _shardings(weight, sides, error_feedback)
+    return (left_to_xla(zeros, shardings) if shardings else zeros)(weight)
 
 
 def next_part(
-    gradient: jax.Array, sides: Sides, part: LowRankPart, count: jax.Array, decays: Numbers
+    gradient: jax.Array, sides: Sides, part: LowRankPart, count: jax.Array, numbers: Numbers
 ) -> tuple[jax.Array, LowRankPart]:
-    """The direction of the gradient's dtype and layout, and what is kept for the next step.
-
-    With Explicit mesh axes the weight's axes stay spread as they are, and those of the factors
-    with them as far as they can.
-    """
+    """Returns the direction, with the gradient's dtype and sharding, and the next state."""
     if not gradient.size:
         return gradient, part
-
     step: Callable[..., tuple[jax.Array, LowRankPart]] = functools.partial(_step, sides)
-    lying = _shardings(gradient, sides, part.error)
-    if lying is not None:
-        step = left_to_xla(step, (jax.typeof(gradient).sharding, lying))
-    return step(gradient, part, count, decays)
+    shardings = _shardings(gradient, sides, part.error is not None)
+    if shardings:
+        step = left_to_xla(step, (jax.typeof(gradient).sharding, shardings))
+    return step(gradient, part, count, numbers)
 
 
-def _shardings(weight: jax.Array, sides: Sides, error: jax.Array | None) -> LowRankPart | None:
-    """How the factors of an Explicitly sharded weight lie."""
+def _shardings(weight: jax.Array, sides: Sides, error_feedback: bool) -> LowRankPart | None:
+    """Returns the shardings of the state of a weight with Explicit mesh axes."""
     sharding = jax.typeof(weight).sharding
     if not any(sharding.spec):
         return None
-    of_basis, of_moments = sides.factor_shardings(sharding)
-    return LowRankPart(of_basis, of_moments, of_moments, None if error is None else sharding)
+    basis, moments = sides.factor_shardings(sharding)
+    return LowRankPart(basis, moments, moments, sharding if error_feedback else None)
 
 
 def _step(
-    sides: Sides, gradient: jax.Array, old: LowRankPart, count: jax.Array, decays: Numbers
+    sides: Sides, gradient: jax.Array, old: LowRankPart, count: jax.Array, numbers: Numbers
 ) -> tuple[jax.Array, LowRankPart]:
     """One formula for all steps: before the first, basis and moments are zero, and c1 = c2 = 1."""
     dtype = old.basis.dtype
     real = jnp.finfo(dtype).dtype
-    b1, b2, rho, eps = (jnp.asarray(each, real) for each in decays)
+    b1, b2, rho, eps = (jnp.asarray(each, real) for each in numbers)
     steps = count.astype(real)
     c1, c2 = (jnp.where(count == 0, 1, 1 - b**steps) for b in (b1, b2))
 
-    a = gradient.astype(dtype)
-    if old.error is not None:
-        a = a + old.error
+    a = gradient.astype(dtype) + (0 if old.error is None else old.error)
     basis = jax.lax.cond(
         count == 0,
         lambda: leading_directions(sides, a, old.basis.shape[-1]),
         lambda: followed_directions(sides, a, old.basis, old.mu / c1, rho),
     )
-    low = sides.project(basis, a)
+    low = sides.product("PAD", jnp.conj(basis), a)
     carried, nu = _carried_over(matmul(transpose(basis), old.basis), old, c1, c2)
     mu = b1 * carried + (1 - b1) * low
     nu = b2 * nu + (1 - b2) * abs_sq(low)
-    now = steps + 1
-    direction = (mu / (1 - b1**now)) / (jnp.sqrt(nu / (1 - b2**now)) + eps)
+    direction = (mu / (1 - b1 ** (steps + 1))) / (jnp.sqrt(nu / (1 - b2 ** (steps + 1))) + eps)
     error = None
     if old.error is not None:
         weight = b1 / (1 - b1)
         both = jnp.concatenate([basis, old.basis], axis=-1)
-        error = a + sides.lift(
-            both, jnp.concatenate([-low - weight * carried, weight * old.mu], axis=-2)
-        )
-    return sides.lift(basis, direction).astype(gradient.dtype), LowRankPart(basis, mu, nu, error)
+        lost = jnp.concatenate([-low - weight * carried, weight * old.mu], axis=-2)
+        error = a + sides.product("PDA", both, lost)
+    update = sides.product("PDA", basis, direction).astype(gradient.dtype)
+    return update, LowRankPart(basis, mu, nu, error)
 
 
 def _carried_over(
     change: jax.Array, old: LowRankPart, c1: jax.Array, c2: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Both moments in the new basis, P'^T P = `change` times the old one.
+    """Returns the old moments in the new basis, which is the old one times P'^T P = `change`.
 
-    N = C M, and | (C*C) (V - c2 (M/c1)^2) + c2 (N/c1)^2 |: the variance V/c2 - (M/c1)^2 of entries
+    N = C M, and | (C*C) (V - c2 (M/c1)^2) + c2 (N/c1)^2 |: the variance V/c2 - (M/c1)^2, of entries
     taken to be independent, and the square of the new mean.
     """
     carried = matmul(change, old.mu)

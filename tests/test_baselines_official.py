@@ -1,4 +1,4 @@
-"""The rivals against their authors' own programs, which are not installed by default."""
+"""The baselines against their authors' own programs, which are not installed by default."""
 
 import jax
 import jax.numpy as jnp
