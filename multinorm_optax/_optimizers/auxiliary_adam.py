@@ -1,8 +1,4 @@
-"""The papers' recipe: a direction for the matrices, and an auxiliary Adam for everything else.
-
-In the experiments of both papers (Scetbon et al., arXiv 2502.06742; Ma et al., arXiv 2412.13148,
-Section 6) the linear weights of attention and MLP are projected; Adam trains the rest.
-"""
+"""The papers' recipe: a direction for the matrices, and an auxiliary Adam for everything else."""
 
 import dataclasses
 import math
@@ -66,12 +62,13 @@ def auxiliary_adam(
     Matrices: W <- W - alpha * learning_rate * (T(M) + weight_decay * W), where M is the gradient G,
     or with `momentum` the sum M <- momentum * M + G (with `nesterov`: G + momentum * M). All of
     this is computed in at least float32, and updates are rounded once, to the gradients' dtype.
+    The papers project the linear weights of attention and MLP (Scetbon et al., arXiv 2502.06742;
+    Ma et al., arXiv 2412.13148, Section 6).
 
     Args:
       direction: the function from axes to T, such as `scale_by_swan` or
-        `lambda axes: scale_by_sinkhorn(axes, 2)`. It is called with `axes` at once, to show errors
-        early, and in `init` and `update` with the axes of every matrix by its path. T may have
-        state, as in `lambda axes: optax.scale_by_adam()`.
+        `lambda axes: optax.scale_by_adam()`. It is called with `axes` at once, to show errors
+        early, and in `init` and `update` with the axes of every matrix by its path.
       ...
 
     Returns:

@@ -1,9 +1,4 @@
-"""SWAN: GradNorm, then GradWhitening, then a rescaling to root mean square 1.
-
-Ma et al., arXiv 2412.13148, Section 4, for a weight oriented so that m <= n. In the terms of
-Scetbon et al., arXiv 2502.06742, it is one sweep of multi-normalization with a row and a spectral
-norm, and its exact form is a fixed point after that sweep.
-"""
+"""SWAN: GradNorm, then GradWhitening, then a rescaling to root mean square 1."""
 
 import dataclasses
 import math
@@ -61,13 +56,15 @@ def scale_by_swan(
 
     With G oriented so that m <= n: divide rows by their root mean square (or, `centered`, subtract
     their mean and divide by their standard deviation: GradNorm of the paper), then compute
-    (G G^T)^(-1/2) G by Newton-Schulz (GradWhitening), then scale to Frobenius norm sqrt(m n).
+    (G G^T)^(-1/2) G by Newton-Schulz (GradWhitening), then scale to Frobenius norm sqrt(m n) (Ma et
+    al., arXiv 2412.13148, Section 4). Uncentered, this is one sweep of multi-normalization with a
+    row and a spectral norm (arXiv 2502.06742); with an exact whitening the result is a fixed point.
 
-    The matrices of a stack are whitened in turn. On a mesh with Explicit axes, weights are
-    exchanged there and back, so that devices share a stack in whole matrices or in columns; they
-    are gathered only where neither divides evenly. A transformation cannot see Auto axes, and XLA
-    may send many times as much: `jax.sharding.explicit_axes(tx.update, in_sharding=...)` tells it
-    how gradients, state and weights are spread.
+    The matrices of a stack are whitened in turn. On a mesh with Explicit axes, devices exchange
+    weights to share a stack in whole matrices or in columns, and gather them only where neither
+    divides evenly. With Auto axes, which a transformation cannot see, XLA may send many times as
+    much: use `jax.sharding.explicit_axes(tx.update, in_sharding=...)` with the shardings of
+    gradients, state and weights.
 
     Args:
       ...
@@ -116,14 +113,11 @@ def swan(
 ) -> optax.GradientTransformationExtraArgs:
     """SWAN: normalized rows, whitened and rescaled, and Adam for every other parameter.
 
-    Ma et al., arXiv 2412.13148, Section 4. The defaults are the papers'; rows are not centred, as
-    in the later one.
+    It is the `auxiliary_adam` of `scale_by_swan` (Ma et al., arXiv 2412.13148, Section 4). The
+    defaults are the papers'; rows are not centred, as in the later one.
 
     Args:
       ...
-
-    Returns:
-      An optimizer, the `auxiliary_adam` of `scale_by_swan`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,9 +1,4 @@
-"""Embeddings and output heads without state: a Sinkhorn alternation that ends on the tokens.
-
-DeepSeek-AI, arXiv 2609.19969, Section 2.5, trains embedding tables and the head with K = 11
-half-steps that begin and end with the rows (each a token's vector), after the rows of tokens that
-hardly occurred are zeroed. There it acts on Nesterov momentum; here on the update that it gets.
-"""
+"""Embeddings and output heads without state: a Sinkhorn alternation that ends on the tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -49,10 +44,10 @@ def scale_by_token_sinkhorn(
     tokens as output features anyway. Rows with ||G_i,:||_2 <= tau * mean over k of ||G_k,:||_2
     become zero, because a normalization would blow up their noise to the size of all others. Every
     other row ends with root mean square 1 exactly, columns approximately. Five sweeps are the
-    eleven half-steps of arXiv 2609.19969, Section 2.5, whose step is 0.18 times the learning rate
-    of its other weights.
+    eleven half-steps of DeepSeek-AI, arXiv 2609.19969, Section 2.5, which apply to Nesterov
+    momentum, with 0.18 times the learning rate of the other weights.
 
-    In a matrix with a NaN or an infinity no row is removed, so that these reach the update.
+    No row of a matrix with a NaN or an infinity is removed, so that these reach the update.
 
     Args:
       axes: which axes of each leaf are tokens (output) and width (input), see `resolve_axes`.

@@ -81,10 +81,6 @@ def _bytes(count: int) -> str:
     return f"{count} B"
 
 
-def _size(leaf: Any) -> int:
-    return math.prod(leaf.shape) * leaf.dtype.itemsize
-
-
 def audit(
     optimizer: optax.GradientTransformation, params: optax.Params, axes: AxesLike = None
 ) -> Audit:
@@ -98,12 +94,11 @@ def audit(
       axes: the optimizer's own `axes`, see `resolve_axes`.
 
     Returns:
-      An `Audit`, which prints as a table; `summary()` is its last line. `rows` has the `path`,
-      `shape`, `matrix_shape`, `matrices` (their number), `group`, `parameter_bytes` and
-      `state_bytes` of each parameter. A parameter owns the state whose path ends in its own path,
-      or in its path and a number; `shared_state_bytes` are those of all other state, such as step
-      counts. The totals are `parameters`, `parameter_bytes`, `state_bytes` and
-      `state_bytes_of(group)`.
+      An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrix_shape`,
+      `matrices`, `group`, `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`,
+      `state_bytes`, `state_bytes_of(group)`, `shared_state_bytes` and `summary()`. A parameter owns
+      the state whose path ends in its path, or in its path and a number; all other state, such as
+      step counts, is shared.
 
     Raises:
       ValueError: for leaves that no rule covers, naming all of them.
@@ -122,10 +117,10 @@ def audit(
     resolved = resolve_axes(axes, params)
     sizes: collections.Counter[str | None] = collections.Counter()
     for path, leaf in named_leaves(jax.eval_shape(optimizer.init, params)):
-        sizes[_owner(path, leaf, {path for path, _ in resolved})] += _size(leaf)
+        sizes[_owner(path, leaf, {path for path, _ in resolved})] += leaf.size * leaf.dtype.itemsize
 
     def row(leaf: Any, path: str, found: MatrixAxes | None) -> AuditRow:
-        shape, of_row = tuple(leaf.shape), (_size(leaf), sizes[path])
+        shape, of_row = tuple(leaf.shape), (leaf.size * leaf.dtype.itemsize, sizes[path])
         if found is None:
             return AuditRow(path, shape, None, 0, OTHER, *of_row)
         matrices = math.prod(shape[axis] for axis in found.batch(len(shape)))

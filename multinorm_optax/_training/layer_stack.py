@@ -29,13 +29,11 @@ def backward(
 ) -> tuple[Any, Any]:
     """Run layer, cotangent <- rewrite(layer, x, cotangent) over all layers, the last one first.
 
-    `rewrite` keeps the layer's shapes and dtypes. `inputs_and_output` has the encoded inputs of all
-    layers and the last layer's output. The result is the new stack, and the cotangent of the first
-    layer's input.
-
-    The loop reads each layer from the stack that it has just written the layer above into. If it
-    read from the stack before that write, XLA might read after writing, and would copy the stack.
+    `rewrite` keeps the layer's shapes and dtypes; `inputs_and_output` has the encoded inputs of all
+    layers and the last output. Returns the new stack, and the cotangent of the first input.
     """
+    # Each layer is read from the stack that the layer above has just been written into: XLA might
+    # read an older stack after the write, and would copy it.
     inputs, output = inputs_and_output
 
     def read(encoded: Any, number: Any) -> Any:
@@ -48,17 +46,17 @@ def backward(
         encoded, layer, cotangent = carry
         number, x = number_and_input
         layer, cotangent = rewrite(layer, _decode(x, output), cotangent)
-        encoded = jax.tree.map(
-            lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, number, 0),
-            encoded,
-            _encode(layer),
-        )
+
+        def write(leaf: jax.Array, new: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_index_in_dim(leaf, new, number, 0)
+
+        encoded = jax.tree.map(write, encoded, _encode(layer))
         return (encoded, read(encoded, jnp.maximum(number - 1, 0)), cotangent), None
 
     encoded, layers = _encode(stack), jax.tree.leaves(stack)[0].shape[0]
     start = encoded, read(encoded, layers - 1), cotangent
-    numbers = jnp.arange(layers)
-    (encoded, _, cotangent), _ = jax.lax.scan(one_layer, start, (numbers, inputs), reverse=True)
+    scanned = jnp.arange(layers), inputs
+    (encoded, _, cotangent), _ = jax.lax.scan(one_layer, start, scanned, reverse=True)
     return _decode(encoded, stack), cotangent
 
 

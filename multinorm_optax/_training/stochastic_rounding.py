@@ -1,10 +1,4 @@
-"""Weights in bfloat16 that small updates still move: stochastic rounding of the sum.
-
-A bfloat16 has 8 significant bits. Rounding to nearest loses an update below 2^-9 of its weight,
-however often it is repeated. If the sum is rounded at random to one of its two neighbours, it is
-right on average: Gupta et al., arXiv 1502.02551, Section 3; for the weights of bfloat16 training
-Zamirai et al., arXiv 2010.06192.
-"""
+"""Weights in bfloat16 that small updates still move: stochastic rounding of the sum."""
 
 import functools
 import itertools
@@ -24,30 +18,30 @@ def apply_updates_stochastically(
 ) -> optax.Params:
     """Apply updates as optax does, with stochastic rounding of weights narrower than float32.
 
-    For such a weight x = p + u is computed in float32. Of the two neighbours a <= x <= b in its
-    dtype, the result is b with probability (x - a) / (b - a), else a: on average it is x, and it is
-    x itself where x is representable. Its error is below b - a, twice that of rounding to nearest;
-    the errors of n steps add up to about (b - a) sqrt(n) / 2 at most. NaN, infinities, and numbers
-    beyond the largest one are rounded as a cast rounds them. `optax.apply_updates` adds all other
-    leaves, None and `optax.MaskedNode` too.
+    Rounding to nearest loses an update below 2^-9 of a bfloat16 weight, however often it is
+    repeated; rounding to a random neighbour is right on average (Gupta et al., arXiv 1502.02551,
+    Section 3; for bfloat16 training Zamirai et al., arXiv 2010.06192).
 
-    The updates may have any dtype. In bfloat16, the dtype of updates from bfloat16 gradients, their
-    error is at most 2^-9 of the update, which is harmless for directions without state, such as
-    `scale_by_sinkhorn`. Other optimizers may add small to large numbers themselves: optax's moving
-    averages (momentum, Adam) have the dtype of the parameters, and in bfloat16 stand still as a
-    weight does; weight decay is lost beside a much larger direction. For these, cast gradients
-    before `update` and parameters before `init` to float32, by `optax.tree.cast`.
+    For such a weight x = p + u is computed in float32. Of the two neighbours a <= x <= b in its
+    dtype, the result is b with probability (x - a) / (b - a), else a. Its error is below b - a,
+    twice that of rounding to nearest; the errors of n steps add up to about (b - a) sqrt(n) / 2 at
+    most. Where x is representable, infinite, NaN or beyond the largest number, the result is that
+    of a cast. `optax.apply_updates` treats all other leaves.
+
+    The updates may have any dtype: an error of 2^-9 of a bfloat16 update is harmless. But an
+    optimizer that adds small to large numbers in bfloat16 loses them: moving averages stand still,
+    and weight decay vanishes beside a large direction. Then use `optax.tree.cast` to float32, on
+    gradients before `update` and on parameters before `init`.
 
     On a CPU the random bits of a leaf take up to 16 bytes of temporary memory for each weight with
     JAX's default keys, and none with `jax.random.key(seed, impl="rbg")`.
 
     Args:
-      params: the weights. Rounded are bfloat16, float16, and the float8 formats e5m2, e4m3fn, e4m3
-        and e3m4.
+      params: the weights. Rounded are bfloat16, float16, and float8 e5m2, e4m3fn, e4m3 and e3m4.
       updates: a tree of the same structure and shapes.
-      key: a key of `jax.random` for this step, such as `jax.random.fold_in(key, step)`, from which
-        each leaf's key is folded. The result does not depend on how the weights are sharded (with
-        JAX's default keys). Under `jax.vmap` and `jax.shard_map` give every instance its own key.
+      key: a key of `jax.random` for this step, such as `jax.random.fold_in(key, step)`. With JAX's
+        default keys the result does not depend on how the weights are sharded. Under `jax.vmap` and
+        `jax.shard_map` give every instance its own key.
 
     Returns:
       The new weights, in the dtypes of the old ones.
@@ -68,8 +62,7 @@ def apply_updates_stochastically(
       >>> [float(w) for w in jnp.unique(new["kernel"])]                               # neighbours
       [0.99609375, 1.0, 1.0078125]
       >>> step, wanted = (x["kernel"].astype(jnp.float32) for x in (new, updates))
-      >>> step = step - 1
-      >>> round(float(jnp.vdot(step, wanted) / jnp.vdot(wanted, wanted)), 1)          # on average
+      >>> round(float(jnp.vdot(step - 1, wanted) / jnp.vdot(wanted, wanted)), 1)      # on average
       1.0
     """
     places = itertools.count()
