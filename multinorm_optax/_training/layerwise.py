@@ -29,7 +29,8 @@ class LayerwiseModel:
       head: (parameters, x, batch) -> the loss, a scalar.
       embed_names: the top-level names of the parameters that `embed` gets, as a dictionary.
       stack: the top-level name of the layers; each of its leaves is (L, ...).
-      head_names: as `embed_names`, for `head`. Both may have a name (tied embeddings).
+      head_names: as `embed_names`, for `head`. A name in both (tied embeddings) gets the sum of
+        both gradients.
 
     Raises:
       TypeError: if the names are a single text.
@@ -96,7 +97,8 @@ def layerwise_training(
       layer by its own norm, `optax.apply_if_finite` skips single layers.
     - Random numbers repeat in every layer, unless you change the keys (L, ...) in `state.stack`.
 
-    `optax.MultiSteps` adds the gradients of microbatches, in a state of the weights' size.
+    Microbatches need `optax.MultiSteps`, a state of the weights' size: their gradients have to be
+    added before they are normalized.
 
     Args:
       model: the functions and the names of their parameters.
@@ -104,14 +106,16 @@ def layerwise_training(
       rest: the transformation T of the other parameters; by default `optimizer`.
 
     Returns:
-      init: params -> state, and step: (params, state, batch) -> (params, state, loss). All dtypes
-      stay. `jax.jit(training.step, donate_argnums=(0, 1))` updates weights and state in place.
+      init: params -> state, and step: (params, state, batch) -> (params, state, loss). Dtypes do
+      not change. `jax.jit(training.step, donate_argnums=(0, 1))` updates weights and state in
+      place.
 
     Raises:
       ValueError: (when `init` or `step` is traced) for other parameters than the model's; for a
         stack without a common leading axis; for an optimizer that cannot be initialised for a
         piece, or changes the form of its state; for a state that `init` does not make.
-      TypeError: (likewise) for parameters or a loss that are not floating-point.
+      TypeError: (likewise) for parameters or a loss that are not floating-point; for a loss that is
+        not a scalar.
 
     Example:
       >>> import jax, jax.numpy as jnp

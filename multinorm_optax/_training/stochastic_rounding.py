@@ -22,7 +22,7 @@ def apply_updates_stochastically(
     repeated; rounding to a random neighbour is right on average (Gupta et al., arXiv 1502.02551,
     Section 3; for bfloat16 training Zamirai et al., arXiv 2010.06192).
 
-    For such a weight x = p + u is computed in float32. Of the two neighbours a <= x <= b in its
+    For a narrow weight, x = p + u is computed in float32. Of the two neighbours a <= x <= b in its
     dtype, the result is b with probability (x - a) / (b - a), else a. Its error is below b - a,
     twice that of rounding to nearest; the errors of n steps add up to about (b - a) sqrt(n) / 2 at
     most. Where x is representable, infinite, NaN or beyond the largest number, the result is that
