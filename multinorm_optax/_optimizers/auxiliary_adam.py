@@ -1,9 +1,4 @@
-"""The papers' recipe: a direction for the matrices, and an auxiliary Adam for everything else.
-
-In the experiments of both papers (Scetbon et al., arXiv 2502.06742; Ma et al., arXiv 2412.13148,
-Section 6) projections apply to the linear weights of attention and MLP; embeddings, norm gains and
-the head go to Adam. There is one learning rate, which on the linear weights is multiplied by alpha.
-"""
+"""The papers' recipe: a direction for the matrices, and an auxiliary Adam for everything else."""
 
 import dataclasses
 import math
@@ -16,12 +11,7 @@ import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
-from multinorm_optax._optimizers.arguments import (
-    Mask,
-    check_numbers,
-    check_static,
-    documented,
-)
+from multinorm_optax._optimizers.arguments import Mask, check_numbers, check_static, documented
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +25,7 @@ class AdamGroup:
       eps: added to the root of the second moment.
       weight_decay: decoupled weight decay of this group, a number or a schedule.
       clip_norm: clips the global norm of this group's gradients; None does not. The matrices'
-        directions do not depend on the scale of their gradients: clipping these has no effect.
+        directions do not depend on the scale of their gradients.
       moment_dtype: dtype in which both moments are kept, such as `jnp.bfloat16`; None for at least
         float32. Arithmetic is in at least float32 either way. A second moment in bfloat16 never
         falls: b2 = 0.999 takes off 0.1 % a step, which rounding puts back.
@@ -67,25 +57,23 @@ def auxiliary_adam(
     weight_decay_mask: Mask = None,
     adam: AdamGroup = AdamGroup(),
 ) -> optax.GradientTransformationExtraArgs:
-    """Trains matrices along any direction, and every other parameter with AdamW.
+    """Train matrices along any direction, and every other parameter with AdamW.
 
     Matrices: W <- W - alpha * learning_rate * (T(M) + weight_decay * W), where M is the gradient G,
-    or with `momentum` the sum M <- momentum * M + G (with `nesterov`: G + momentum * M).
-
-    Direction, decay and rate are computed in at least float32; one rounding, at the end, gives the
-    updates the dtype of the gradients.
+    or with `momentum` the sum M <- momentum * M + G (with `nesterov`: G + momentum * M). All of
+    this is computed in at least float32, and updates are rounded once, to the gradients' dtype.
+    The papers project the linear weights of attention and MLP (Scetbon et al., arXiv 2502.06742;
+    Ma et al., arXiv 2412.13148, Section 6).
 
     Args:
       direction: the function from axes to T, such as `scale_by_swan` or
-        `lambda axes: scale_by_sinkhorn(axes, 2)`. It is called with `axes` as they are given, which
-        shows errors early, and in `init` and `update` with the axes of every matrix by its path.
-        T needs no state of its own, but may have one, as `lambda axes: optax.scale_by_adam()`.
+        `lambda axes: optax.scale_by_adam()`. It is called with `axes` at once, to show errors
+        early, and in `init` and `update` with the axes of every matrix by its path.
       ...
 
     Returns:
-      An optimizer. Its state is Adam's for every other parameter, the momentum if there is one, and
-      a count for each group whose rate is a schedule; without momentum the matrices' group has no
-      other state.
+      An optimizer. Its state is Adam's for every other parameter, the momentum and T's state if
+      there are any, and a count for each group whose rate is a schedule.
 
     Raises:
       TypeError: for a schedule or an array where none is taken.
@@ -93,8 +81,9 @@ def auxiliary_adam(
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
-      >>> from multinorm_optax import auxiliary_adam, normalize_max
-      >>> tx = auxiliary_adam(normalize_max, optax.cosine_decay_schedule(0.02, 100))
+      >>> from multinorm_optax import MaxNorm, auxiliary_adam, normalize
+      >>> signs = lambda axes: normalize(MaxNorm(), axes)
+      >>> tx = auxiliary_adam(signs, optax.cosine_decay_schedule(0.02, 100))
       >>> params = {"dense": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> [round(float(x.ravel()[0]), 5) for x in jax.tree.leaves(updates)]     # bias, kernel
@@ -132,8 +121,8 @@ def auxiliary_adam(
             optax.scale_by_learning_rate(_product(alpha, learning_rate)),
         )
         inner = {
-            MATRIX: _keep_state_in(momentum_dtype, matrices),
-            OTHER: _keep_state_in(adam.moment_dtype, others),
+            MATRIX: in_float32(matrices, lambda state: _cast(state, momentum_dtype)),
+            OTHER: in_float32(others, lambda state: _cast(state, adam.moment_dtype)),
         }
         return optax.partition(inner, lambda _: labels)
 
@@ -143,7 +132,7 @@ def auxiliary_adam(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         return groups(updates).update(updates, state, params, **extra)
 
-    return in_float32(optax.GradientTransformationExtraArgs(init, update))
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
@@ -155,37 +144,26 @@ def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
 def add_decayed_weights(
     weight_decay: optax.ScalarOrSchedule, mask: Mask
 ) -> optax.GradientTransformation:
-    """optax's, for which the number 0 needs no parameters; the state does not depend on it."""
+    """Decay as optax does; the number 0 needs no parameters, and has the same state."""
     decay = optax.add_decayed_weights(weight_decay, mask)
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         return optax.GradientTransformation(decay.init, lambda g, state, params=None: (g, state))
     return decay
 
 
-def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Updates from gradients and parameters in at least float32, rounded once, to their dtype."""
-    inner = optax.with_extra_args_support(inner)
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        updates = jax.tree.map(jnp.asarray, updates)
-        wide, state = inner.update(_cast(updates), state, _cast(params), **extra)
-        return _cast_like(wide, updates), state
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)
-
-
-def _keep_state_in(
-    dtype: jax.typing.DTypeLike | None, inner: optax.GradientTransformation
+def in_float32(
+    inner: optax.GradientTransformation, stored: Callable[[Any], Any] = lambda state: state
 ) -> optax.GradientTransformationExtraArgs:
-    """Keeps the state in this dtype, and gives it to `inner` in at least float32."""
+    """Compute in at least float32; round updates once, to their dtype, and keep `stored` state."""
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> optax.OptState:
-        return _cast(inner.init(params), dtype)
+        return stored(inner.init(params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        updates, new = inner.update(updates, _cast(state), params, **extra)
-        return updates, _cast_like(new, state)
+        updates = jax.tree.map(jnp.asarray, updates)
+        wide, new = inner.update(_cast(updates), _cast(state), _cast(params), **extra)
+        return _cast_like(wide, updates), _cast_like(new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

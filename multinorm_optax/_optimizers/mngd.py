@@ -1,7 +1,4 @@
-"""MNGD, multi-normalized gradient descent: the optimizer for any list of norms.
-
-Scetbon et al., arXiv 2502.06742, algorithm MNGD: W <- W - eta * MultiNorm(G, L).
-"""
+"""MNGD, multi-normalized gradient descent: the optimizer for any list of norms."""
 
 from collections.abc import Sequence
 
@@ -35,16 +32,14 @@ def mngd(
 ) -> optax.GradientTransformationExtraArgs:
     """Multi-normalized gradient descent for any list of norms.
 
-    W <- W - alpha * learning_rate * MultiNorm(G, L), and Adam for every other parameter (Scetbon et
-    al., arXiv 2502.06742, algorithm MNGD). `(RowNorm(), ColumnNorm())` makes it SinkGD,
-    `(MaxNorm(),)` sign descent, `(SpectralNorm(),)` spectral descent (Muon without momentum).
+    W <- W - alpha * learning_rate * MultiNorm(G, L), and Adam for every other parameter: the
+    `auxiliary_adam` of `multi_normalize` (Scetbon et al., arXiv 2502.06742, algorithm MNGD).
+    `(RowNorm(), ColumnNorm())` makes it SinkGD, `(MaxNorm(),)` sign descent, `(SpectralNorm(),)`
+    spectral descent (Muon without momentum).
 
     Args:
       norms: norms or projections, in order.
       ...
-
-    Returns:
-      An optimizer, the `auxiliary_adam` of `multi_normalize`.
 
     Example:
       >>> from multinorm_optax import RowNorm, SpectralNorm, mngd

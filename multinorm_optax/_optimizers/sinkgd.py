@@ -1,11 +1,4 @@
-"""SinkGD, and its direction SR-Sinkhorn: the alternation of rows and columns.
-
-    SR-Sinkhorn(G, L):  X <- G;  L times:  X <- sqrt(n) Q^-1 X,  Q = diag ||X_i,:||_2   (rows)
-                                           X <- sqrt(m) X R^-1,  R = diag ||X_:,j||_2   (columns)
-
-(Scetbon et al., arXiv 2502.06742, Algorithm 3). X*X follows the Sinkhorn-Knopp iteration on G*G, so
-that X = D_r G D_c for positive diagonals, which are all that is iterated.
-"""
+"""SinkGD, and its direction SR-Sinkhorn: the alternation of rows and columns."""
 
 import jax
 import optax
@@ -24,14 +17,17 @@ def scale_by_sinkhorn(
     num_iters: NumIters = 5,
     tol: Tolerance = None,
 ) -> optax.GradientTransformation:
-    """Replaces every gradient by SR-Sinkhorn(G, L): rows and columns of root mean square 1.
+    """Replace every gradient by SR-Sinkhorn(G, L): rows and columns of root mean square 1.
 
-    It is `multi_normalize(normalize_rows(axes), normalize_columns(axes), ...)`. After the last
-    half-step the columns are exact, the rows approximate, and the Frobenius norm is sqrt(m n). A
-    sweep multiplies the row error by about sigma^2, where sigma is the second singular value of X*X
-    over its first: 0.07 for a 64 x 160 Gaussian matrix, and one, in the limit, for a matrix without
-    total support such as a triangular one. Sweeps that begin where every row is right to 16 units
-    of rounding (2e-6 in float32) are left out.
+        X <- G;  L times:  X <- sqrt(n) Q^-1 X,  Q = diag ||X_i,:||_2   (rows)
+                           X <- sqrt(m) X R^-1,  R = diag ||X_:,j||_2   (columns)
+
+    (Scetbon et al., arXiv 2502.06742, Algorithm 3), `multi_normalize` of rows and columns. X*X
+    follows the Sinkhorn-Knopp iteration on G*G. In the end the columns are exact, the rows
+    approximate, and the Frobenius norm is sqrt(m n). A sweep multiplies the row error by about
+    sigma^2, where sigma is the second singular value of X*X over its first: 0.07 for a 64 x 160
+    Gaussian matrix, and 1, in the limit, for a matrix without total support such as a triangular
+    one.
 
     Args:
       ...
@@ -70,14 +66,11 @@ def sinkgd(
 ) -> optax.GradientTransformationExtraArgs:
     """SinkGD: SR-Sinkhorn for the matrices, and Adam for every other parameter.
 
-    W <- W - alpha * learning_rate * SR-Sinkhorn(G, L) (Scetbon et al., arXiv 2502.06742, algorithm
-    SinkGD). The defaults are the paper's.
+    W <- W - alpha * learning_rate * SR-Sinkhorn(G, L), the `auxiliary_adam` of `scale_by_sinkhorn`
+    (Scetbon et al., arXiv 2502.06742, algorithm SinkGD). The defaults are the paper's.
 
     Args:
       ...
-
-    Returns:
-      An optimizer, the `auxiliary_adam` of `scale_by_sinkhorn`.
 
     Example:
       >>> import jax, jax.numpy as jnp

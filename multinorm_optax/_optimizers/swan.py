@@ -1,9 +1,4 @@
-"""SWAN: GradNorm, then GradWhitening, then a rescaling to root mean square 1.
-
-Ma et al., arXiv 2412.13148, Section 4, for a weight oriented so that m <= n. In the terms of
-Scetbon et al., arXiv 2502.06742, it is one sweep of multi-normalization with a row and a
-spectral norm, whose exact form is a fixed point after that one sweep.
-"""
+"""SWAN: GradNorm, then GradWhitening, then a rescaling to root mean square 1."""
 
 import dataclasses
 import math
@@ -15,7 +10,8 @@ import optax
 
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.axes import MatrixAxes
-from multinorm_optax._matrices.rules import AxesLike
+from multinorm_optax._matrices.paths import shape_of
+from multinorm_optax._matrices.rules import AxesLike, resolve_axes
 from multinorm_optax._norms.base import MatrixSize, Projection
 from multinorm_optax._norms.euclidean import FrobeniusNorm, RowNorm
 from multinorm_optax._norms.normalize import normalize, normalize_spectral
@@ -29,8 +25,7 @@ from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 class CenteredRows(Projection):
     """SWAN's GradNorm: each row minus its mean, over its population standard deviation.
 
-    Not the projection of a norm, but a projection in the alternation nevertheless (Ma et al.,
-    arXiv 2412.13148, Section 4). A row whose entries are all equal, up to rounding, becomes zero.
+    A row whose entries are all equal, up to rounding, becomes zero.
     """
 
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
@@ -51,54 +46,25 @@ class CenteredRows(Projection):
         return size[1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Oriented(Projection):
-    """A projection of the matrix oriented as SWAN does: transposed first if m > n.
-
-    `Oriented(RowNorm())` normalizes along the longer side, whichever it is.
-
-    Attributes:
-      inner: the projection.
-    """
-
-    inner: Projection
-
-    @property
-    def keeps_support(self) -> bool:  # type: ignore[override]
-        """That of the inner projection."""
-        return self.inner.keeps_support
-
-    def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        """The inner projection with rows and columns exchanged where m > n."""
-        oriented = axes.oriented(x.shape)
-        return self.inner.project(x, oriented, size if oriented == axes else size[::-1])
-
-    def residual(
-        self, x: jax.Array, projected: jax.Array, axes: MatrixAxes, size: MatrixSize
-    ) -> jax.Array:
-        """That of the inner projection."""
-        oriented = axes.oriented(x.shape)
-        size = size if oriented == axes else size[::-1]
-        return self.inner.residual(x, projected, oriented, size)
-
-
 @documented
 def scale_by_swan(
     axes: AxesLike = None,
     centered: bool = False,
     orthogonalizer: Orthogonalizer | None = None,
 ) -> optax.GradientTransformation:
-    """Replaces every gradient by SWAN's direction, of root mean square 1.
+    """Replace every gradient by SWAN's direction, of root mean square 1.
 
-    With G oriented so that m <= n: rows divided by their root mean square (or, `centered`, minus
-    their mean and over their standard deviation: GradNorm of the paper), then (G G^T)^(-1/2) G by
-    Newton-Schulz (GradWhitening), then scaled to Frobenius norm sqrt(m n).
+    With G oriented so that m <= n: divide rows by their root mean square (or, `centered`, subtract
+    their mean and divide by their standard deviation: GradNorm of the paper), then compute
+    (G G^T)^(-1/2) G by Newton-Schulz (GradWhitening), then scale to Frobenius norm sqrt(m n) (Ma et
+    al., arXiv 2412.13148, Section 4). Uncentered, this is one sweep of multi-normalization with a
+    row and a spectral norm (arXiv 2502.06742); with an exact whitening the result is a fixed point.
 
-    The matrices of a stack are whitened in turn. Weights on a mesh with Explicit axes are exchanged
-    there and back, so that devices share a stack in whole matrices or in columns; only where
-    neither divides evenly are they gathered. Of Auto axes a transformation learns nothing, and XLA
-    may send many times as much: `jax.sharding.explicit_axes(tx.update, in_sharding=...)` tells it
-    how gradients, state and weights are spread.
+    The matrices of a stack are whitened in turn. On a mesh with Explicit axes, devices exchange
+    weights to share a stack in whole matrices or in columns, and gather them only where neither
+    divides evenly. With Auto axes, which a transformation cannot see, XLA may send many times as
+    much: use `jax.sharding.explicit_axes(tx.update, in_sharding=...)` with the shardings of
+    gradients, state and weights.
 
     Args:
       ...
@@ -116,12 +82,16 @@ def scale_by_swan(
       1.0
     """
     check_static(centered=centered)
-    rows = Oriented(CenteredRows() if centered else RowNorm())
-    whitening = swan_whitening() if orthogonalizer is None else orthogonalizer
+
+    def oriented(tree: Any) -> dict[str, MatrixAxes | None]:
+        """The axes of every leaf by its path, with m <= n."""
+        found = zip(resolve_axes(axes, tree), jax.tree.leaves(tree), strict=True)
+        return {path: each and each.oriented(shape_of(leaf)) for (path, each), leaf in found}
+
     return multi_normalize(
-        normalize(rows, axes),
-        normalize_spectral(axes, whitening),
-        normalize(FrobeniusNorm(), axes),
+        normalize(CenteredRows() if centered else RowNorm(), oriented),
+        normalize_spectral(oriented, orthogonalizer or swan_whitening()),
+        normalize(FrobeniusNorm(), oriented),
         num_iters=1,
     )
 
@@ -143,14 +113,11 @@ def swan(
 ) -> optax.GradientTransformationExtraArgs:
     """SWAN: normalized rows, whitened and rescaled, and Adam for every other parameter.
 
-    Ma et al., arXiv 2412.13148, Section 4. The defaults are the papers'; rows are not centred, as
-    in the later one.
+    It is the `auxiliary_adam` of `scale_by_swan` (Ma et al., arXiv 2412.13148, Section 4). The
+    defaults are the papers'; rows are not centred, as in the later one.
 
     Args:
       ...
-
-    Returns:
-      An optimizer, the `auxiliary_adam` of `scale_by_swan`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,10 +1,4 @@
-"""Embeddings and output heads without state: a Sinkhorn alternation that ends on the tokens.
-
-DeepSeek-AI, arXiv 2609.19969, Section 2.5, trains embedding tables and the head by the Sinkhorn
-alternation as well: K = 11 half-steps that begin and end with the rows (each a token's vector),
-after the rows of tokens that hardly occurred are zeroed. There it acts on Nesterov momentum; here
-it acts on whatever it is chained after, by default the gradient.
-"""
+"""Embeddings and output heads without state: a Sinkhorn alternation that ends on the tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -24,35 +18,10 @@ from multinorm_optax._norms.precision import (
 from multinorm_optax._optimizers.arguments import documented
 
 
-@documented
 def zero_small_rows(
     axes: AxesLike = None, threshold: jax.typing.ArrayLike = 1e-3
 ) -> optax.GradientTransformation:
-    """Replaces by zero each row with ||G_i,:||_2 <= threshold * mean over k of ||G_k,:||_2.
-
-    Before a normalization of rows, which would blow up the noise of tokens that hardly occur to
-    the size of all others (arXiv 2609.19969, Section 2.5). Norms are computed in at least float32;
-    the updates keep their dtype. In a matrix with a NaN or an infinity no row is removed, so that
-    these reach the update.
-
-    Args:
-      ...
-
-    Returns:
-      A transformation with `optax.EmptyState`.
-
-    Raises:
-      ValueError: for a leaf that is not a matrix or that no rule covers.
-
-    Example:
-      >>> import jax.numpy as jnp, optax
-      >>> from multinorm_optax import MatrixAxes, zero_small_rows
-      >>> table = jnp.array([[3.0, 4.0], [0.001, 0.0], [0.0, 1.0]])     # a row for each token
-      >>> zero_small_rows(MatrixAxes(output=0, input=1)).update(table, optax.EmptyState())[0]
-      Array([[3., 4.],
-             [0., 0.],
-             [0., 1.]], dtype=float32)
-    """
+    """Set each row to zero whose norm is at most `threshold` times the mean norm of the rows."""
 
     def without_small_rows(g: jax.Array, found: MatrixAxes) -> jax.Array:
         x = g.astype(compute_dtype(g.dtype))
@@ -68,13 +37,17 @@ def zero_small_rows(
 def scale_by_token_sinkhorn(
     axes: AxesLike = None, num_iters: int = 5, threshold: jax.typing.ArrayLike = 1e-3
 ) -> optax.GradientTransformation:
-    """Sinkhorn for tables of tokens: small rows to zero, then 2 num_iters + 1 half-steps.
+    """Normalize tables of tokens: set small rows to zero, then run 2 num_iters + 1 half-steps.
 
-    A row is what belongs to one token. For an embedding table (tokens, width), which is looked up
-    and not multiplied, that is `MatrixAxes(output=0, input=1)`; a head's flax kernel (width,
-    tokens) has its tokens as output features anyway. Every row that is left has root mean square 1
-    exactly, columns approximately. Five sweeps are the eleven half-steps of arXiv 2609.19969,
-    Section 2.5, whose step is 0.18 times the learning rate of its other weights.
+    A row belongs to one token. For an embedding table (tokens, width), which is looked up and not
+    multiplied, use `MatrixAxes(output=0, input=1)`; a head's flax kernel (width, tokens) has its
+    tokens as output features anyway. Rows with ||G_i,:||_2 <= tau * mean over k of ||G_k,:||_2
+    become zero, because a normalization would blow up their noise to the size of all others. Every
+    other row ends with root mean square 1 exactly, columns approximately. Five sweeps are the
+    eleven half-steps of DeepSeek-AI, arXiv 2609.19969, Section 2.5, which apply to Nesterov
+    momentum, with 0.18 times the learning rate of the other weights.
+
+    No row of a matrix with a NaN or an infinity is removed, so that these reach the update.
 
     Args:
       axes: which axes of each leaf are tokens (output) and width (input), see `resolve_axes`.
@@ -82,7 +55,8 @@ def scale_by_token_sinkhorn(
       ...
 
     Returns:
-      A transformation without state.
+      A transformation without state. Norms are computed in at least float32; updates keep their
+      dtype.
 
     Raises:
       ValueError: for a leaf that is not a matrix or that no rule covers.

@@ -1,47 +1,35 @@
 """An audit of a model: how each parameter is treated, and what its optimizer state costs."""
 
+import collections
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any
 
 import jax
 import optax
 
+from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.paths import named_leaves
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
 
 
 @dataclasses.dataclass(frozen=True)
 class AuditRow:
-    """One parameter.
-
-    Attributes:
-      path: its path, `layers/mlp/up/kernel`.
-      shape: its shape.
-      matrix_shape: (m, n), output by input features, of each of its matrices; None if it is none.
-      matrices: how many matrices it stacks; 0 if it is none.
-      group: "matrix" or "adam", the label of `group_labels`.
-      parameter_bytes: size of the parameter.
-      state_bytes: size of the optimizer state that belongs to it.
-    """
+    """One parameter, its matrices and its bytes."""
 
     path: str
     shape: tuple[int, ...]
-    matrix_shape: tuple[int, int] | None
-    matrices: int
-    group: str
+    matrix_shape: tuple[int, int] | None  # (m, n), outputs by inputs, of each of its matrices
+    matrices: int  # the number of matrices that it stacks, or 0
+    group: str  # "matrix" or "adam", as in group_labels
     parameter_bytes: int
     state_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """The parameters of a model with their groups and bytes; `str()` makes a table of it.
-
-    Attributes:
-      rows: one per parameter.
-      shared_state_bytes: optimizer state that belongs to no parameter, such as step counts.
-    """
+    """The parameters of a model with their groups and bytes, see `audit`."""
 
     rows: tuple[AuditRow, ...]
     shared_state_bytes: int
@@ -62,13 +50,13 @@ class Audit:
         return self.shared_state_bytes + sum(row.state_bytes for row in self.rows)
 
     def state_bytes_of(self, group: str) -> int:
-        """The size of the optimizer state of the parameters of one group."""
+        """The size of the optimizer state of one group's parameters."""
         return sum(row.state_bytes for row in self.rows if row.group == group)
 
     def summary(self) -> str:
         """One line: parameters, and optimizer state by group."""
         groups = ", ".join(
-            f"{group} {_bytes(self.state_bytes_of(group))}" for group in (MATRIX, OTHER)
+            f"{each} {_bytes(self.state_bytes_of(each))}" for each in (MATRIX, OTHER)
         )
         return (
             f"{self.parameters:,} parameters: {_bytes(self.parameter_bytes)};"
@@ -93,25 +81,24 @@ def _bytes(count: int) -> str:
     return f"{count} B"
 
 
-def _size(leaf: Any) -> int:
-    return math.prod(leaf.shape) * leaf.dtype.itemsize
-
-
 def audit(
     optimizer: optax.GradientTransformation, params: optax.Params, axes: AxesLike = None
 ) -> Audit:
-    """Lists every parameter with its matrix shape, its group and its bytes of optimizer state.
+    """List every parameter with its matrix shape, its group and its bytes of optimizer state.
 
     Nothing is allocated: the state's shapes come from `jax.eval_shape`.
 
     Args:
       optimizer: any optax optimizer.
       params: parameters, arrays or `jax.ShapeDtypeStruct`.
-      axes: which axes are rows and columns, see `resolve_axes`; what the optimizer was given.
+      axes: the optimizer's own `axes`, see `resolve_axes`.
 
     Returns:
-      An `Audit`. State is assigned to the parameter whose path ends the state's own path, perhaps
-      with a number after it.
+      An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrix_shape`,
+      `matrices`, `group`, `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`,
+      `state_bytes`, `state_bytes_of(group)`, `shared_state_bytes` and `summary()`. A parameter owns
+      the state whose path ends in its path, or in its path and a number; all other state, such as
+      step counts, is shared.
 
     Raises:
       ValueError: for leaves that no rule covers, naming all of them.
@@ -127,46 +114,28 @@ def audit(
       2,080 parameters: 8.12 KiB; optimizer state: 260 B (matrix 0 B, adam 256 B),
       0.03 of the parameters
     """
-    leaves = jax.tree.leaves(params)
     resolved = resolve_axes(axes, params)
-    state_bytes = dict.fromkeys((path for path, _ in resolved), 0)
-    shared = 0
-    for state_path, leaf in named_leaves(jax.eval_shape(optimizer.init, params)):
-        owner = _owner(state_path, state_bytes)
-        if owner is None and leaf.shape and "" in state_bytes:
-            owner = ""  # The only parameter has no path; a count is still nobody's.
-        if owner is None:
-            shared += _size(leaf)
-        else:
-            state_bytes[owner] += _size(leaf)
-    rows = []
-    for leaf, (path, axes_of_leaf) in zip(leaves, resolved, strict=True):
-        shape = tuple(leaf.shape)
-        matrix_shape = None if axes_of_leaf is None else axes_of_leaf.matrix_shape(shape)
-        batch = () if axes_of_leaf is None else axes_of_leaf.batch(len(shape))
-        rows.append(
-            AuditRow(
-                path=path,
-                shape=shape,
-                matrix_shape=matrix_shape,
-                matrices=0 if axes_of_leaf is None else math.prod(shape[i] for i in batch),
-                group=OTHER if axes_of_leaf is None else MATRIX,
-                parameter_bytes=_size(leaf),
-                state_bytes=state_bytes[path],
-            )
-        )
-    return Audit(tuple(rows), shared)
+    sizes: collections.Counter[str | None] = collections.Counter()
+    for path, leaf in named_leaves(jax.eval_shape(optimizer.init, params)):
+        sizes[_owner(path, leaf, {path for path, _ in resolved})] += leaf.size * leaf.dtype.itemsize
+
+    def row(leaf: Any, path: str, found: MatrixAxes | None) -> AuditRow:
+        shape, of_row = tuple(leaf.shape), (leaf.size * leaf.dtype.itemsize, sizes[path])
+        if found is None:
+            return AuditRow(path, shape, None, 0, OTHER, *of_row)
+        matrices = math.prod(shape[axis] for axis in found.batch(len(shape)))
+        return AuditRow(path, shape, found.matrix_shape(shape), matrices, MATRIX, *of_row)
+
+    leaves = zip(jax.tree.leaves(params), resolved, strict=True)
+    return Audit(tuple(row(leaf, *found) for leaf, found in leaves), sizes[None])
 
 
-def _owner(state_path: str, parameter_paths: dict[str, int]) -> str | None:
-    """The longest parameter path that ends the path of a state.
-
-    Or ends it but for a number: a state may be several arrays for one parameter.
-    """
+def _owner(state_path: str, state: Any, paths: Collection[str]) -> str | None:
+    """The longest parameter path that ends the path of a state, or ends it but for a number."""
     segments = state_path.split("/")
     for end in (len(segments), len(segments) - segments[-1].isdecimal()):
         for start in range(end):
-            candidate = "/".join(segments[start:end])
-            if candidate in parameter_paths:
+            if (candidate := "/".join(segments[start:end])) in paths:
                 return candidate
-    return None
+    # The path of a single parameter without a name is empty; a count is not its state.
+    return "" if state.shape and "" in paths else None

@@ -1,7 +1,8 @@
 """Loops over stacked layers: one forward, one backward that rewrites the layers in place.
 
-Every leaf of a stack has a leading axis with one entry per layer. The loops carry what `encode`
-makes of a stack, see `half_floats`.
+Every leaf of a stack has a leading axis with one entry per layer. The CPU compiler of jax before
+0.11 computes with float32 in place of 16-bit floats, and would convert the whole stack to read or
+write one layer of it. There the loops carry 16-bit floats as integers ("encoded").
 """
 
 from collections.abc import Callable
@@ -10,18 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from multinorm_optax._training.half_floats import Encode, decode
 
-
-def forward(
-    block: Callable[[Any, Any], Any], stack: Any, x: Any, encode: Encode
-) -> tuple[Any, Any]:
+def forward(block: Callable[[Any, Any], Any], stack: Any, x: Any) -> tuple[Any, Any]:
     """Run x <- block(layer, x) over all layers; return the last x, and all encoded inputs."""
 
     def one_layer(x: Any, layer: Any) -> tuple[Any, Any]:
-        return block(decode(layer, stack), x), encode(x)
+        return block(_decode(layer, stack), x), _encode(x)
 
-    return jax.lax.scan(one_layer, x, encode(stack))
+    return jax.lax.scan(one_layer, x, _encode(stack))
 
 
 def backward(
@@ -29,47 +26,57 @@ def backward(
     stack: Any,
     inputs_and_output: tuple[Any, Any],
     cotangent: Any,
-    encode: Encode,
 ) -> tuple[Any, Any]:
     """Run layer, cotangent <- rewrite(layer, x, cotangent) over all layers, the last one first.
 
-    The loop reads each layer from the stack that it has just written the layer above into. From the
-    stack before that write, XLA could read after writing, and would copy the whole stack.
-
-    Args:
-      rewrite: gives a new layer of the same shapes and dtypes, and the cotangent of x.
-      stack: the layers.
-      inputs_and_output: the encoded inputs of all layers, and the output of the last one.
-      cotangent: that of the output.
-      encode: that of the layers; `forward` may have had another one.
-
-    Returns:
-      The new stack, and the cotangent of the first layer's input.
+    `rewrite` keeps the layer's shapes and dtypes; `inputs_and_output` has the encoded inputs of all
+    layers and the last output. Returns the new stack, and the cotangent of the first input.
     """
+    # Each layer is read from the stack that the layer above has just been written into: XLA might
+    # read an older stack after the write, and would copy it.
     inputs, output = inputs_and_output
 
     def read(encoded: Any, number: Any) -> Any:
-        def entry(leaf: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False)
-
-        return decode(jax.tree.map(entry, encoded), stack)
+        layer = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), encoded
+        )
+        return _decode(layer, stack)
 
     def one_layer(carry: Any, number_and_input: Any) -> tuple[Any, None]:
         encoded, layer, cotangent = carry
         number, x = number_and_input
+        layer, cotangent = rewrite(layer, _decode(x, output), cotangent)
 
         def write(leaf: jax.Array, new: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_index_in_dim(leaf, new, number, 0)
 
-        layer, cotangent = rewrite(layer, decode(x, output), cotangent)
-        encoded = jax.tree.map(write, encoded, encode(layer))
+        encoded = jax.tree.map(write, encoded, _encode(layer))
         return (encoded, read(encoded, jnp.maximum(number - 1, 0)), cotangent), None
 
-    encoded, layers = encode(stack), jax.tree.leaves(stack)[0].shape[0]
-    (encoded, _, cotangent), _ = jax.lax.scan(
-        one_layer,
-        (encoded, read(encoded, layers - 1), cotangent),
-        (jnp.arange(layers), inputs),
-        reverse=True,
-    )
-    return decode(encoded, stack), cotangent
+    encoded, layers = _encode(stack), jax.tree.leaves(stack)[0].shape[0]
+    start = encoded, read(encoded, layers - 1), cotangent
+    scanned = jnp.arange(layers), inputs
+    (encoded, _, cotangent), _ = jax.lax.scan(one_layer, start, scanned, reverse=True)
+    return _decode(encoded, stack), cotangent
+
+
+def _encode(tree: Any) -> Any:
+    """The tree with 16-bit floats as integers, where the compiler needs it."""
+    if jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11):
+        return tree
+
+    def encode(leaf: jax.Array) -> jax.Array:
+        half = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize == 2
+        return jax.lax.bitcast_convert_type(leaf, jnp.uint16) if half else leaf
+
+    return jax.tree.map(encode, tree)
+
+
+def _decode(tree: Any, like: Any) -> Any:
+    """The inverse of `_encode`, for a tree with the dtypes of `like`."""
+
+    def decode(leaf: jax.Array, before: jax.Array) -> jax.Array:
+        encoded = leaf.dtype != before.dtype
+        return jax.lax.bitcast_convert_type(leaf, before.dtype) if encoded else leaf
+
+    return jax.tree.map(decode, tree, like)

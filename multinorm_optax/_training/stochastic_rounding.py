@@ -1,10 +1,4 @@
-"""Weights in bfloat16 that small updates still move: stochastic rounding of the sum.
-
-A bfloat16 has 8 significant bits. An update below 2^-9 of its weight is lost when the sum is
-rounded to nearest, however often it is repeated; rounded at random to one of the two neighbours,
-the sum is right on average. Gupta et al., arXiv 1502.02551, Section 3; for the weights of bfloat16
-training Zamirai et al., arXiv 2010.06192.
-"""
+"""Weights in bfloat16 that small updates still move: stochastic rounding of the sum."""
 
 import functools
 import itertools
@@ -16,41 +10,38 @@ import optax
 from multinorm_optax._matrices.axes import describe
 
 _FORMATS = ("bfloat16", "float16", "float8_e5m2", "float8_e4m3fn", "float8_e4m3", "float8_e3m4")
-"""Narrow formats in which the pattern of bits grows with the magnitude beside a bit for the sign,
-so that the next pattern is the next number."""
+"""Narrow formats with a sign bit, in which the next pattern of bits is the next number."""
 
 
 def apply_updates_stochastically(
     params: optax.Params, updates: optax.Updates, key: jax.Array
 ) -> optax.Params:
-    """`optax.apply_updates` with stochastic rounding where weights are narrower than float32.
+    """Apply updates as optax does, with stochastic rounding of weights narrower than float32.
 
-    For such a weight x = p + u is computed in float32. Of the two neighbours a <= x <= b that its
-    dtype has, b is taken with probability (x - a) / (b - a), else a: on average the result is x,
-    and it is x itself where x is representable. Its error is below b - a, twice what it can be when
-    rounding to nearest, and that of n steps adds up to about (b - a) sqrt(n) / 2 at most. NaN,
-    infinities, and what lies beyond the largest number are rounded as a cast does. All other leaves
-    are added as `optax.apply_updates` adds them, None and `optax.MaskedNode` too.
+    Rounding to nearest loses an update below 2^-9 of a bfloat16 weight, however often it is
+    repeated; rounding to a random neighbour is right on average (Gupta et al., arXiv 1502.02551,
+    Section 3; for bfloat16 training Zamirai et al., arXiv 2010.06192).
 
-    The updates may have any dtype. A transformation gives them the gradients' own: from bfloat16
-    gradients they come with an error of at most 2^-9 of the update, not of the weight, which is
-    harmless. So nothing need be cast for a direction without state, such as `scale_by_sinkhorn`.
-    Cast the gradients before `update` and the parameters before `init` to float32, by
-    `optax.tree.cast`, if the optimizer adds small to large numbers itself: a moving average
-    (momentum, Adam for what is not a matrix) has the dtype of the gradients, and in bfloat16 it
-    stands still as a weight does; of weight decay little is left beside a much larger direction.
+    For a narrow weight, x = p + u is computed in float32. Of the two neighbours a <= x <= b in its
+    dtype, the result is b with probability (x - a) / (b - a), else a. Its error is below b - a,
+    twice that of rounding to nearest; the errors of n steps add up to about (b - a) sqrt(n) / 2 at
+    most. Where x is representable, infinite, NaN or beyond the largest number, the result is that
+    of a cast. `optax.apply_updates` treats all other leaves.
+
+    The updates may have any dtype: an error of 2^-9 of a bfloat16 update is harmless. But an
+    optimizer that adds small to large numbers in bfloat16 loses them: moving averages stand still,
+    and weight decay vanishes beside a large direction. Then use `optax.tree.cast` to float32, on
+    gradients before `update` and on parameters before `init`.
 
     On a CPU the random bits of a leaf take up to 16 bytes of temporary memory for each weight with
     JAX's default keys, and none with `jax.random.key(seed, impl="rbg")`.
 
     Args:
-      params: the weights; rounded are bfloat16, float16, and the float8 formats e5m2, e4m3fn, e4m3
-        and e3m4.
+      params: the weights. Rounded are bfloat16, float16, and float8 e5m2, e4m3fn, e4m3 and e3m4.
       updates: a tree of the same structure and shapes.
-      key: a key of `jax.random` for this step, such as `jax.random.fold_in(key, step)`. Every leaf
-        gets one of its own, folded from its place in the tree. The result is the same however the
-        weights are sharded (with JAX's default keys). Under `jax.vmap` and `jax.shard_map` give
-        every instance a key of its own.
+      key: a key of `jax.random` for this step, such as `jax.random.fold_in(key, step)`. With JAX's
+        default keys the result does not depend on how the weights are sharded. Under `jax.vmap` and
+        `jax.shard_map` give every instance its own key.
 
     Returns:
       The new weights, in the dtypes of the old ones.
@@ -71,8 +62,7 @@ def apply_updates_stochastically(
       >>> [float(w) for w in jnp.unique(new["kernel"])]                               # neighbours
       [0.99609375, 1.0, 1.0078125]
       >>> step, wanted = (x["kernel"].astype(jnp.float32) for x in (new, updates))
-      >>> step = step - 1
-      >>> round(float(jnp.vdot(step, wanted) / jnp.vdot(wanted, wanted)), 1)          # on average
+      >>> round(float(jnp.vdot(step - 1, wanted) / jnp.vdot(wanted, wanted)), 1)      # on average
       1.0
     """
     places = itertools.count()
@@ -98,11 +88,11 @@ def apply_updates_stochastically(
 
 @functools.partial(jax.jit, static_argnames="dtype")  # one program, also where nothing is compiled
 def _rounded(x: jax.Array, dtype: jnp.dtype, key: jax.Array) -> jax.Array:
-    """Float32 numbers, each rounded to one of its two neighbours in a format of `_FORMATS`.
+    """Round float32 numbers to one of their two neighbours in a format of `_FORMATS`.
 
-    In integers, as XLA takes small float32 numbers for zero on some machines: the significand,
-    shifted to the precision of the format, is the neighbour towards zero, and what the shift drops
-    is the probability of the other one, in units of 2^-32.
+    In integers, because XLA takes small float32 numbers for zero on some machines. The significand,
+    shifted to the format's precision, is the neighbour towards zero; the dropped bits are the
+    probability of the other one, in units of 2^-32.
     """
     to = jnp.finfo(dtype)
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
