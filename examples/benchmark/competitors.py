@@ -1,4 +1,4 @@
-"""Who is timed: SinkGD, its rivals, and the same mathematics written out plainly."""
+"""What is timed: SinkGD, its baselines, and the same mathematics written out plainly."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ SLOW: Mapping[str, Competitor] = {
 }
 """Those who multiply matrices, five Newton-Schulz steps each, and two to compare them with."""
 
-RIVALS: Mapping[str, Competitor] = {
+BASELINES: Mapping[str, Competitor] = {
     REFERENCE: FAST[REFERENCE],
     "sinkgd": FAST["sinkgd"],
     "adam-mini": Competitor("Adam-mini", lambda axes: mo.adam_mini(RATE, blocks=axes)),
@@ -129,5 +129,5 @@ RIVALS: Mapping[str, Competitor] = {
 LDAdam rank 16 and error feedback, GaLore rank 128: the steps that choose its subspace anew are too
 rare to show in a median."""
 
-TITLES: Mapping[str, str] = {name: one.title for name, one in {**FAST, **SLOW, **RIVALS}.items()}
+TITLES: Mapping[str, str] = {name: one.title for name, one in {**FAST, **SLOW, **BASELINES}.items()}
 """Everyone's title."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 import multinorm_optax as mo
-from examples.benchmark.competitors import FAST, REFERENCE, RIVALS, SLOW, TITLES, Competitor
+from examples.benchmark.competitors import BASELINES, FAST, REFERENCE, SLOW, TITLES, Competitor
 from examples.benchmark.targets import STEP_TARGETS, Comparison
 from examples.benchmark.turns import MIN_ROUNDS, Matrices, take_turns
 from examples.llama.config import PresetName
@@ -127,13 +127,13 @@ def measure(
     return found
 
 
-def measure_rivals(
+def measure_baselines(
     preset: PresetName, dtype: jnp.dtype, weight_bytes: float, seconds: float, console: Console
 ) -> Timed:
     """Those with less state than AdamW, on one preset."""
     layers = fitting_layers(preset, weight_bytes, jnp.dtype(dtype).itemsize)
     matrices = Matrices(layer_shapes(preset, layers), KERNEL, dtype)
-    return _timed(preset, layers, matrices, RIVALS, seconds, "rivals", console)
+    return _timed(preset, layers, matrices, BASELINES, seconds, "baselines", console)
 
 
 def _timed(

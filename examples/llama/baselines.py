@@ -1,6 +1,6 @@
-"""The rivals with less state: this library's Adam-mini and LDAdam; optax's Lion, GaLore, Adafactor.
+"""The baselines with less state: Adam-mini and LDAdam; optax's Lion, GaLore and Adafactor.
 
-optax's are taken as they are; what is written here is how they are told of layers and of groups.
+The optimizers of optax are used unchanged. This file tells them about layers and groups.
 """
 
 from collections.abc import Callable
