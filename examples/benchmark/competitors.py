@@ -11,7 +11,7 @@ import multinorm_optax as mo
 from examples.llama.per_layer import per_layer
 
 RATE = 1e-3
-"""The learning rate of all, which is no matter of speed."""
+"""The learning rate of all; it does not change the speed."""
 
 RANK = 128
 """Of GaLore's subspace."""
@@ -25,7 +25,7 @@ Make = Callable[[mo.MatrixAxes], optax.GradientTransformation]
 
 @dataclass(frozen=True)
 class Competitor:
-    """One of those who take turns."""
+    """One of the optimizers that take turns."""
 
     title: str
     """How tables and pictures call it."""
@@ -105,8 +105,8 @@ FAST: Mapping[str, Competitor] = {
     "multi-normalize": Competitor("multi_normalize", _alternated),
     "literal": Competitor("written plainly", _literal),
 }
-"""Those who pass over the weights a few times. SinkGD has L = 5 sweeps where its title does not say
-otherwise. The last two do the same: through the general interface, and without this library."""
+"""Optimizers that pass over the weights a few times. SinkGD has L = 5 sweeps unless its title says
+otherwise. The last two compute the same, through the general interface and without this library."""
 
 SLOW: Mapping[str, Competitor] = {
     REFERENCE: FAST[REFERENCE],
@@ -114,7 +114,7 @@ SLOW: Mapping[str, Competitor] = {
     "muon": Competitor("Muon", _muon),
     "swan": Competitor("SWAN", _swan),
 }
-"""Those who multiply matrices, five Newton-Schulz steps each, and two to compare them with."""
+"""Optimizers that multiply matrices, with five Newton-Schulz steps, and two to compare with."""
 
 BASELINES: Mapping[str, Competitor] = {
     REFERENCE: FAST[REFERENCE],

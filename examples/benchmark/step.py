@@ -102,7 +102,7 @@ def measure(
     *,
     steep: bool = False,
 ) -> list[Timed]:
-    """The groups of one preset: those who pass over the weights, and those who multiply matrices.
+    """The groups of one preset: optimizers that pass over weights, and those that multiply.
 
     The second one has as many layers as leave it the least number of rounds in the same time. It is
     left out where not even one does.

@@ -50,7 +50,7 @@ def _rank(options: Options, setup: Setup) -> int:
 
 
 def ldadam(options: Options, setup: Setup) -> optax.GradientTransformation:
-    """LDAdam for the matrices, AdamW with the same decays for the rest."""
+    """LDAdam for the matrices, AdamW with the same decays for every other parameter."""
     rates = group_rates(options, setup)
     return mo.ldadam(
         rates[MATRIX],
@@ -69,7 +69,7 @@ def ldadam(options: Options, setup: Setup) -> optax.GradientTransformation:
 
 
 def galore(options: Options, setup: Setup) -> optax.GradientTransformation:
-    """GaLore for the matrices, Adam for the rest.
+    """GaLore for the matrices, Adam for every other parameter.
 
     optax projects the longer side of a matrix, the paper's program the shorter one: so its basis
     has more numbers here, and its moments fewer.
