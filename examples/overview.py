@@ -12,7 +12,7 @@ MEMORY = _FOLDER / "llama/results/memory.json"
 STUDY = _FOLDER / "llama/results/study_summary.json"
 STEPS = (
     (_FOLDER / "benchmark/results/benchmark.json", "step"),
-    (_FOLDER / "benchmark/results/rivals.json", "rivals"),
+    (_FOLDER / "benchmark/results/baselines.json", "baselines"),
 )
 """The files of times, and the section of each."""
 

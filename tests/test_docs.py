@@ -102,7 +102,7 @@ class TestSite:
             assert (site / f"{page}.html").stat().st_size > 5000
 
     def test_signatures_are_those_of_the_source(self):
-        signature = re.sub(r"<[^>]+>|\s+", "", (build() / "api" / "sinkgd.html").read_text())
+        signature = re.sub(r"<[^>]+>|\s+", "", (build() / "api" / "optimizers.html").read_text())
         assert "learning_rate:optax.ScalarOrSchedule=0.02" in signature
         assert "adam:AdamGroup=AdamGroup()" in signature
 

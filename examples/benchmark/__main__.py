@@ -19,7 +19,7 @@ from examples.llama.environment import machine, versions
 from examples.llama.presets import PRESETS
 from examples.llama.records import read_json, write_json
 
-Section = Literal["step", "shapes", "memory", "collectives", "rivals"]
+Section = Literal["step", "shapes", "memory", "collectives", "baselines"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Command:
     """step: from gradients to new weights, on the matrices of every preset, with SinkGD, AdamW,
     SGD, Muon and SWAN. shapes: SinkGD on each shape by itself, hostile ones too. memory: what a
     whole train step needs besides weights and state. collectives: what devices send one another
-    where weights are sharded. rivals: as step, with those that have less state than AdamW; only
+    where weights are sharded. baselines: as step, with those that have less state than AdamW; only
     when asked for, as some of them factorize every matrix of the largest models once."""
     presets: tuple[PresetName, ...] = tuple(name for name in PRESETS if name != "cpu")
     """Models whose matrices are updated."""
@@ -89,11 +89,11 @@ def _step(command: Command, console: Console) -> dict[str, Any]:
     }
 
 
-def _rivals(command: Command, console: Console) -> dict[str, Any]:
+def _baselines(command: Command, console: Console) -> dict[str, Any]:
     dtype = jnp.dtype(command.precision)
     groups = []
     for preset in dict.fromkeys(command.presets):
-        found = step.measure_rivals(
+        found = step.measure_baselines(
             preset, dtype, 1e6 * command.megabytes, command.seconds, console
         )
         console.print(report.times_table(found))
@@ -147,7 +147,7 @@ _RUN: Mapping[Section, Callable[[Command, Console], dict[str, Any]]] = {
     "shapes": _shapes,
     "memory": _memory,
     "collectives": _collectives,
-    "rivals": _rivals,
+    "baselines": _baselines,
 }
 
 

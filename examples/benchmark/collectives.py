@@ -205,8 +205,8 @@ def measure(command: Command, console: Console) -> dict[str, Any]:
 _NOTE = (
     "MB that each device sends for one update of all matrices: with a group of n devices, of an "
     "array that all of them have afterwards, (n - 1)/n where it is gathered or exchanged, twice as "
-    "much where it is summed. SinkGD's includes the careful form of its iteration, which gradients "
-    "with dead rows or extreme entries need and others skip."
+    "much where it is summed. SinkGD's includes the sums at several powers of two that its first "
+    "sweep takes."
 )
 
 

@@ -1,4 +1,4 @@
-"""Who is timed: SinkGD, its rivals, and the same mathematics written out plainly."""
+"""What is timed: SinkGD, its baselines, and the same mathematics written out plainly."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import multinorm_optax as mo
 from examples.llama.per_layer import per_layer
 
 RATE = 1e-3
-"""The learning rate of all, which is no matter of speed."""
+"""The learning rate of all; it does not change the speed."""
 
 RANK = 128
 """Of GaLore's subspace."""
@@ -25,7 +25,7 @@ Make = Callable[[mo.MatrixAxes], optax.GradientTransformation]
 
 @dataclass(frozen=True)
 class Competitor:
-    """One of those who take turns."""
+    """One of the optimizers that take turns."""
 
     title: str
     """How tables and pictures call it."""
@@ -105,8 +105,8 @@ FAST: Mapping[str, Competitor] = {
     "multi-normalize": Competitor("multi_normalize", _alternated),
     "literal": Competitor("written plainly", _literal),
 }
-"""Those who pass over the weights a few times. SinkGD has L = 5 sweeps where its title does not say
-otherwise. The last two do the same: through the general interface, and without this library."""
+"""Optimizers that pass over the weights a few times. SinkGD has L = 5 sweeps unless its title says
+otherwise. The last two compute the same, through the general interface and without this library."""
 
 SLOW: Mapping[str, Competitor] = {
     REFERENCE: FAST[REFERENCE],
@@ -114,9 +114,9 @@ SLOW: Mapping[str, Competitor] = {
     "muon": Competitor("Muon", _muon),
     "swan": Competitor("SWAN", _swan),
 }
-"""Those who multiply matrices, five Newton-Schulz steps each, and two to compare them with."""
+"""Optimizers that multiply matrices, with five Newton-Schulz steps, and two to compare with."""
 
-RIVALS: Mapping[str, Competitor] = {
+BASELINES: Mapping[str, Competitor] = {
     REFERENCE: FAST[REFERENCE],
     "sinkgd": FAST["sinkgd"],
     "adam-mini": Competitor("Adam-mini", lambda axes: mo.adam_mini(RATE, blocks=axes)),
@@ -129,5 +129,5 @@ RIVALS: Mapping[str, Competitor] = {
 LDAdam rank 16 and error feedback, GaLore rank 128: the steps that choose its subspace anew are too
 rare to show in a median."""
 
-TITLES: Mapping[str, str] = {name: one.title for name, one in {**FAST, **SLOW, **RIVALS}.items()}
+TITLES: Mapping[str, str] = {name: one.title for name, one in {**FAST, **SLOW, **BASELINES}.items()}
 """Everyone's title."""

@@ -21,8 +21,8 @@ _GROUP = 0.8
 def plot_ratios(path: Path, title: str, comparisons: Sequence[Comparison]) -> None:
     """Draw ratios on each preset as bars, with lines where the targets are.
 
-    Those who pass over the weights are compared with the reference in one panel. In another one is
-    everything else of which something is wanted, on a logarithmic axis.
+    One panel compares optimizers that pass over the weights with the reference. Another one has
+    every other comparison with a target, on a logarithmic axis.
 
     Args:
         path: the PNG file.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 import multinorm_optax as mo
-from examples.benchmark.competitors import FAST, REFERENCE, RIVALS, SLOW, TITLES, Competitor
+from examples.benchmark.competitors import BASELINES, FAST, REFERENCE, SLOW, TITLES, Competitor
 from examples.benchmark.targets import STEP_TARGETS, Comparison
 from examples.benchmark.turns import MIN_ROUNDS, Matrices, take_turns
 from examples.llama.config import PresetName
@@ -102,7 +102,7 @@ def measure(
     *,
     steep: bool = False,
 ) -> list[Timed]:
-    """The groups of one preset: those who pass over the weights, and those who multiply matrices.
+    """The groups of one preset: optimizers that pass over weights, and those that multiply.
 
     The second one has as many layers as leave it the least number of rounds in the same time. It is
     left out where not even one does.
@@ -127,13 +127,13 @@ def measure(
     return found
 
 
-def measure_rivals(
+def measure_baselines(
     preset: PresetName, dtype: jnp.dtype, weight_bytes: float, seconds: float, console: Console
 ) -> Timed:
     """Those with less state than AdamW, on one preset."""
     layers = fitting_layers(preset, weight_bytes, jnp.dtype(dtype).itemsize)
     matrices = Matrices(layer_shapes(preset, layers), KERNEL, dtype)
-    return _timed(preset, layers, matrices, RIVALS, seconds, "rivals", console)
+    return _timed(preset, layers, matrices, BASELINES, seconds, "baselines", console)
 
 
 def _timed(

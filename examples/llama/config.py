@@ -123,12 +123,13 @@ class OptimizerConfig:
     shows them. An option that has no meaning for the optimizer, None there, is an error."""
 
     name: Annotated[OptimizerName, tyro.conf.arg(name="optimizer")] = "sinkgd"
-    """sinkgd and swan: stateless on the matrices of the layers, Adam on the rest (embedding, head,
-    norms). muon: orthogonalized momentum on the matrices, Adam on the rest. adamw: one rate for
-    every parameter. adamw2: AdamW with two rates, as sinkgd has. sgd: gradient descent with
-    momentum. adam-mini: Adam with one second moment per block. ldadam: Adam in a subspace that
-    turns every step. galore: in one that is fixed for some steps. lion: the sign of momentum.
-    adalomo: Adafactor with AdaLomo's settings. All of these with two rates."""
+    """sinkgd and swan: stateless on the matrices of the layers, Adam on every other parameter
+    (embedding, head, norms). muon: orthogonalized momentum on the matrices, Adam on every other
+    parameter. adamw: one rate for every parameter. adamw2: AdamW with two rates, as sinkgd has.
+    sgd: gradient descent with momentum. adam-mini: Adam with one second moment per block. ldadam:
+    Adam in a subspace that turns every step. galore: Adam in a subspace that is fixed for some
+    steps. lion: the sign of momentum. adalomo: Adafactor with AdaLomo's settings. All except adamw
+    have two rates."""
     learning_rate: float | None = None
     """Peak rate of the matrices; for sinkgd and swan the size of a weight's step, root mean square.
     For adamw the rate of every parameter, for adalomo relative to the weights' root mean square."""
@@ -224,9 +225,10 @@ class RunConfig:
     """Devices along the axes data, fsdp and tensor: batches are split over the first two, weights
     and optimizer state over the last two. A run can go on with another mesh."""
     layerwise: bool = False
-    """Use each layer's gradient as soon as it is there, instead of that of the whole model at the
-    end: less memory, and the same weights up to rounding. Not with --microbatches or --clip-norm. A
-    run goes on with it or without it, as it began: the optimizer's state has another form."""
+    """Train without materializing the full gradient: each layer is updated inside the backward
+    pass. This takes less memory and gives the same weights up to rounding. It does not work with
+    --microbatches or --clip-norm. The optimizer's state has another form, so a run cannot change
+    this option when it continues."""
     save_every: int = 100
     """Steps between checkpoints."""
     keep: int = 2

@@ -59,9 +59,9 @@ class Command:
     """Add up the memory that training needs: weights, optimizer state, and what a step takes.
 
     Nothing is trained and no weight is allocated, so that the largest models can be asked about on
-    any machine. Weights and state are counted from shapes. For the rest the real train step is
-    compiled, which takes seconds for each optimizer and preset, and the compiler says how much
-    temporary memory it will use. The figures go to a JSON file, with a picture beside it.
+    any machine. Weights and state are counted from shapes. The real train step is compiled,
+    which takes seconds for each optimizer and preset, and the compiler reports its temporary
+    memory. The figures go to a JSON file, with a picture beside it.
     """
 
     presets: tuple[PresetName, ...] = tuple(PRESETS)
@@ -69,8 +69,8 @@ class Command:
     optimizers: tuple[str, ...] = (*RECIPES, "sgd-plain", "ldadam-plain", "sinkgd-layerwise")
     """Optimizers to ask about, each with its default options; variants of the learning study, such
     as sinkgd-momentum and sinkgd-tokens, are possible too; sgd-plain is SGD without momentum,
-    ldadam-plain LDAdam without error feedback. A name with -layerwise added has the step that never
-    makes the gradient of the whole model."""
+    ldadam-plain LDAdam without error feedback. A name with -layerwise added has the step that
+    does not materialize the full gradient."""
     precision: Precision | None = None
     """Instead of the preset's own: bfloat16 for the papers' models, float32 for cpu."""
     microbatch_rows: int = 1

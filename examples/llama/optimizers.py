@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from examples.llama import recipes, rivals
+from examples.llama import baselines, recipes
 from examples.llama.config import InputError, OptimizerConfig, OptimizerName, PresetName, Setup
 from examples.llama.presets import PRESETS
 from examples.llama.recipes import Build, Options
@@ -65,7 +65,7 @@ RECIPES: Mapping[OptimizerName, Recipe] = {
         "SGD",
     ),
     "adam-mini": Recipe(
-        rivals.adam_mini,
+        baselines.adam_mini,
         {
             "learning_rate": 2e-3,
             "rest_learning_rate": 8e-2,
@@ -76,7 +76,7 @@ RECIPES: Mapping[OptimizerName, Recipe] = {
         "Adam-mini",
     ),
     "ldadam": Recipe(
-        rivals.ldadam,
+        baselines.ldadam,
         {
             "learning_rate": 8e-3,
             "rest_learning_rate": 8e-2,
@@ -88,17 +88,19 @@ RECIPES: Mapping[OptimizerName, Recipe] = {
         "LDAdam",
     ),
     "galore": Recipe(
-        rivals.galore,
+        baselines.galore,
         _TWO_RATES | _ADAM | {"learning_rate": 5.7e-3, "rank": 32, "update_proj_gap": 50},
         "GaLore",
     ),
     "lion": Recipe(
-        rivals.lion,
+        baselines.lion,
         {"learning_rate": 5e-4, "rest_learning_rate": 1e-2, "b2": 0.99, "weight_decay": 0.0},
         "Lion",
     ),
     "adalomo": Recipe(
-        rivals.adalomo, {"learning_rate": 0.04, "rest_learning_rate": 0.5}, "Adafactor as AdaLomo"
+        baselines.adalomo,
+        {"learning_rate": 0.04, "rest_learning_rate": 0.5},
+        "Adafactor as AdaLomo",
     ),
 }
 """Every optimizer of the example, with the default options of the CPU's preset."""

@@ -32,7 +32,7 @@ def group_rates(options: Options, setup: Setup) -> dict[str, Callable[[Any], Any
 
 
 def by_group(groups: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
-    """One transformation for the matrices and one for the rest."""
+    """One transformation for the matrices and one for every other parameter."""
     return optax.partition(dict(groups), mo.group_labels(LLAMA_RULES))
 
 
@@ -59,12 +59,12 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
 def auxiliary_adam(
     direction: Callable[[Any], optax.GradientTransformation], options: Options, setup: Setup
 ) -> optax.GradientTransformation:
-    """A direction for the matrices, Adam for the rest, each at its own rate."""
+    """A direction for the matrices, Adam for every other parameter, each at its own rate."""
     rates = group_rates(options, setup)
     return mo.auxiliary_adam(
         direction,
         rates[MATRIX],
-        alpha=1.0,  # the rate given is the matrices' own, not a multiple of the rest's
+        alpha=1.0,  # the rate given is the matrices' own, not a multiple of the other one
         axes=LLAMA_RULES,
         momentum=options.get("momentum") or None,
         momentum_dtype=state_dtype(setup),
@@ -104,7 +104,7 @@ def swan(options: Options, setup: Setup) -> optax.GradientTransformation:
 
 
 def muon(options: Options, setup: Setup) -> optax.GradientTransformation:
-    """optax's Muon for the matrices, Adam for the rest."""
+    """optax's Muon for the matrices, Adam for every other parameter."""
     kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     rates = group_rates(options, setup)
     matrices = optax.contrib.muon(

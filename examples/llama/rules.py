@@ -8,7 +8,8 @@ LLAMA_RULES = (
     (r"layers/(attention|mlp)/\w+/kernel", mo.MatrixAxes(output=-1, input=-2)),
     (r"embed/embedding|head/kernel|(.+/)?\w*norm/scale", None),
 )
-"""The matrices, with the layers stacked (layers, in, out) or one at a time; the rest is Adam's."""
+"""The matrices, with the layers stacked (layers, in, out) or one at a time. None marks every other
+parameter."""
 
 TOKEN_RULES = (
     (r"embed/embedding", mo.MatrixAxes(output=0, input=1)),

@@ -82,7 +82,7 @@ def layerwise_model(config: ModelConfig) -> mo.LayerwiseModel:
 
 
 def check_layerwise(experiment: Experiment) -> None:
-    """Refuse what needs the gradient of the whole model at once.
+    """Refuse options that need the full gradient at once.
 
     Raises:
         InputError: the experiment does.
@@ -164,7 +164,7 @@ def make_train_step(
 ) -> Callable[[TrainState, np.ndarray], tuple[TrainState, jax.Array]]:
     """The step (state, rows) -> (state, loss) of a settled experiment; the state is donated.
 
-    A layer-wise one changes the result by rounding only: no gradient of the whole model is made.
+    A layer-wise step does not materialize the full gradient. Its result differs by rounding only.
 
     Raises:
         InputError: the experiment has no layer-wise step.

@@ -87,7 +87,7 @@ def compare(
     """The rows of the comparison; ratios are spreads over the rounds.
 
     Args:
-        candidates: who took part.
+        candidates: the optimizers that took part.
         steps: seconds of the whole steps, round by round.
         updates: seconds of the updates alone.
         tokens: tokens in a step.

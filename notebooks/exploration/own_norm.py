@@ -42,9 +42,9 @@ def check_norm(norm: mo.Norm, shape: tuple[int, int] = (96, 48), seed: int = 0) 
     keys = jax.random.split(jax.random.key(seed), 20)
     w = jax.random.normal(keys[0], shape)
     projected, dual_norm = norm(w), norm.dual_norm(w)
-    rivals = [jax.random.normal(key, shape) for key in keys[1:]]
-    rivals += [projected + 0.3 * rival for rival in rivals]
-    best = max(float(jnp.vdot(w, z) / norm.norm(z)) for z in rivals)
+    candidates = [jax.random.normal(key, shape) for key in keys[1:]]
+    candidates += [projected + 0.3 * each for each in candidates]
+    best = max(float(jnp.vdot(w, z) / norm.norm(z)) for z in candidates)
     rms = jnp.sqrt(jnp.mean(projected**2))
     errors: dict[str, Any] = {
         "g(P(W)) = 1": abs(norm.norm(projected) - 1),

@@ -18,9 +18,9 @@ from examples.benchmark import __main__ as command
 from examples.benchmark import memory, orthogonalizers, shapes, step, turns
 from examples.benchmark.__main__ import Section, main
 from examples.benchmark.competitors import (
+    BASELINES,
     FAST,
     REFERENCE,
-    RIVALS,
     SLOW,
     TITLES,
     literal_sinkhorn,
@@ -38,7 +38,7 @@ from examples.llama.memory import experiment_of
 from examples.llama.optimizers import settle
 from examples.llama.presets import PRESETS
 
-EVERYONE = {**FAST, **SLOW, **RIVALS}
+EVERYONE = {**FAST, **SLOW, **BASELINES}
 TINY = Matrices({"gate": (2, 16, 24), "down": (2, 24, 16)}, step.KERNEL, jnp.dtype("float32"))
 
 
@@ -291,16 +291,16 @@ def test_end_to_end(
     assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_rivals_end_to_end(
+def test_baselines_end_to_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some = {name: RIVALS[name] for name in (REFERENCE, "lion", "adam-mini")}
-    monkeypatch.setattr(step, "RIVALS", some)
-    results = tmp_path / "rivals.json"
+    some = {name: BASELINES[name] for name in (REFERENCE, "lion", "adam-mini")}
+    monkeypatch.setattr(step, "BASELINES", some)
+    results = tmp_path / "baselines.json"
     options = ["--presets", "cpu", "--seconds", "0.2", "--results", str(results)]
-    assert main(["--sections", "rivals", *options]) == 0
+    assert main(["--sections", "baselines", *options]) == 0
     assert "Adam-mini" in capsys.readouterr().out
-    written = json.loads(results.read_text())["rivals"]
+    written = json.loads(results.read_text())["baselines"]
     assert written["groups"][0]["competitors"].keys() == some.keys()
     assert [one["over"] for one in written["comparisons"]] == ["adam-mini", "lion"]
 

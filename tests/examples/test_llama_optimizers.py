@@ -208,7 +208,7 @@ STACK = 2 * (4 + 3)
     ],
     ids=lambda value: value.name if isinstance(value, OptimizerConfig) else str(value),
 )
-def test_rivals_keep_so_many_numbers_for_the_matrices(
+def test_baselines_keep_so_many_numbers_for_the_matrices(
     config: OptimizerConfig, numbers: int, tiny_model: ModelConfig
 ) -> None:
     _, params = abstract_llama(tiny_model)

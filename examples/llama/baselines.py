@@ -1,6 +1,6 @@
-"""The rivals with less state: this library's Adam-mini and LDAdam; optax's Lion, GaLore, Adafactor.
+"""The baselines with less state: Adam-mini and LDAdam; optax's Lion, GaLore and Adafactor.
 
-optax's are taken as they are; what is written here is how they are told of layers and of groups.
+The optimizers of optax are used unchanged. This file tells them about layers and groups.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def _rank(options: Options, setup: Setup) -> int:
 
 
 def ldadam(options: Options, setup: Setup) -> optax.GradientTransformation:
-    """LDAdam for the matrices, AdamW with the same decays for the rest."""
+    """LDAdam for the matrices, AdamW with the same decays for every other parameter."""
     rates = group_rates(options, setup)
     return mo.ldadam(
         rates[MATRIX],
@@ -69,7 +69,7 @@ def ldadam(options: Options, setup: Setup) -> optax.GradientTransformation:
 
 
 def galore(options: Options, setup: Setup) -> optax.GradientTransformation:
-    """GaLore for the matrices, Adam for the rest.
+    """GaLore for the matrices, Adam for every other parameter.
 
     optax projects the longer side of a matrix, the paper's program the shorter one: so its basis
     has more numbers here, and its moments fewer.
