@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import multinorm_optax as mo
-from multinorm_optax._optimizers.swan import CenteredRows, Oriented
+from multinorm_optax._optimizers.swan import CenteredRows
 from tests import reference
 from tests.layouts import LAYOUTS, ROWS_FIRST
 
@@ -203,16 +203,6 @@ class TestCenteredRows:
         P = np.asarray(center(W))
         assert not np.all(np.isfinite(P[1]))
         assert np.all(np.isfinite(P[[0, 2]]))
-
-
-@pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5)], ids=str)
-def test_oriented_rows_lie_along_the_longer_side(rng, shape):
-    W = rng.standard_normal(shape)
-    wide = W if shape[0] <= shape[1] else W.T
-    want = reference.project_rows(wide)
-    want = want if shape[0] <= shape[1] else want.T
-    P = jax.jit(lambda x: Oriented(mo.RowNorm())(x, ROWS_FIRST))(np.float32(W))
-    np.testing.assert_allclose(P, want, rtol=1e-5)
 
 
 def test_norms_are_values():

@@ -52,15 +52,14 @@ class MatrixAlternation(WeightAlternation[jax.Array]):
         self.start = weight.astype(compute_dtype(weight.dtype))
 
     @functools.cached_property
-    def _sizes(self) -> dict[Member, MatrixSize]:
+    def _sizes(self) -> list[MatrixSize] | None:
         if not all(member.projection.keeps_support for member in self.members):
-            return {}
-        return {each: each.projection.size(self.start, each.axes) for each in self.members}
+            return None
+        return [each.projection.size(self.start, each.axes) for each in self.members]
 
     def half_step(self, k: int, state: jax.Array) -> tuple[jax.Array, Residual]:
-        member = self.members[k]
-        projection, axes = member.projection, member.axes
-        size = self._sizes.get(member) or projection.size(state, axes)
+        projection, axes = self.members[k].projection, self.members[k].axes
+        size = self._sizes[k] if self._sizes else projection.size(state, axes)
         projected = projection.project(state, axes, size)
         return projected, lambda: self.broadcastable(
             projection.residual(state, projected, axes, size)
