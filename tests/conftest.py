@@ -19,6 +19,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
+def pytest_runtest_setup(item):
+    """Skips what needs more devices than there are, as on a machine with one GPU."""
+    for mark in item.iter_markers("devices"):
+        if jax.device_count() < mark.args[0]:
+            pytest.skip(f"needs {mark.args[0]} devices, this machine has {jax.device_count()}")
+
+
 @pytest.fixture
 def rng():
     """A generator that starts alike in every test."""

@@ -608,6 +608,7 @@ def spread_block(layer, x):
     ("name", "dtype"),
     [("sinkgd", jnp.float32), ("adamw", jnp.float32), ("sgd_momentum", jnp.bfloat16)],
 )
+@pytest.mark.devices(8)
 def test_sharded_weights_stay_where_they_are(rng, name, dtype, mode):
     layers, width, inner = 4, 16, 32
     rules = [(r"layers/(up|down)", mo.MatrixAxes(output=-1, input=-2)), (".*", None)]

@@ -394,6 +394,7 @@ SPREAD = {
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+@pytest.mark.devices(8)
 class TestSharding:
     def run(self, mode, cases):
         """Five steps on one device and on a mesh, and the program of the latter."""

@@ -57,6 +57,7 @@ def test_every_matrix_has_its_turn(float64, in_parts, rng, layout):
         assert 1 not in shape[:-2]
 
 
+@pytest.mark.devices(8)
 @pytest.mark.parametrize(
     ("shape", "on_cpu", "elsewhere"),
     [
@@ -143,6 +144,7 @@ def test_reduce(float64, rng, layout):
     np.testing.assert_allclose(np.ravel(traces), want, rtol=1e-12)
 
 
+@pytest.mark.devices(8)
 @pytest.mark.parametrize(
     ("shape", "spec", "part"),
     [

@@ -100,6 +100,7 @@ class TestEvery:
         assert result.dtype == dtype
         np.testing.assert_array_equal(result, EVERY[name](G.astype(jnp.float32)).astype(dtype))
 
+    @pytest.mark.devices(4)
     def test_inside_shard_map(self, rng, name):
         mesh = jax.make_mesh((4,), ("r",), axis_types=(AxisType.Auto,))
         G = 1 + np.float32(rng.standard_normal((4, 8, 6))) / 10

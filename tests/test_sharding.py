@@ -57,6 +57,7 @@ CASES = {
     "indivisible": Case((64, 33), P("fsdp", None)),
 }
 SWEEPS = [(name, None) for name in CASES] + [(name, 1e-4) for name in ("both", "stacked", "heads")]
+pytestmark = pytest.mark.devices(8)
 MODES = [AxisType.Auto, AxisType.Explicit]
 every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 

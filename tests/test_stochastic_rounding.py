@@ -242,6 +242,7 @@ def test_vmap_is_a_loop(rng):
     )
 
 
+@pytest.mark.devices(8)
 @pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit], ids=lambda mode: mode.name)
 @pytest.mark.parametrize("spec", [P("fsdp", "tp"), P(None, "fsdp"), P()], ids=str)
 def test_sharded_weights_are_rounded_as_whole_ones(rng, mode, spec):

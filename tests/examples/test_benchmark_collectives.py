@@ -15,13 +15,13 @@ from examples.benchmark.collectives import main, matrices_of, simulated_mesh, to
 from examples.benchmark.exchanges import Array, Collective, collectives
 from examples.llama.config import InputError, ModelConfig
 
+pytestmark = pytest.mark.devices(8)
 MANUAL = P("rows", None)
 
 
 @pytest.fixture(autouse=True)
 def optimized() -> Iterator[None]:
     """Programs compiled as they are for training, for devices that are there already."""
-    assert jax.device_count() == 8
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield

@@ -17,6 +17,7 @@ from examples.llama.model import abstract_llama
 from examples.llama.optimizers import make_optimizer, settle
 from examples.llama.step import TrainState, initial_state, mean_loss_and_gradients
 
+pytestmark = pytest.mark.devices(8)
 MODEL = ModelConfig(hidden=32, mlp=64, heads=4, layers=3)
 COLLECTIVE = r"= (.*?) (all-gather|all-to-all|reduce-scatter|collective-permute|all-reduce)\S*\("
 
