@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -31,6 +31,18 @@ def sinkhorn(num_iters=5):
     return jax.jit(lambda g: tx.update(g, ())[0])
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def backend(request, monkeypatch):
+    """As on another backend, which sums at all powers of two at once."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+    jax.clear_caches()
+    sinkhorn.cache_clear()
+    yield request.param
+    jax.clear_caches()
+    sinkhorn.cache_clear()
+
+
+@pytest.mark.usefixtures("backend")
 class TestRange:
     def test_rows_near_the_smallest_number(self):
         # Columns are scaled down: were they first, the small rows would be flushed to zero.
@@ -38,6 +50,7 @@ class TestRange:
         want = reference.sr_sinkhorn(G.astype(float), 1)
         np.testing.assert_allclose(sinkhorn(1)(G), want, rtol=1e-5)
 
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(seed=st.integers(0, 2**32 - 1), rows=st.floats(0, 36), columns=st.floats(0, 24))
     def test_rows_and_columns_of_any_size(self, seed, rows, columns):
         rng = np.random.default_rng(seed)
@@ -65,6 +78,12 @@ class TestRange:
     def test_single_rows_and_columns(self, shape, value):
         result = sinkhorn()(np.full(shape, value, np.float32))
         np.testing.assert_allclose(result, np.full(shape, np.sign(value)), rtol=1e-5)
+
+    @pytest.mark.parametrize("scale", [2.0**-1000, 2.0**-900, 2.0**900, 2.0**1000])
+    def test_all_of_float64(self, float64, rng, scale):
+        G = rng.standard_normal((6, 9))
+        result = sinkhorn()(G * scale)
+        np.testing.assert_allclose(result, reference.sr_sinkhorn(G, 5), rtol=1e-12)
 
     @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
     def test_derivatives_stay_finite(self, rng, scale):
@@ -180,6 +199,7 @@ def test_a_gradient_of_its_own_on_every_device(rng, name):
 @pytest.mark.parametrize(
     "shape", [(1, 1), (1, 7), (7, 1), (4, 6), (3, 1, 7), (3, 7, 1), (2, 128, 344)], ids=str
 )
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("name", ["scale_by_sinkhorn", "scale_by_token_sinkhorn", "scale_by_swan"])
 def test_a_gradient_that_xla_knows_to_be_zero(name, shape):
     """An unused parameter has one: nothing may be folded to zero times infinity."""

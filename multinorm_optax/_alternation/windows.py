@@ -33,23 +33,11 @@ def product(factors: Factors) -> jax.Array:
     return x * functools.reduce(operator.mul, scales[1:]) if scales[1:] else x
 
 
-def sum_of_squares(factors: Factors, group: tuple[int, ...], power: float = 1.0) -> jax.Array:
-    """The sum of |x|^2 over each group (axes keep size one).
-
-    With a power of two, the last factor is a scale of the group equal to it.
-    """
+def sum_of_squares(factors: Factors, group: tuple[int, ...]) -> jax.Array:
+    """The sum of |x|^2 over each group (axes keep size one)."""
     if _is_tall_and_long(factors, group):
-        return _sum_by_chunks(factors, group[0], power)
-    return jnp.sum(_squares(factors, power), axis=group, keepdims=True)
-
-
-def _squares(factors: Factors, power: float) -> jax.Array:
-    x = product(factors)
-    if power != 1:
-        # XLA may take (x power)^2 for x^2 power^2, which leaves the range. A second summand, too
-        # small to change the sum, keeps it from that.
-        x = x + (product(factors[:-1]) if power > 1 else x * factors[-1])
-    return abs_sq(x)
+        return _sum_by_chunks(factors, group[0])
+    return jnp.sum(abs_sq(product(factors)), axis=group, keepdims=True)
 
 
 _CHUNK, _LONG = 64, 8192
@@ -64,7 +52,7 @@ def _is_tall_and_long(factors: Factors, group: tuple[int, ...]) -> bool:
     return row > _LONG and rows > _CHUNK and rows % _CHUNK == 0
 
 
-def _sum_by_chunks(factors: Factors, axis: int, power: float) -> jax.Array:
+def _sum_by_chunks(factors: Factors, axis: int) -> jax.Array:
     """The sum of squares along an axis, in chunks of rows: each row of a sum leaves a CPU's cache.
 
     The barriers keep the conversion and the squares behind the split: XLA would write what stands
@@ -77,7 +65,7 @@ def _sum_by_chunks(factors: Factors, axis: int, power: float) -> jax.Array:
 
     weight, *scales = map(split, factors)
     scales = jax.lax.optimization_barrier(scales)
-    partial = jnp.sum(_squares((weight, *scales), power), axis=axis + 1)
+    partial = jnp.sum(abs_sq(product((weight, *scales))), axis=axis + 1)
     return jnp.sum(jax.lax.optimization_barrier(partial), axis=axis, keepdims=True)
 
 
@@ -99,23 +87,30 @@ def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.
     """The sum of |s x|^2 and the power of two s, for each group one that loses nothing."""
     weight, *scales = factors
     exponent = int(jnp.finfo(compute_dtype(weight.dtype)).maxexp)
-    power, low, high = (2.0 ** (share * exponent // 64) for share in (40, -35, 50))
+    # At the first one the square of every normal number is normal, and its own square is finite.
+    up, down = 2.0 ** (exponent // 2 - 1), 2.0 ** -(35 * exponent // 64)
+    low, high = down, 2.0 ** (25 * exponent // 32)
     plain = sum_of_squares(factors, group)
-    total, window, choices = plain, jnp.ones_like(plain), [(plain < low, power)]
+    choices = [(plain < low, up)]
     if not scales:
-        choices.append((plain >= high, 1 / power))
-    for outside, factor in choices:
-        # The barrier keeps XLA from computing once what the sums have in common, and writing it
-        # to an array of the weight's size.
-        constant = jnp.full_like(plain, factor)
-        scaled = jax.lax.optimization_barrier((*scales, constant))
-        found = sum_of_squares((weight, *scaled), group, factor)
-        if plain.size in (1, weight.size):
-            # XLA may fold the square of a single entry to 0 * infinity if the weight is a constant
-            # zero, as the gradient of an unused parameter is.
-            found = jnp.where((found != found) & (plain == 0), 0, found)
+        choices.append((plain >= high, down))
+    window = jnp.ones_like(plain)
+    for outside, power in choices:
+        window = jax.lax.select(outside, jnp.full_like(plain, power), window)
+    if jax.default_backend() == "cpu":
+        # The barrier keeps XLA from computing once what both sums have in common.
+        factors = (weight, *jax.lax.optimization_barrier((*scales, window)))
+        return sum_of_squares(factors, group), window
+    # An accelerator sums at every power in one pass over the weight, as no sum needs another.
+    total = plain
+    for outside, power in choices:
+        x = product(factors)
+        y = x * power
+        # XLA may take (x power)^2 for x^2 power^2. A second summand, too small to change the sum,
+        # keeps it from that.
+        y = y + (x if power > 1 else y * power)
+        found = jnp.sum(abs_sq(y), axis=group, keepdims=True)
         total = jax.lax.select(outside, found, total)
-        window = jax.lax.select(outside, constant, window)
     return total, window
 
 
