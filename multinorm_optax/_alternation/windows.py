@@ -1,10 +1,8 @@
 """Sums of squares over the whole range of a dtype, in one pass over the entries.
 
-Squares of a gradient under- or overflow float32 long before the gradient does. As in Blue's
-algorithm ("A Portable Fortran Program to Find the Euclidean Norm of a Vector", ACM TOMS 1978), the
-squares are summed at several powers of two, and each group takes a sum that lost nothing. Factors
-of two are exact, so that results are bitwise invariant to the gradient's scale and no epsilon is
-needed in any denominator.
+Squares of a gradient leave float32's range long before the gradient does. As in Blue's algorithm
+(ACM TOMS 1978), they are summed at several powers of two, and each group takes a sum that lost
+nothing. So results are bitwise invariant to the gradient's scale, and need no epsilon.
 """
 
 import functools
@@ -21,11 +19,7 @@ Factors = tuple[jax.Array, ...]
 
 
 def product(factors: Factors) -> jax.Array:
-    """The matrix, in at least float32.
-
-    The first scale meets the weight before the others do: it brings every group to order one, so
-    that nothing is flushed on the way.
-    """
+    """The matrix, in at least float32; the first scale brings every group to order one."""
     weight, *scales = factors
     x = weight.astype(compute_dtype(weight.dtype))
     if scales:
@@ -34,10 +28,7 @@ def product(factors: Factors) -> jax.Array:
 
 
 def sum_of_squares(factors: Factors, group: tuple[int, ...], power: float = 1.0) -> jax.Array:
-    """The sum of |x|^2 over each group (axes keep size one).
-
-    With a power of two, the last factor is a scale of the group equal to it.
-    """
+    """The sum of |x|^2 over each group, kept; a power of two is also the last factor."""
     if _is_tall_and_long(factors, group):
         return _sum_by_chunks(factors, group[0], power)
     return jnp.sum(_squares(factors, power), axis=group, keepdims=True)
@@ -65,10 +56,9 @@ def _is_tall_and_long(factors: Factors, group: tuple[int, ...]) -> bool:
 
 
 def _sum_by_chunks(factors: Factors, axis: int, power: float) -> jax.Array:
-    """The sum of squares along an axis, in chunks of rows: each row of a sum leaves a CPU's cache.
+    """The sum of squares in chunks of rows: each row of a sum leaves a CPU's cache.
 
-    The barriers keep the conversion and the squares behind the split: XLA would write what stands
-    before it to memory.
+    The barriers keep conversion and squares behind the split, or XLA would write them to memory.
     """
 
     def split(each: jax.Array) -> jax.Array:
@@ -82,10 +72,9 @@ def _sum_by_chunks(factors: Factors, axis: int, power: float) -> jax.Array:
 
 
 def inverse_rms(factors: Factors, group: tuple[int, ...], size: int | jax.Array) -> jax.Array:
-    """1 / sqrt(sum of squares / size) of each group, and 0 for a group of zeros.
+    """1 / sqrt(sum of squares / size) of each group within the dtype's normal range, 0 for zeros.
 
-    With a scale among the factors the entries are taken to be at most of order one. The result is
-    held within the normal range of the dtype; NaN stays NaN.
+    With a scale among the factors the entries are taken to be at most of order one.
     """
     total, window = _windowed(factors, group)
     dead, limits = total == 0, jnp.finfo(total.dtype)
