@@ -153,7 +153,7 @@ def adam_mini(
       ...
 
     Returns:
-      An optimizer. Its state is that of `scale_by_adam_mini`, and a count for a schedule.
+      An optimizer, with the errors and the state of `scale_by_adam_mini`, and a schedule's count.
 
     Example:
       >>> import jax, jax.numpy as jnp
