@@ -1,8 +1,6 @@
 """Stateless optimizers for optax: gradients of unit size in several norms at once.
 
-Every norm's projection is an `optax.GradientTransformation` without state; `multi_normalize` runs
-several of them as an alternating fixed-point iteration; SinkGD and SWAN are instances of it. The
-packages, in the order of the mathematics: `_matrices`, `_norms`, `_alternation`, `_optimizers`,
+The packages, in the order of the mathematics: `_matrices`, `_norms`, `_alternation`, `_optimizers`,
 `_baselines`, `_training`. Each imports only from those before it. Import from `multinorm_optax`
 itself.
 """

@@ -1,11 +1,6 @@
-"""The alternating fixed-point iteration x <- P_gK(... P_g1(x)).
+"""The alternating fixed-point iteration x <- P_gK(... P_g1(x)) (Scetbon et al., arXiv 2502.06742).
 
-One *half-step* is one projection, one *sweep* is one pass over all of them (Scetbon et al.,
-arXiv 2502.06742, algorithm MultiNorm). The iteration takes one of three forms:
-
-- `MatrixAlternation` carries the matrix and serves any projections;
-- `ScaleAlternation` carries scales and serves norms that only rescale;
-- `TreeAlternation` carries a tree and serves any stateless transformations.
+One *half-step* is one projection, one *sweep* is one pass over all of them.
 """
 
 import abc
@@ -17,32 +12,23 @@ import jax.numpy as jnp
 
 State = TypeVar("State")
 Residual: TypeAlias = Callable[[], jax.Array]
+"""The distance from a constraint, an array that broadcasts against every leaf of the state."""
 NumIters: TypeAlias = int | jax.Array
-"""The number of sweeps: an integer, or a traced one."""
 Tolerance: TypeAlias = float | jax.Array | None
 
 
 class Alternation(abc.ABC, Generic[State]):
-    """The half-steps of an alternation and the state that they carry.
-
-    Attributes:
-      length: K, the number of half-steps in a sweep.
-      start: the state before the first half-step.
-    """
+    """The half-steps of an alternation, K = `length` in a sweep, and the state that they carry."""
 
     length: int
     start: State
 
     @abc.abstractmethod
     def half_step(self, k: int, state: State) -> tuple[State, Residual]:
-        """Applies projection k.
-
-        Returns the new state and a function that computes the residual of the old one: its distance
-        from constraint k, an array that broadcasts against every leaf of the state.
-        """
+        """Applies projection k; returns the new state, and a function for the old residual."""
 
     def first_half_step(self, k: int, state: State) -> State:
-        """Applies projection k in the first sweep, where the state may still be badly scaled."""
+        """Applies projection k in the first sweep, where the state may be badly scaled."""
         return self.half_step(k, state)[0]
 
     @abc.abstractmethod
@@ -50,10 +36,9 @@ class Alternation(abc.ABC, Generic[State]):
         """The iterate that a state stands for."""
 
     def last_iterate(self, num_iters: NumIters, tol: Tolerance = None) -> Any:
-        """The iterate after `num_iters` sweeps, at least one; may be traced.
+        """The iterate after `num_iters` sweeps, at least one, or once no residual exceeds `tol`.
 
-        With `tol`, sweeps stop as soon as no constraint is violated by more than this. The
-        constraint of the last projection is taken to hold, as it has just been applied.
+        The constraint of the last projection is taken to hold, as it has just been applied.
         """
         return self.value(later_sweeps(self, first_sweep(self), num_iters, tol))
 
@@ -75,8 +60,7 @@ def first_sweep(alternation: Alternation[State]) -> State:
 
 
 _UNROLLED = 16
-"""Sweeps up to this number become straight code on an accelerator, which runs it without the pauses
-of a loop. A CPU compiles a loop in half the time and runs it as fast."""
+"""At most as many sweeps become straight code on an accelerator, which pauses between loops."""
 
 
 def later_sweeps(

@@ -1,8 +1,4 @@
-"""The combinator: several projections, run as one alternating multi-normalization.
-
-It seeks the z that maximises <G, z> with unit norm in all K norms at once (Scetbon et al., arXiv
-2502.06742, algorithm MultiNorm).
-"""
+"""The combinator: several projections, run as one alternating multi-normalization."""
 
 import functools
 import operator
@@ -26,17 +22,17 @@ def multi_normalize(
 ) -> optax.GradientTransformation:
     """Alternates stateless transformations until all of their norms are one, or nearly.
 
-    x <- G; then `num_iters` times: for each projection in order, x <- P_i(x).
+    x <- G; then `num_iters` times: for each projection in order, x <- P_i(x) (Scetbon et al., arXiv
+    2502.06742, algorithm MultiNorm).
 
     For two norms whose projections have equal Frobenius norm c, the dual value <x_k, x_k+1> never
     decreases and is at most c^2; both norms become one exactly if it reaches c^2. That happens for
-    (rows, columns) and (rows, spectral) if the matrix has full support, and need not otherwise: see
-    `trace_multi_normalize`.
+    (rows, columns) and (rows, spectral) if the matrix has full support, and need not otherwise.
 
     The gradient is upcast once, to at least float32, and the result downcast once. Members made by
     `normalize` run weight by weight; if all of them are Euclidean (rows, columns, Frobenius) only
     their scales are iterated, and no other array of the weight's size is made. Other stateless
-    transformations run on the whole tree, with the same numbers where they wrap a projection.
+    transformations run on the whole tree.
 
     Args:
       *projections: transformations without state, in order: `normalize_rows()` and the like, or any
@@ -46,9 +42,6 @@ def multi_normalize(
         residual of a norm is the largest error of the root mean square of a group (a row, a
         column), which should be 1; the residual of any other transformation is the relative change
         that it would make. Reverse-mode differentiation needs `tol=None`.
-
-    Returns:
-      A transformation with `optax.EmptyState`.
 
     Raises:
       TypeError: for a member that is not a transformation, or a `num_iters` that is not an integer.
@@ -95,10 +88,9 @@ def _last_iterate(alternation: Alternation[Any], num_iters: NumIters, tol: Toler
 
 
 def _hashable(members: tuple[Member, ...]) -> bool:
-    # A norm with an array among its fields is not.
     try:
         hash(members)
-    except TypeError:
+    except TypeError:  # a norm has an array among its fields
         return False
     return True
 
@@ -143,10 +135,7 @@ def alternations(
     updates: optax.Updates,
     params: optax.Params | None,
 ) -> Any:
-    """The alternation of every weight, as a tree; or one for the whole tree.
-
-    The first if all projections are made by `normalize`, which treats each weight on its own.
-    """
+    """The alternations of all weights if `normalize` made every member, else that of the tree."""
     own = [each for each in projections if isinstance(each, Normalization)]
     if len(own) < len(projections):
         return TreeAlternation(projections, updates, params)
@@ -154,9 +143,7 @@ def alternations(
     leaves, structure = jax.tree.flatten(updates)
     results: list[Alternation[Any]] = []
     for leaf, *axes in zip(leaves, *(found[id(each.axes)] for each in own), strict=True):
-        members = tuple(
-            Member(each.projection, of_leaf) for each, of_leaf in zip(own, axes, strict=True)
-        )
+        members = tuple(map(Member, (each.projection for each in own), axes))
         kind = ScaleAlternation if only_rescale(members) else MatrixAlternation
         results.append(kind(members, leaf))
     return jax.tree.unflatten(structure, results)

@@ -1,13 +1,6 @@
-"""Diagnostics of multi-normalization: its iterates, residuals and dual values.
-
-They run the half-steps of `multi_normalize` itself, so that what is plotted is what trains. What
-may be expected of them is in Scetbon et al., arXiv 2502.06742, with a correction: the dual values
-of any two norms with projections of equal Frobenius norm rise to a limit, but a common fixed point
-need not exist (in the plane, the max norm and the max norm rotated by 30 degrees have a two-cycle).
-"""
+"""Diagnostics: the half-steps of `multi_normalize` itself, with residuals and dual values."""
 
 import itertools
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,7 +32,9 @@ def trace_multi_normalize(
 ) -> MultiNormalizeTrace:
     """All iterates of `multi_normalize`, with residuals and dual values, for plots.
 
-    The last iterate is the update.
+    The dual values of two norms whose projections have equal Frobenius norm rise to a limit, but a
+    common fixed point need not exist (in the plane, the max norm and the max norm rotated by 30
+    degrees have a two-cycle).
 
     Args:
       updates: the gradients.
@@ -50,7 +45,7 @@ def trace_multi_normalize(
     Returns:
       A named tuple of trees like the updates, in at least float32, with the fields
 
-      - `iterates`: x_0 = G, x_1, ..., x_LK, stacked along a new first axis;
+      - `iterates`: x_0 = G, x_1, ..., x_LK (the update), stacked along a new first axis;
       - `residuals`: of each norm after each sweep, of shape (L, K, *batch);
       - `dual_values`: <x_k, x_k+1> for k = 0, ..., LK - 1, of shape (L K, *batch). The first is the
         dual norm of the gradient; the following ones never decrease if K = 2.
@@ -71,17 +66,10 @@ def trace_multi_normalize(
     check_arguments(projections, num_iters)
     updates = jax.tree.map(jnp.asarray, updates)
     found = alternations(projections, updates, params)
-    traces = jax.tree.map(lambda each: _trace(each, num_iters), found)
-    return MultiNormalizeTrace(
-        *(
-            jax.tree.map(operator.itemgetter(field), traces, is_leaf=_is_trace)
-            for field in range(len(MultiNormalizeTrace._fields))
-        )
-    )
-
-
-def _is_trace(node: Any) -> bool:
-    return isinstance(node, MultiNormalizeTrace)
+    structure: Any = jax.tree.structure(found)
+    traces = [_trace(each, num_iters) for each in jax.tree.leaves(found)]
+    fields = ([trace[i] for trace in traces] for i in range(len(MultiNormalizeTrace._fields)))
+    return MultiNormalizeTrace(*map(structure.unflatten, fields))
 
 
 def _trace(alternation: Alternation[Any], num_iters: int) -> MultiNormalizeTrace:
@@ -96,11 +84,8 @@ def _trace(alternation: Alternation[Any], num_iters: int) -> MultiNormalizeTrace
             iterates.append(alternation.value(state))
         residuals.append(_residuals(alternation, state))
     dual_values = [alternation.inner_product(old, new) for old, new in itertools.pairwise(iterates)]
-    return MultiNormalizeTrace(
-        jax.tree.map(lambda *each: jnp.stack(each), *iterates),
-        jnp.stack(residuals),
-        jnp.stack(dual_values),
-    )
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *iterates)
+    return MultiNormalizeTrace(stacked, jnp.stack(residuals), jnp.stack(dual_values))
 
 
 def _residuals(alternation: Alternation[Any], state: Any) -> jax.Array:
@@ -118,13 +103,10 @@ def measure_residuals(
     measure may follow a whole optimizer. Leaves that are not matrices are left out.
 
     Args:
-      *projections: made by `normalize` or the functions built on it.
+      *projections: made by `normalize` or the functions built on it; others are a TypeError.
 
     Returns:
       A function of updates that returns, by path, the residuals of shape (K, *batch).
-
-    Raises:
-      TypeError: for a transformation that is not one of this package's projections.
 
     Example:
       >>> import jax, optax
@@ -132,10 +114,8 @@ def measure_residuals(
       >>> measure = measure_residuals(normalize_rows())
       >>> tx = optax.chain(sinkgd(1e-2), optax.snapshot("rows", measure))
       >>> params = {"kernel": jax.random.normal(jax.random.key(0), (160, 64))}
-      >>> state = tx.init(params)
-      >>> _, state = tx.update(params, state, params)
-      >>> measured = optax.tree.get(state, "rows")
-      >>> bool(measured["kernel"][0] < 1e-6)
+      >>> _, state = tx.update(params, tx.init(params), params)
+      >>> bool(optax.tree.get(state, "rows")["kernel"][0] < 1e-6)
       True
     """
     members = [each for each in projections if isinstance(each, Normalization)]
@@ -149,13 +129,10 @@ def measure_residuals(
         found = [resolve_axes(each.axes, updates) for each in members]
         measured = {}
         for leaf, *resolved in zip(jax.tree.leaves(updates), *found, strict=True):
-            chosen = tuple(
-                Member(each.projection, axes)
-                for each, (_, axes) in zip(members, resolved, strict=True)
-                if axes is not None
-            )
-            if len(chosen) == len(members):
-                x = MatrixAlternation((Member(FrobeniusNorm(), chosen[0].axes),), leaf)
+            axes = [each for _, each in resolved if each is not None]
+            if len(axes) == len(members):
+                chosen = tuple(map(Member, (each.projection for each in members), axes))
+                x = MatrixAlternation((Member(FrobeniusNorm(), axes[0]),), leaf)
                 alternation = MatrixAlternation(chosen, x.last_iterate(num_iters=1))
                 measured[resolved[0][0]] = _residuals(alternation, alternation.start)
         return measured

@@ -1,8 +1,6 @@
 """The alternation of norms that only rescale: Sinkhorn-Knopp on the squared weight.
 
-The projections of Euclidean norms (rows, columns, Frobenius) multiply groups of entries by a
-positive number. So every iterate is G times one scale per group; the scales alone are iterated, and
-no other array of the weight's size is made. A half-step reads the weight once.
+Every iterate is G times one scale per group (a row, a column, the matrix).
 """
 
 import functools
@@ -24,8 +22,7 @@ from multinorm_optax._norms.base import Count, MatrixSize
 from multinorm_optax._norms.euclidean import EuclideanNorm
 from multinorm_optax._norms.precision import largest
 
-Scales = tuple[jax.Array, ...]
-"""One array for each norm, with one scale for each of its groups; 0 marks a group of zeros."""
+Scales = tuple[jax.Array, ...]  # for each norm one per group; 0 marks a group of zeros
 
 
 def only_rescale(members: tuple[Member, ...]) -> bool:
@@ -40,10 +37,9 @@ def only_rescale(members: tuple[Member, ...]) -> bool:
 class ScaleAlternation(WeightAlternation[Scales]):
     """Carries the scales; the iterate is the gradient times all of them.
 
-    A half-step measures the root mean square of each group of the iterate and divides the group's
-    scale by it. The first sweep sums squares at several powers of two, which covers all normal
-    numbers of the dtype. The range ends where a group's entries, after the projections before it,
-    are all below the smallest normal number (2^-126 in float32): it then counts as zero.
+    A half-step divides each group's scale by the root mean square of the iterate. The first sweep
+    covers all normal numbers of the dtype: a group whose entries, after the projections before it,
+    are all below the smallest one (2^-126 in float32) counts as zero.
 
     Barriers keep the half-steps apart: XLA would otherwise compute once what two of them have in
     common and keep it, in an array of the gradient's size.
@@ -51,16 +47,9 @@ class ScaleAlternation(WeightAlternation[Scales]):
 
     start: Scales = ()
 
-    def __init__(
-        self,
-        members: tuple[Member, ...],
-        weight: jax.Array,
-        sizes: Sequence[MatrixSize] | None = None,
-    ):
+    def __init__(self, members: tuple[Member, ...], weight: jax.Array):
         super().__init__(members, weight)
         self.groups = [member.projection.group(member.axes) for member in members]
-        if sizes is not None:
-            self.sizes = sizes
 
     @functools.cached_property
     def sizes(self) -> Sequence[MatrixSize]:
@@ -94,18 +83,14 @@ class ScaleAlternation(WeightAlternation[Scales]):
         sides = {side for each in self.members for side in (each.axes.input, each.axes.output)}
         if tol is not None or not self.same_batch or not sides <= set(self.groups):
             return super().last_iterate(num_iters, tol)
-        sizes = [member.axes.matrix_shape(self.weight.shape) for member in self.members]
-        all_counted = ScaleAlternation(self.members, self.weight, sizes)
+        all_counted = ScaleAlternation(self.members, self.weight)
+        all_counted.sizes = [each.axes.matrix_shape(self.weight.shape) for each in self.members]
         start = first_sweep(all_counted)
         *others, last = later_sweeps(all_counted, start, num_iters, None)
         return self.value((*others, last * jnp.sqrt(self._live_share(start))))
 
     def _live_share(self, start: Scales) -> Count:
-        """N of the last member without dead rows and columns, over N with them.
-
-        Args:
-          start: the scales after the first sweep.
-        """
+        """N of the last member without dead rows and columns, as the first scales tell, over N."""
         norm, axes = self.members[-1].projection, self.members[-1].axes
         alive = dict(zip(self.groups, start, strict=True))
 

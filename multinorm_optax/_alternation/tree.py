@@ -53,11 +53,7 @@ def _relative_change(old: jax.Array, new: jax.Array) -> jax.Array:
 def empty_state(
     index: int, projection: optax.GradientTransformation, params: optax.Params
 ) -> optax.OptState:
-    """The state of a stateless member.
-
-    Raises:
-      ValueError: if it has a leaf.
-    """
+    """The state of a stateless member; raises if it has a leaf."""
     state = projection.init(params)
     if jax.tree.leaves(state):
         raise ValueError(

@@ -1,10 +1,8 @@
-"""Sums of squares over the whole range of a dtype, in one pass over the entries.
+"""Sums of squares over the whole range of a dtype.
 
-Squares of a gradient under- or overflow float32 long before the gradient does. As in Blue's
-algorithm ("A Portable Fortran Program to Find the Euclidean Norm of a Vector", ACM TOMS 1978), the
-squares are summed at several powers of two, and each group takes a sum that lost nothing. Factors
-of two are exact, so that results are bitwise invariant to the gradient's scale and no epsilon is
-needed in any denominator.
+Squares of a gradient leave float32's range long before the gradient does. As in Blue's algorithm
+(ACM TOMS 1978), they are summed at several powers of two, and each group takes a sum that lost
+nothing. So results are bitwise invariant to the gradient's scale, and need no epsilon.
 """
 
 import functools
@@ -14,6 +12,7 @@ import operator
 import jax
 import jax.numpy as jnp
 
+from multinorm_optax._norms.base import Count
 from multinorm_optax._norms.precision import abs_sq, compute_dtype
 
 Factors = tuple[jax.Array, ...]
@@ -21,11 +20,7 @@ Factors = tuple[jax.Array, ...]
 
 
 def product(factors: Factors) -> jax.Array:
-    """The matrix, in at least float32.
-
-    The first scale meets the weight before the others do: it brings every group to order one, so
-    that nothing is flushed on the way.
-    """
+    """The matrix, in at least float32; the first scale brings every group to order one."""
     weight, *scales = factors
     x = weight.astype(compute_dtype(weight.dtype))
     if scales:
@@ -55,8 +50,7 @@ def _is_tall_and_long(factors: Factors, group: tuple[int, ...]) -> bool:
 def _sum_by_chunks(factors: Factors, axis: int) -> jax.Array:
     """The sum of squares along an axis, in chunks of rows: each row of a sum leaves a CPU's cache.
 
-    The barriers keep the conversion and the squares behind the split: XLA would write what stands
-    before it to memory.
+    The barriers keep conversion and squares behind the split, or XLA would write them to memory.
     """
 
     def split(each: jax.Array) -> jax.Array:
@@ -69,11 +63,11 @@ def _sum_by_chunks(factors: Factors, axis: int) -> jax.Array:
     return jnp.sum(jax.lax.optimization_barrier(partial), axis=axis, keepdims=True)
 
 
-def inverse_rms(factors: Factors, group: tuple[int, ...], size: int | jax.Array) -> jax.Array:
-    """1 / sqrt(sum of squares / size) of each group, and 0 for a group of zeros.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def inverse_rms(factors: Factors, group: tuple[int, ...], size: Count) -> jax.Array:
+    """1 / sqrt(sum of squares / size) of each group within the dtype's normal range, 0 for zeros.
 
-    With a scale among the factors the entries are taken to be at most of order one. The result is
-    held within the normal range of the dtype; NaN stays NaN.
+    With a scale among the factors the entries are taken to be at most of order one.
     """
     total, window = _windowed(factors, group)
     dead, limits = total == 0, jnp.finfo(total.dtype)
@@ -82,7 +76,16 @@ def inverse_rms(factors: Factors, group: tuple[int, ...], size: int | jax.Array)
     return jax.lax.select(dead, jnp.zeros_like(scale), scale)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+@inverse_rms.defjvp
+def _(group, primals, tangents):  # type: ignore[no-untyped-def]
+    # With x of unit root mean square, as the scale makes it, nothing leaves the range.
+    (factors, size), (change, _) = primals, tangents
+    scale = inverse_rms(factors, group, size)
+    x, dx = jax.jvp(lambda factors: product((*factors, scale)), (factors,), (change,))
+    inner = jnp.sum(jnp.real(jnp.conj(x) * dx), axis=group, keepdims=True)
+    return scale, -scale * inner / size
+
+
 def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """The sum of |s x|^2 and the power of two s, for each group one that loses nothing."""
     weight, *scales = factors
@@ -112,15 +115,3 @@ def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.
         found = jnp.sum(abs_sq(y), axis=group, keepdims=True)
         total = jax.lax.select(outside, found, total)
     return total, window
-
-
-@_windowed.defjvp
-def _(group, primals, tangents):  # type: ignore[no-untyped-def]
-    # The sums that were not chosen may have overflowed: only the chosen one is differentiated.
-    (factors,), (tangent,) = primals, tangents
-    total, window = _windowed(factors, group)
-
-    def chosen(factors: Factors) -> jax.Array:
-        return sum_of_squares((*factors, window), group)
-
-    return (total, window), (jax.jvp(chosen, (factors,), (tangent,))[1], jnp.zeros_like(window))

@@ -1,10 +1,4 @@
-"""Which axes of a weight are the rows and the columns of a matrix.
-
-The papers write a weight as W of m x n: m output features (rows) by n input features (columns).
-Storage differs: a flax kernel is (in, out), a torch or equinox weight (out, in), a `DenseGeneral`
-kernel spreads either side over several axes, and scanned layers add axes that are neither. See
-Scetbon et al., arXiv 2502.06742 for the notation.
-"""
+"""Which axes of a weight are the rows (m output features) and columns (n input features)."""
 
 import dataclasses
 import math
@@ -20,14 +14,13 @@ Shape = tuple[int, ...]
 class MatrixAxes:
     """The axes of a weight that index its output features (rows) and input features (columns).
 
-    All axes that are named in neither tuple are *batch* axes (stacked layers, experts, heads that
-    are treated one by one): every slice along them is a matrix of its own. Negative axes count from
-    the end, so `MatrixAxes(output=-1, input=-2)` serves a flax kernel with any number of leading
-    batch axes. A tuple may be empty; that side of the matrix then has size one.
+    Axes in neither tuple are *batch* axes (stacked layers, experts): every slice along them is a
+    matrix of its own. Negative axes count from the end, so `MatrixAxes(output=-1, input=-2)` serves
+    a flax kernel with any number of leading batch axes. A side without axes has size one.
 
     Attributes:
-      output: axes of the output features, the rows (m); a single one may be given as an integer.
-      input: axes of the input features, the columns (n); a single one may be given as an integer.
+      output: axes of the output features, the rows (m); an integer stands for one axis.
+      input: axes of the input features, the columns (n); an integer stands for one axis.
 
     Raises:
       TypeError: if an axis is not an integer.
@@ -52,24 +45,18 @@ class MatrixAxes:
             object.__setattr__(self, side, axes)
 
     def resolve(self, shape: Shape, path: str = "") -> "MatrixAxes":
-        """These axes for one weight: non-negative, and checked against its shape.
-
-        Raises:
-          ValueError: if an axis is out of range or named twice; it names the path.
-        """
-        ndim = len(shape)
+        """Return these axes, non-negative; raise if one is out of range or named twice."""
+        ndim, where = len(shape), f"{describe(path, shape)}: {self}"
         if not all(-ndim <= axis < ndim for axis in self.matrix):
             raise ValueError(
-                f"{describe(path, shape)}: {self} names an axis that the weight does not have;"
-                " correct the rule for this path"
+                f"{where} names an axis that the weight does not have; correct the rule"
             )
         resolved = MatrixAxes(
             tuple(axis % ndim for axis in self.output), tuple(axis % ndim for axis in self.input)
         )
         if len(set(resolved.matrix)) != len(resolved.matrix):
             raise ValueError(
-                f"{describe(path, shape)}: {self} names an axis twice; an axis is a row axis, a"
-                " column axis or a batch axis"
+                f"{where} names an axis twice; an axis is a row axis, a column axis or a batch axis"
             )
         return resolved
 
@@ -95,10 +82,7 @@ class MatrixAxes:
 
 
 def as_matrix_axes(spec: Any) -> MatrixAxes:
-    """`MatrixAxes` from itself or from `optax.contrib.MuonDimensionNumbers`.
-
-    Muon's reduction axes are the input features, its output axes the output features.
-    """
+    """`MatrixAxes` from itself, or from `optax.contrib.MuonDimensionNumbers`."""
     if isinstance(spec, MatrixAxes):
         return spec
     if isinstance(spec, optax.contrib.MuonDimensionNumbers):

@@ -1,9 +1,4 @@
-"""Looks up per-leaf specs by path.
-
-Rules are pairs of a regular expression for the whole path, such as `layers/mlp/up/kernel`, and a
-spec: the axes of a matrix, the blocks of a second moment, a rank. A leaf that no rule covers is an
-error that names it, never a guess.
-"""
+"""Looks up per-leaf specs by path: the axes of a matrix, the blocks of a second moment, a rank."""
 
 import collections
 import dataclasses
@@ -39,14 +34,13 @@ def named_leaves(
 ) -> list[tuple[str, Any]]:
     """The leaves of a tree with their paths as text, `layers/mlp/up/kernel`.
 
-    A trailing attribute `value` that is the only child of its parent is dropped: flax's boxes
-    (`nnx.Param`, `nn.Partitioned`) add it to parameters, but not to gradients.
+    An attribute `value` without siblings is dropped: flax's boxes (`nnx.Param`, `nn.Partitioned`)
+    add it to parameters, but not to gradients. A masked sibling counts, but is not returned.
     """
 
     def is_masked(node: Any) -> bool:
         return isinstance(node, optax.MaskedNode)
 
-    # A masked sibling counts as a sibling, but is not returned.
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda node: is_masked(node) or is_leaf(node)
     )
@@ -54,8 +48,9 @@ def named_leaves(
     named = []
     for path, leaf in leaves:
         last = path[-1] if path else None
-        if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
-            path = path[:-1] if children[path[:-1]] == 1 else path
+        boxed = isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value"
+        if boxed and children[path[:-1]] == 1:
+            path = path[:-1]
         if not is_masked(leaf):
             named.append((jax.tree_util.keystr(path, simple=True, separator="/"), leaf))
     return named
@@ -63,21 +58,13 @@ def named_leaves(
 
 @dataclasses.dataclass(frozen=True)
 class SpecKind:
-    """A kind of spec that is looked up by path, such as matrix axes.
+    """A kind of spec that is looked up by path, such as matrix axes."""
 
-    Attributes:
-      argument: the name of the argument that rules come in, for error messages.
-      name: the type of a spec, for error messages.
-      is_spec: whether a node of a tree is a spec instead of a part of the tree.
-      resolve: (spec, shape, path) -> the spec for this leaf, or an error that names it.
-      missing: (path as a regular expression) -> the remedy for a leaf that nothing covers.
-    """
-
-    argument: str
-    name: str
+    argument: str  # the argument that rules come in
+    name: str  # the type of a spec
     is_spec: Callable[[Any], bool]
-    resolve: Callable[[Any, Shape, str], Any]
-    missing: Callable[[str], str]
+    resolve: Callable[[Any, Shape, str], Any]  # (spec, shape, path) -> spec, or an error
+    missing: Callable[[str], str]  # (path as a pattern) -> the remedy for an uncovered leaf
 
 
 def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]]:
@@ -121,8 +108,7 @@ def _lookup(specs: Any, tree: Any, kind: SpecKind) -> Callable[[str, Shape], Any
                 f" {kind.name}: at {path or 'its root'!r} it has {spec!r}"
             )
 
-    def by_path(path: str, shape: Shape) -> Any:
-        del shape
+    def by_path(path: str, _: Shape) -> Any:
         while path not in by_name:
             if not path:
                 return UNCOVERED
@@ -133,15 +119,10 @@ def _lookup(specs: Any, tree: Any, kind: SpecKind) -> Callable[[str, Shape], Any
 
 
 def _is_rules(axes: Any) -> bool:
-    return (
-        isinstance(axes, Sequence)
-        and not isinstance(axes, str)
-        and bool(axes)
-        and all(
-            type(rule) in (tuple, list) and len(rule) == 2 and isinstance(rule[0], str)
-            for rule in axes
-        )
-    )
+    if not isinstance(axes, Sequence) or not axes:
+        return False
+    pairs = all(type(rule) in (tuple, list) and len(rule) == 2 for rule in axes)
+    return pairs and all(isinstance(pattern, str) for pattern, _ in axes)
 
 
 def shape_of(leaf: Any) -> Shape:

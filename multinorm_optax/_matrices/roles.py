@@ -32,10 +32,7 @@ def is_norm_or_bias(path: str) -> bool:
 
 
 def is_other_role(path: str) -> bool:
-    """Whether the path names an embedding, output head, norm, scale or bias: not a matrix.
-
-    The last two segments are read, word by word ("ln" does not match "linear").
-    """
+    """Whether the path names an embedding, output head, norm, scale or bias: not a matrix."""
     if is_norm_or_bias(path):
         return True
     for segment in path.split("/")[-2:]:
@@ -50,8 +47,7 @@ def is_other_role(path: str) -> bool:
 def flax_axes(path: str, shape: Shape) -> MatrixAxes | Uncovered | None:
     """The default rule: a 2-D leaf is a flax kernel (in, out) unless its path says otherwise.
 
-    Vectors and scalars, and whatever `is_other_role` recognises, are not matrices. A stack or a
-    `DenseGeneral` kernel stays uncovered, because its shape does not say which axes are which.
+    The shape of a stack or of a `DenseGeneral` kernel does not say which axes are which.
     """
     if len(shape) < 2 or is_other_role(path):
         return None

@@ -1,9 +1,4 @@
-"""From a parameter tree to the matrices in it: rules by path.
-
-Shapes cannot tell a stack of norm gains (layers, d) from a kernel (in, out), nor one side of a
-`DenseGeneral` kernel from the other. So roles come from paths, and a leaf that no rule covers is
-an error that names it, never a guess.
-"""
+"""From a parameter tree to the matrices in it: rules by path, as shapes cannot tell."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -18,14 +13,12 @@ from multinorm_optax._matrices.roles import equinox_axes, flax_axes
 
 Spec: TypeAlias = MatrixAxes | optax.contrib.MuonDimensionNumbers | None
 AxesRule: TypeAlias = tuple[str, Spec | Callable[[str, Shape], Spec | Uncovered]]
-AxesTree: TypeAlias = Any
-"""A tree of specs with the structure of the parameters, or a prefix of it."""
+AxesTree: TypeAlias = Any  # with the structure of the parameters, or a prefix of it
 AxesLike: TypeAlias = Spec | Sequence[AxesRule] | Callable[[optax.Params], AxesTree] | AxesTree
 """What says which axes are rows and columns, see `resolve_axes`; `None` stands for `FLAX_RULES`."""
 
 MATRIX = "matrix"
 OTHER = "adam"
-
 
 FLAX_RULES: tuple[AxesRule, ...] = ((r".*", flax_axes),)
 """The default. Append it to rules of your own: `axes=[("attn/qkv/kernel", ...), *FLAX_RULES]`."""
@@ -39,22 +32,17 @@ WHOLE_LEAF_RULES: tuple[AxesRule, ...] = (
 """Every leaf is one matrix of a single column, for projections that act entry by entry."""
 
 
-def _resolve(spec: Spec, shape: Shape, path: str) -> MatrixAxes | None:
-    return None if spec is None else as_matrix_axes(spec).resolve(shape, path)
-
-
 _AXES = SpecKind(
     argument="axes",
     name="MatrixAxes",
-    is_spec=lambda node: (
-        node is None or isinstance(node, MatrixAxes | optax.contrib.MuonDimensionNumbers)
+    is_spec=lambda node: isinstance(node, Spec),
+    resolve=lambda spec, shape, path: (
+        None if spec is None else as_matrix_axes(spec).resolve(shape, path)
     ),
-    resolve=_resolve,
     missing=lambda pattern: (
         "no rule says which axes are rows and columns; add one to `axes`, such as"
-        f" ({pattern!r}, MatrixAxes(output=..., input=...)) for a matrix or a stack of"
-        f" matrices, or ({pattern!r}, None) for what is not a matrix, and end the rules"
-        " with *FLAX_RULES to keep the defaults for everything else"
+        f" ({pattern!r}, MatrixAxes(output=..., input=...)) for matrices or ({pattern!r}, None) for"
+        " others, and end the rules with *FLAX_RULES to keep the defaults for everything else"
     ),
 )
 
@@ -68,9 +56,9 @@ def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None
         - `None`: `FLAX_RULES`;
         - one `MatrixAxes` or `optax.contrib.MuonDimensionNumbers`, for every leaf;
         - rules: a sequence of `(pattern, spec)`; the first whose regular expression matches the
-          whole path (`layers/mlp/up/kernel`) decides. A spec is `MatrixAxes`,
-          `MuonDimensionNumbers`, `None` (not a matrix), or a callable of path and shape that
-          returns one of these, or `UNCOVERED` to leave the leaf to the next rule;
+          whole path (`layers/mlp/up/kernel`) decides. A spec is one of these two, `None` (not a
+          matrix), or a callable of path and shape that returns a spec, or `UNCOVERED` to leave the
+          leaf to the next rule;
         - a tree of specs with the structure of the parameters, or a prefix of it, or a callable
           that makes one from the tree, as `optax.contrib.muon` takes.
       tree: parameters or updates, arrays or `jax.ShapeDtypeStruct`.
@@ -92,49 +80,34 @@ def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None
 
 
 def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> Any:
-    """Applies `function(leaf, axes)` to every leaf; see `resolve_matrices`."""
+    """Applies `function(leaf, axes)` to every leaf, which must be a matrix."""
     leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, updates))
     return jax.tree.unflatten(structure, map(function, leaves, resolve_matrices(axes, updates)))
 
 
 def resolve_matrices(axes: AxesLike, tree: Any) -> list[MatrixAxes]:
-    """The axes of every leaf of a tree in which every leaf must be a matrix.
-
-    Raises:
-      ValueError: if a leaf is not a matrix, naming its path and shape.
-      TypeError: if a leaf is not of a floating-point or complex dtype.
-    """
-    return [
-        _require_matrix(leaf, path, found)
-        for leaf, (path, found) in zip(jax.tree.leaves(tree), resolve_axes(axes, tree), strict=True)
-    ]
-
-
-def _require_matrix(leaf: Any, path: str, found: MatrixAxes | None) -> MatrixAxes:
-    if found is None:
-        raise ValueError(
-            f"{describe(path, shape_of(leaf))}: this leaf is not a matrix (its path or rank says"
-            " so), and a matrix normalization does not apply to it; route it elsewhere with"
-            " optax.partition(..., group_labels(axes)), or add a rule to `axes` that gives its"
-            " MatrixAxes"
-        )
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(
-            f"{describe(path, shape_of(leaf))}: cannot normalize dtype {dtype}; gradients are"
-            " floating-point or complex arrays"
-        )
-    return found
+    """The axes of every leaf of a tree of matrices; raises for any other leaf."""
+    matrices = []
+    for leaf, (path, found) in zip(jax.tree.leaves(tree), resolve_axes(axes, tree), strict=True):
+        where = describe(path, shape_of(leaf))
+        if found is None:
+            raise ValueError(
+                f"{where}: this leaf is not a matrix (its path or rank says so), and a matrix"
+                " normalization does not apply to it; route it elsewhere with optax.partition(...,"
+                " group_labels(axes)), or add a rule to `axes` that gives its MatrixAxes"
+            )
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            text = "gradients are floating-point or complex arrays"
+            raise TypeError(f"{where}: cannot normalize dtype {dtype}; {text}")
+        matrices.append(found)
+    return matrices
 
 
 def group_labels(axes: AxesLike = None) -> Callable[[Any], Any]:
     """The label function of `optax.partition`: `"matrix"` or `"adam"` for every leaf.
 
-    Args:
-      axes: see `resolve_axes`.
-
-    Returns:
-      A function from a tree of parameters or updates to the tree of labels.
+    It takes a tree of parameters or updates, with `axes` as in `resolve_axes`.
 
     Example:
       >>> import jax.numpy as jnp, optax

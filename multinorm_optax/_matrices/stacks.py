@@ -1,9 +1,7 @@
-"""A weight as a stack of wide matrices: what is computed from whole matrices, and where.
+"""A weight as a stack of wide matrices (batch..., m, n), m <= n, for what needs whole matrices.
 
-Row, column and other Euclidean norms reduce over the axes of a weight as it lies. An
-orthogonalizer needs matrices, (batch..., m, n) with m <= n, and on a mesh of devices all rows of a
-column on one of them: then the product X X^T is a sum over devices of m x m matrices, and nothing
-else is sent.
+On a mesh an orthogonalizer needs all rows of a column on one device: then the product X X^T is a
+sum over devices of m x m matrices, and nothing else is sent.
 """
 
 import math
@@ -51,19 +49,9 @@ def _wide(shape: tuple[int, ...], axes: MatrixAxes) -> MatrixAxes:
 def map_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> jax.Array:
     """Applies a function of wide matrices (..., m, n) that keeps their shape.
 
-    The matrices of a stack take turns, in even parts of at most 2**25 entries on each device (an
-    array of these takes 128 MiB in float32), on a CPU 2**19, or of one matrix: that bounds the
-    memory for what the function works with. JAX's default backend decides.
-    Unless mesh axes are Explicit, JAX does not tell how a stack is spread; all devices count then.
-
-    With Explicit axes, devices share a stack in whole matrices as far as their number divides, then
-    in columns, and weights are exchanged there and back; only where neither divides evenly are they
-    gathered. The result lies where x does.
-
-    Args:
-      function: called with a part, batch axes of size one left out.
-      x: the weight.
-      axes: resolved.
+    The matrices of a stack take turns, which bounds the working memory: `_ENTRIES` at most on each
+    device, or one matrix. Unless mesh axes are Explicit, JAX does not tell how a stack is spread;
+    all devices count then. With Explicit axes, devices share a stack as `_stages` says.
     """
     if not x.size:
         return x
@@ -120,12 +108,7 @@ def reduce_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> 
 
 
 def left_to_xla(function: Callable[..., Any], sharding: Any) -> Callable[..., Any]:
-    """The function with Explicit mesh axes made Auto inside it.
-
-    Args:
-      function: of arrays.
-      sharding: the result's, a `NamedSharding`; of several results as many, on the same mesh.
-    """
+    """The function with Explicit mesh axes made Auto; shardings are those of its results."""
     mesh = jax.tree.leaves(sharding)[0].mesh
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     explicit = tuple(name for name, kind in kinds if kind == AxisType.Explicit)
@@ -139,10 +122,9 @@ def _devices(sharding: NamedSharding, names: MeshAxes) -> int:
 def _stages(x: jax.Array, axes: MatrixAxes, sharding: NamedSharding) -> list[tuple[MeshAxes, ...]]:
     """How to bring rows together, as mesh axes for each axis of the stack (batch..., m, n).
 
-    What batch axes are spread over stays. Of the others, each goes to the first batch axis that it
+    What batch axes are spread over stays. Each other mesh axis goes to the first batch axis that it
     divides evenly; the rows' otherwise to the columns, or to none, and then the devices along it do
-    the same work. One after another, because XLA would gather all instead of moving two at once to
-    the same axis.
+    the same work. XLA would gather all instead of moving two at once to the same axis.
     """
     names: list[MeshAxes] = [
         (name,) if isinstance(name, str) else tuple(name or ()) for name in sharding.spec
@@ -151,26 +133,18 @@ def _stages(x: jax.Array, axes: MatrixAxes, sharding: NamedSharding) -> list[tup
         tuple(name for axis in side for name in names[axis]) for side in (axes.output, axes.input)
     )
     batch = [axis for axis in axes.batch(x.ndim) if x.shape[axis] != 1]
-    m, n = axes.matrix_shape(x.shape)
-    sizes = [*(x.shape[axis] for axis in batch), m, n]
+    sizes = [*(x.shape[axis] for axis in batch), *axes.matrix_shape(x.shape)]
     now = [*(names[axis] for axis in batch), rows, columns]
     stages: list[tuple[MeshAxes, ...]] = []
     row, column = len(batch), len(batch) + 1
-
-    def move(name: str, source: int, targets: Sequence[int]) -> None:
-        for target in targets:
-            if sizes[target] % _devices(sharding, (*now[target], name)) == 0:
-                now[source] = tuple(each for each in now[source] if each != name)
-                now[target] = (*now[target], name)
-                stages.append(tuple(now))
-                return
-
-    for name in rows:
-        move(name, row, range(len(batch)))
-    for name in columns:
-        move(name, column, range(len(batch)))
-    for name in now[row]:
-        move(name, row, [column])
+    for source, targets in ((row, range(row)), (column, range(row)), (row, [column])):
+        for name in now[source]:
+            for target in targets:
+                if sizes[target] % _devices(sharding, (*now[target], name)) == 0:
+                    now[source] = tuple(each for each in now[source] if each != name)
+                    now[target] = (*now[target], name)
+                    stages.append(tuple(now))
+                    break
     now[row] = ()
     return [*stages, tuple(now)]
 
@@ -178,33 +152,8 @@ def _stages(x: jax.Array, axes: MatrixAxes, sharding: NamedSharding) -> list[tup
 def _in_turn(
     function: Function, x: jax.Array, batch: Sequence[int], apart: Sequence[int]
 ) -> jax.Array:
-    """The function of x, in parts of several matrices, as many from each device along an axis.
-
-    Args:
-      function: keeps the shape of a part, which has all axes of x.
-      x: the matrices.
-      batch: the axes along which they are stacked.
-      apart: divisors of these axes' sizes, numbers of devices along them.
-    """
-    limit = _ENTRIES_ON_CPU if jax.default_backend() == "cpu" else _ENTRIES
-    return _part_by_part(function, _part(x, batch, apart, limit), x)
-
-
-def _part(x: jax.Array, batch: Sequence[int], apart: Sequence[int], limit: int) -> tuple[int, ...]:
-    """The shape of the largest part: a multiple of `apart`, within the limit for each device."""
-    shape = list(x.shape)
-    entries = x.size // math.prod(shape[axis] for axis in batch)
-    for axis, devices in reversed(list(zip(batch, apart, strict=True))):
-        turns = shape[axis] // devices
-        fitting = (k for k in range(2, turns + 1) if turns % k == 0 and k * entries <= limit)
-        several = max(fitting, default=1)
-        shape[axis] = devices * several
-        entries *= several
-    return tuple(shape)
-
-
-def _part_by_part(function: Function, part: tuple[int, ...], x: jax.Array) -> jax.Array:
-    """The function of x, in parts of this shape."""
+    """The function of x in parts of matrices; `apart` are the devices along each batch axis."""
+    part = _part(x, batch, apart)
     axes = [axis for axis, size in enumerate(x.shape) if part[axis] < size]
     if not axes:
         return function(x)
@@ -225,3 +174,17 @@ def _part_by_part(function: Function, part: tuple[int, ...], x: jax.Array) -> ja
 
     result = jax.lax.fori_loop(0, math.prod(counts), turn, jnp.reshape(x, split))
     return jnp.reshape(result, x.shape)
+
+
+def _part(x: jax.Array, batch: Sequence[int], apart: Sequence[int]) -> tuple[int, ...]:
+    """The shape of the largest part: a multiple of `apart`, within the limit for each device."""
+    limit = _ENTRIES_ON_CPU if jax.default_backend() == "cpu" else _ENTRIES
+    shape = list(x.shape)
+    entries = x.size // math.prod(shape[axis] for axis in batch)
+    for axis, devices in reversed(list(zip(batch, apart, strict=True))):
+        turns = shape[axis] // devices
+        fitting = (k for k in range(2, turns + 1) if turns % k == 0 and k * entries <= limit)
+        several = max(fitting, default=1)
+        shape[axis] = devices * several
+        entries *= several
+    return tuple(shape)

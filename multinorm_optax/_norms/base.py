@@ -1,14 +1,9 @@
 """Norms, dual norms and projections of the matrices in a weight: the interface.
 
 For a norm g, the projection P_g(x) = argmax { <x, z> : g(z) = 1 } is the linear minimisation oracle
-up to sign, and <x, P_g(x)> = g_*(x) is the dual norm (Scetbon et al., arXiv 2502.06742).
-It is not the Euclidean projection. All norms here are scaled alike: the projection of an m x n
-matrix has Frobenius norm sqrt(m n), that is, entries of root mean square 1, the condition under
-which alternating between them makes sense.
-
-Zero rows and columns do not belong to a matrix: m and n count the others. Otherwise the energies of
-row and column targets would disagree. Norms are hashable values; to define your own, subclass
-`Norm` (or `Projection`, for a map that belongs to no norm) and write its methods for one weight.
+up to sign, and <x, P_g(x)> = g_*(x) is the dual norm (Scetbon et al., arXiv 2502.06742). All norms
+are scaled so that the projection of an m x n matrix has Frobenius norm sqrt(m n); zero rows and
+columns do not count in m and n.
 """
 
 import abc
@@ -30,10 +25,8 @@ from multinorm_optax._norms.precision import (
     sqrt_or_zero,
 )
 
-Count: TypeAlias = int | jax.Array
-"""An integer, or an array with one number per matrix."""
-MatrixSize: TypeAlias = tuple[Count, Count]
-"""(m, n): the numbers of rows and of columns."""
+Count: TypeAlias = int | jax.Array  # an array has one number per matrix
+MatrixSize: TypeAlias = tuple[Count, Count]  # (m, n)
 Axes: TypeAlias = MatrixAxes | optax.contrib.MuonDimensionNumbers
 
 FLAX_KERNEL = MatrixAxes(output=-1, input=-2)
@@ -41,6 +34,9 @@ FLAX_KERNEL = MatrixAxes(output=-1, input=-2)
 
 class Projection(abc.ABC):
     """A stateless map of a matrix to one whose entries have unit root mean square.
+
+    To define your own, subclass this or `Norm`, and write the methods for one weight. Instances
+    should be hashable.
 
     Attributes:
       keeps_support: whether rows and columns that are zero stay zero and no others become zero.
@@ -53,10 +49,7 @@ class Projection(abc.ABC):
 
     @abc.abstractmethod
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        """Projects every matrix in a weight of dtype float32 or wider.
-
-        `size` is the result of the method of that name.
-        """
+        """Projects every matrix in a weight of float32 or wider; `size` is that of the method."""
 
     def group(self, axes: MatrixAxes) -> tuple[int, ...]:
         """The axes that span one group of entries, which are normalized together."""
@@ -73,10 +66,7 @@ class Projection(abc.ABC):
     def residual(
         self, x: jax.Array, projected: jax.Array, axes: MatrixAxes, size: MatrixSize
     ) -> jax.Array:
-        """The distance of x from its projection: per matrix, the largest over the groups.
-
-        For one group it is the root mean square of the difference. Matrix axes keep size one.
-        """
+        """The largest root mean square of x - P(x) over a group; matrix axes keep size one."""
         total = jnp.sum(abs_sq(projected - x), axis=self.group(axes), keepdims=True)
         count = jnp.maximum(1, self.group_size(size))
         return largest(sqrt_or_zero(total / count), axes.matrix)
@@ -92,8 +82,8 @@ class Norm(Projection):
 
     `norm` and `dual_norm` take a weight of any floating-point or complex dtype and return, in at
     least float32, one value per matrix (shape `batch`); calling the norm gives the projection.
-    `axes` names the rows and columns, by default those of a flax kernel (..., in, out). Zero rows
-    and columns do not count: g(P_g(W)) = 1 and <W, P_g(W)> = g_*(W) for every W but zero.
+    `axes` names the rows and columns, by default those of a flax kernel (..., in, out).
+    g(P_g(W)) = 1 and <W, P_g(W)> = g_*(W) for every W but zero.
     """
 
     keeps_support = True

@@ -1,6 +1,5 @@
 """Norms that rescale groups of entries: rows, columns, the whole matrix."""
 
-import abc
 import dataclasses
 
 import jax
@@ -22,15 +21,8 @@ class EuclideanNorm(Norm):
     """The largest root mean square of a group: of a row, of a column, or of the whole matrix.
 
     With N entries in a group, g(W) = max ||W_group||_2 / sqrt(N), P_g divides each group by its
-    root mean square, and g_*(W) = sqrt(N) * sum ||W_group||_2. Such a projection only rescales
-    groups, so that alternating several of them scales the matrix diagonally.
+    root mean square, and g_*(W) = sqrt(N) * sum ||W_group||_2.
     """
-
-    @abc.abstractmethod
-    def group(self, axes: MatrixAxes) -> tuple[int, ...]: ...
-
-    @abc.abstractmethod
-    def group_size(self, size: MatrixSize) -> Count: ...
 
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
         """Divides x by the root mean square of its group; a group of zeros stays zero."""
@@ -58,8 +50,7 @@ class EuclideanNorm(Norm):
 class RowNorm(EuclideanNorm):
     """g(W) = max_i ||W_i,:||_2 / sqrt(n): the largest root mean square of an output feature.
 
-    P_g(W) = sqrt(n) W_i,: / ||W_i,:||_2 and g_*(W) = sqrt(n) sum_i ||W_i,:||_2
-    (arXiv 2502.06742).
+    P_g(W) = sqrt(n) W_i,: / ||W_i,:||_2 and g_*(W) = sqrt(n) sum_i ||W_i,:||_2.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,11 +61,9 @@ class RowNorm(EuclideanNorm):
     """
 
     def group(self, axes: MatrixAxes) -> tuple[int, ...]:
-        """A row: all input features of one output feature."""
         return axes.input
 
     def group_size(self, size: MatrixSize) -> Count:
-        """n."""
         return size[1]
 
 
@@ -82,16 +71,13 @@ class RowNorm(EuclideanNorm):
 class ColumnNorm(EuclideanNorm):
     """g(W) = max_j ||W_:,j||_2 / sqrt(m): the largest root mean square of an input feature.
 
-    P_g(W) = sqrt(m) W_:,j / ||W_:,j||_2 and g_*(W) = sqrt(m) sum_j ||W_:,j||_2
-    (arXiv 2502.06742).
+    P_g(W) = sqrt(m) W_:,j / ||W_:,j||_2 and g_*(W) = sqrt(m) sum_j ||W_:,j||_2.
     """
 
     def group(self, axes: MatrixAxes) -> tuple[int, ...]:
-        """A column: all output features of one input feature."""
         return axes.output
 
     def group_size(self, size: MatrixSize) -> Count:
-        """m."""
         return size[0]
 
 
@@ -101,11 +87,3 @@ class FrobeniusNorm(EuclideanNorm):
 
     P_g(W) = sqrt(m n) W / ||W||_F and g_*(W) = sqrt(m n) ||W||_F.
     """
-
-    def group(self, axes: MatrixAxes) -> tuple[int, ...]:
-        """The whole matrix."""
-        return axes.matrix
-
-    def group_size(self, size: MatrixSize) -> Count:
-        """m n."""
-        return size[0] * size[1]

@@ -25,11 +25,9 @@ class MaxNorm(Norm):
         return jnp.where(jnp.isfinite(x), jnp.sign(x), x)
 
     def group(self, axes: MatrixAxes) -> tuple[int, ...]:
-        """One entry."""
         return ()
 
     def group_size(self, size: MatrixSize) -> int:
-        """1."""
         return 1
 
     def unit_norm(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:

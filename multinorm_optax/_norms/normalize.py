@@ -1,10 +1,4 @@
-"""Every projection as an `optax.GradientTransformation` without state.
-
-`normalize` turns every gradient of a tree into its projection P_g, of root mean square 1 (Scetbon
-et al., arXiv 2502.06742); `normalize_rows`, `normalize_columns` and `normalize_spectral` name the
-norm. They normalize the matrices of a tree and nothing else: a leaf that is not a matrix, or whose
-rows and columns are unknown, is an error that names its path.
-"""
+"""Every projection as an `optax.GradientTransformation` without state."""
 
 from typing import Any
 
@@ -45,7 +39,7 @@ class Normalization(optax.GradientTransformation):
 
 
 def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTransformation:
-    """Replaces every gradient G by P(G), for any norm or projection.
+    """Replaces every gradient G by P(G), for any norm or projection (arXiv 2502.06742).
 
     Args:
       projection: a `Norm` or `Projection`, of this package or your own.
@@ -58,8 +52,8 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
       NaN and infinity are passed on.
 
     Raises:
-      ValueError: in `init` and `update`, for a leaf that is not a matrix or that no rule covers.
-      TypeError: in `init` and `update`, for a leaf of integers.
+      ValueError: for a leaf that is not a matrix or that no rule covers.
+      TypeError: for a leaf of integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,27 +64,18 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
       >>> updates["kernel"].tolist()
       [[1.0, 0.0], [1.0, 0.0]]
     """
-
     if axes is None and projection.entrywise:
         axes = WHOLE_LEAF_RULES
     return Normalization(projection, axes)
 
 
 def normalize_rows(axes: AxesLike = None) -> optax.GradientTransformation:
-    """Replaces each row (output feature) by sqrt(n) W_i,: / ||W_i,:||_2; see `normalize`.
-
-    Args:
-      axes: see `resolve_axes`.
-    """
+    """Replaces each row (output feature) by sqrt(n) W_i,: / ||W_i,:||_2; see `normalize`."""
     return normalize(RowNorm(), axes)
 
 
 def normalize_columns(axes: AxesLike = None) -> optax.GradientTransformation:
-    """Replaces each column (input feature) by sqrt(m) W_:,j / ||W_:,j||_2; see `normalize`.
-
-    Args:
-      axes: see `resolve_axes`.
-    """
+    """Replaces each column (input feature) by sqrt(m) W_:,j / ||W_:,j||_2; see `normalize`."""
     return normalize(ColumnNorm(), axes)
 
 

@@ -2,8 +2,7 @@
 
 Each function here returns an *orthogonalizer*: a function of a stack of matrices (..., m, n) with
 m <= n and Frobenius norm at most one that returns (an approximation of) their polar factors, with
-zero singular values left at zero. `SpectralNorm` does the rest: scale and layout. The guide has a
-table of what `precision` and `dtype` do to small singular values.
+zero singular values left at zero. `SpectralNorm` does the rest: scale and layout.
 """
 
 import functools
@@ -18,11 +17,8 @@ Quintic = tuple[float, float, float]
 Precision = jax.lax.PrecisionLike
 DType = jax.typing.DTypeLike | None
 
-_CUSHION = 0.024
-"""Smallest relative lower bound a step is optimised for, so that none crushes large values."""
-
-_MARGIN = 1.01
-"""Room that steep steps leave above the largest singular value: rounding must not push it out."""
+_CUSHION = 0.024  # the smallest relative lower bound that a step is optimised for
+_MARGIN = 1.01  # room above the largest singular value: rounding must not push it out
 
 
 def _product(x: jax.Array, y: jax.Array, precision: Precision) -> jax.Array:
@@ -82,7 +78,7 @@ def odd_polynomial(
 def _optimal_quintic(lower: float, upper: float) -> Quintic:
     """The odd quintic closest to 1 in the maximum norm on [lower, upper], by Remez exchange."""
     if upper - lower < 1e-6 * upper:
-        # The limit for a point: the Taylor polynomial of the sign function there.
+        # The Taylor polynomial of the sign function.
         return 15 / 8 / upper, -10 / 8 / upper**3, 3 / 8 / upper**5
     inner = np.array([0.75 * lower + 0.25 * upper, 0.25 * lower + 0.75 * upper])
     a = b = c = 0.0
@@ -100,9 +96,8 @@ def _optimal_quintic(lower: float, upper: float) -> Quintic:
 def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
     """The schedule of quintics for [lower_bound, 1], each the best for the range that is left.
 
-    Choosing them one by one is optimal for the whole composition (arXiv 2505.16932). While the
-    range is wide, a step is made for a slightly narrower one, so that in finite precision it does
-    not crush large singular values.
+    Choosing them one by one is optimal for the whole composition (arXiv 2505.16932). `_CUSHION`
+    narrows a wide range, so that in finite precision a step does not crush large singular values.
     """
     if steps < 1 or not 0 < lower_bound <= 1:
         raise ValueError(f"need steps >= 1 and 0 < lower_bound <= 1, got {steps}, {lower_bound}")
@@ -125,21 +120,13 @@ def polar_express(
     precision: Precision = "highest",
     dtype: DType = None,
 ) -> Orthogonalizer:
-    """Polar Express: the optimal schedule of quintics.
+    """Polar Express: the composition of quintics that is optimal from `lower_bound` up to 1.
 
-    It is the composition of quintics that is optimal for singular values of at least `lower_bound`
-    (Amsel, Persson, Musco, Gower, arXiv 2505.16932). The defaults orthogonalize to rounding
-    whatever is larger than 1e-5 of the Frobenius norm. `polar_express(5, 1e-3)` costs as much as
-    Muon's iteration, and leaves small directions behind.
-
-    Steep steps see their input divided by 1.01, as in the paper's implementation: outside the range
-    that it was made for, a steep quintic amplifies.
-
-    Args:
-      steps: number of quintics.
-      lower_bound: the smallest singular value, relative to the Frobenius norm, that is to reach 1.
-      precision: of the matrix products, see `odd_polynomial`.
-      dtype: of the iteration, see `odd_polynomial`.
+    `lower_bound` is the least singular value, relative to the Frobenius norm, that is to reach 1.
+    The defaults orthogonalize to rounding; `polar_express(5, 1e-3)` costs as much as Muon's
+    iteration, and leaves small directions behind. Steep steps see their input divided by 1.01, as
+    in the paper's implementation: outside its range a steep quintic amplifies (Amsel, Persson,
+    Musco, Gower, arXiv 2505.16932). For `precision` and `dtype` see `odd_polynomial`.
     """
     schedule = [
         (a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5) if a > 2 else (a, b, c)
@@ -181,15 +168,9 @@ def swan_whitening(
     Y <- beta Y (3 I - Z Y), Z <- beta (3 I - Z Y) Z; the result is Z G.
 
     With the textbook beta = 0.5 it converges to the polar factor. With the beta = 0.8 of Ma et al.,
-    arXiv 2412.13148, Section 4, it lifts small singular values fast and never converges: after ten
-    steps those above 1e-2 of the Frobenius norm lie anywhere in [0.56, 1.60]. It diverges in TF32
-    and in bfloat16, where the odd polynomials do not.
-
-    Args:
-      steps: k of the paper, at least one.
-      beta: step size of the iteration.
-      precision: of the matrix products, see `odd_polynomial`.
-      dtype: of the iteration, see `odd_polynomial`.
+    arXiv 2412.13148, Section 4, it never converges: after ten steps singular values above 1e-2 of
+    the Frobenius norm lie in [0.56, 1.60]. It diverges in TF32 and in bfloat16. For `precision` and
+    `dtype` see `odd_polynomial`.
     """
     if steps < 1:
         raise ValueError(f"need steps >= 1, got {steps}")
@@ -217,12 +198,9 @@ def swan_whitening(
 def exact_svd(precision: Precision = "highest", dtype: DType = None) -> Orthogonalizer:
     """U V^T from a singular value decomposition; singular values at rounding level count as zero.
 
-    The level is max(m, n) times the machine epsilon times the largest singular value. Rows and
-    columns of zeros stay exactly that. A matrix with an entry that is not finite becomes NaN.
-
-    Args:
-      precision: of the product of U and V^T.
-      dtype: of the decomposition, not a half precision; by default at least float32.
+    The level is max(m, n) times the machine epsilon times the largest singular value. A matrix with
+    an infinity or a NaN becomes NaN. `precision` is that of the product of U and V^T. `dtype`
+    is that of the decomposition: by default at least float32, and never a half precision.
     """
 
     def orthogonalize(x: jax.Array) -> jax.Array:

@@ -1,9 +1,4 @@
-"""Floating-point care: one upcast, exact power-of-two scaling, no epsilon.
-
-Squares of a gradient under- or overflow float32 long before the gradient does. Scaling by a power
-of two near the largest magnitude first is exact, so that results are bitwise invariant to the
-gradient's scale and no epsilon is needed in any denominator.
-"""
+"""Floating-point care: one upcast, exact power-of-two scaling, no epsilon."""
 
 from collections.abc import Sequence
 
@@ -22,10 +17,7 @@ def abs_sq(x: jax.Array) -> jax.Array:
 
 
 def peak(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """max |x| over the axes (kept with size one); 0 for an empty array.
-
-    Fit for choosing a scale only: XLA's maximum on CPU may pass over a NaN.
-    """
+    """max |x| over the axes, kept; 0 for an empty array. XLA on CPU may pass over a NaN."""
     return jnp.max(jnp.abs(x), axis=tuple(axes), keepdims=True, initial=0)
 
 
@@ -36,10 +28,7 @@ def largest(x: jax.Array, axes: Sequence[int]) -> jax.Array:
 
 
 def any_nonzero(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """Whether an entry along the axes (kept with size one) is not zero; a NaN need not count.
-
-    From the extremes: XLA on CPU would write the mask `x != 0` to memory.
-    """
+    """Whether an entry along the axes (kept) is not zero, by the extremes; a NaN need not count."""
     if jnp.iscomplexobj(x):
         return peak(x, axes) > 0
     high = jnp.max(x, axis=tuple(axes), keepdims=True, initial=0)

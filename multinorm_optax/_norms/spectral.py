@@ -18,10 +18,7 @@ class SpectralNorm(Norm):
 
     g_*(W) = sqrt(max(m, n)) times the nuclear norm. Norm and dual norm come from a singular value
     decomposition, and are NaN where an entry is not finite; the projection comes from
-    `orthogonalizer`. Where a singular value is zero, so is that of the projection.
-
-    Attributes:
-      orthogonalizer: how U V^T is computed, `polar_express()` by default.
+    `orthogonalizer`, by default `polar_express()`, and keeps zero singular values.
     """
 
     orthogonalizer: Orthogonalizer = dataclasses.field(default_factory=polar_express)

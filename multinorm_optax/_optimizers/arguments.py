@@ -22,8 +22,6 @@ _TEXTS = {
     f" `resolve_axes`.{_IF_FUNCTION}",
     "b1": "decay of the first moment.",
     "b2": "decay of the second moment.",
-    "blocks": "which entries share a second moment, see `flax_blocks`, `Blocks` and `FusedBlocks`."
-    f" Required, because no shape tells the heads of an attention.{_IF_FUNCTION}",
     "centered": "whether each row's mean is subtracted, as in the first of the two papers; a Python"
     " boolean.",
     "eps": "added to the root of the second moment.",
@@ -98,5 +96,4 @@ def check_static(**arguments: Any) -> None:
 
 
 def is_integer(number: Any) -> bool:
-    """Whether this is an integer, and not a boolean."""
     return isinstance(number, int) and not isinstance(number, bool)

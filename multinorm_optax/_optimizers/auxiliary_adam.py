@@ -1,4 +1,4 @@
-"""The papers' recipe: a direction for the matrices, and an auxiliary Adam for everything else."""
+"""The papers' recipe: a direction for the matrices, and AdamW for everything else."""
 
 import dataclasses
 import math
@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
 from multinorm_optax._optimizers.arguments import Mask, check_numbers, check_static, documented
 
@@ -24,11 +23,10 @@ class AdamGroup:
       b2: decay of the second moment.
       eps: added to the root of the second moment.
       weight_decay: decoupled weight decay of this group, a number or a schedule.
-      clip_norm: clips the global norm of this group's gradients; None does not. The matrices'
-        directions do not depend on the scale of their gradients.
+      clip_norm: clips the global norm of this group's gradients; None does not.
       moment_dtype: dtype in which both moments are kept, such as `jnp.bfloat16`; None for at least
-        float32. Arithmetic is in at least float32 either way. A second moment in bfloat16 never
-        falls: b2 = 0.999 takes off 0.1 % a step, which rounding puts back.
+        float32, which the arithmetic has either way. A second moment in bfloat16 never falls:
+        b2 = 0.999 takes off 0.1 % a step, which rounding puts back.
     """
 
     learning_rate: optax.ScalarOrSchedule | None = None
@@ -61,9 +59,8 @@ def auxiliary_adam(
 
     Matrices: W <- W - alpha * learning_rate * (T(M) + weight_decay * W), where M is the gradient G,
     or with `momentum` the sum M <- momentum * M + G (with `nesterov`: G + momentum * M). All of
-    this is computed in at least float32, and updates are rounded once, to the gradients' dtype.
-    The papers project the linear weights of attention and MLP (Scetbon et al., arXiv 2502.06742;
-    Ma et al., arXiv 2412.13148, Section 6).
+    this is computed in at least float32, and updates are rounded once, to the gradients' dtype
+    (Scetbon et al., arXiv 2502.06742; Ma et al., arXiv 2412.13148, Section 6).
 
     Args:
       direction: the function from axes to T, such as `scale_by_swan` or
@@ -113,7 +110,7 @@ def auxiliary_adam(
         found = resolve_axes(axes, tree)
         names = [OTHER if each is None else MATRIX for _, each in found]
         labels = jax.tree.unflatten(jax.tree.structure(tree), names)
-        of_matrices: dict[str, MatrixAxes] = {path: each for path, each in found if each}
+        of_matrices = {path: each for path, each in found if each}
         matrices = optax.chain(
             optax.identity() if momentum is None else optax.trace(momentum, nesterov),
             direction(of_matrices),

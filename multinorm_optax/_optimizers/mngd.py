@@ -32,10 +32,9 @@ def mngd(
 ) -> optax.GradientTransformationExtraArgs:
     """Multi-normalized gradient descent for any list of norms.
 
-    W <- W - alpha * learning_rate * MultiNorm(G, L), and Adam for every other parameter: the
-    `auxiliary_adam` of `multi_normalize` (Scetbon et al., arXiv 2502.06742, algorithm MNGD).
-    `(RowNorm(), ColumnNorm())` makes it SinkGD, `(MaxNorm(),)` sign descent, `(SpectralNorm(),)`
-    spectral descent (Muon without momentum).
+    W <- W - alpha * learning_rate * MultiNorm(G, L), the `auxiliary_adam` of `multi_normalize`
+    (Scetbon et al., arXiv 2502.06742, algorithm MNGD). `(RowNorm(), ColumnNorm())` makes it SinkGD,
+    `(MaxNorm(),)` sign descent, `(SpectralNorm(),)` Muon without momentum.
 
     Args:
       norms: norms or projections, in order.

@@ -13,27 +13,21 @@ from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 
 @documented
 def scale_by_sinkhorn(
-    axes: AxesLike = None,
-    num_iters: NumIters = 5,
-    tol: Tolerance = None,
+    axes: AxesLike = None, num_iters: NumIters = 5, tol: Tolerance = None
 ) -> optax.GradientTransformation:
     """Replace every gradient by SR-Sinkhorn(G, L): rows and columns of root mean square 1.
 
         X <- G;  L times:  X <- sqrt(n) Q^-1 X,  Q = diag ||X_i,:||_2   (rows)
                            X <- sqrt(m) X R^-1,  R = diag ||X_:,j||_2   (columns)
 
-    (Scetbon et al., arXiv 2502.06742, Algorithm 3), `multi_normalize` of rows and columns. X*X
-    follows the Sinkhorn-Knopp iteration on G*G. In the end the columns are exact, the rows
-    approximate, and the Frobenius norm is sqrt(m n). A sweep multiplies the row error by about
-    sigma^2, where sigma is the second singular value of X*X over its first: 0.07 for a 64 x 160
-    Gaussian matrix, and 1, in the limit, for a matrix without total support such as a triangular
-    one.
+    (Scetbon et al., arXiv 2502.06742, Algorithm 3). State, dtypes and errors are those of
+    `multi_normalize`. In the end the columns are exact, the rows approximate, and the Frobenius
+    norm is sqrt(m n). A sweep multiplies the row error by about sigma^2, where sigma is the second
+    singular value of X*X over its first: 0.07 for a 64 x 160 Gaussian matrix, and 1, in the limit,
+    for a matrix without total support such as a triangular one.
 
     Args:
       ...
-
-    Returns:
-      A transformation with `optax.EmptyState`; dtypes and errors as for `multi_normalize`.
 
     Example:
       >>> import jax, jax.numpy as jnp

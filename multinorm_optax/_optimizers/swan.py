@@ -23,13 +23,9 @@ from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 
 @dataclasses.dataclass(frozen=True)
 class CenteredRows(Projection):
-    """SWAN's GradNorm: each row minus its mean, over its population standard deviation.
-
-    A row whose entries are all equal, up to rounding, becomes zero.
-    """
+    """SWAN's GradNorm: rows of zero mean and unit variance, or zero if constant up to rounding."""
 
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        """Rows of zero mean and unit root mean square."""
         x = x * inverse_power_of_two(peak(x, axes.input))
         count = max(1, math.prod(x.shape[axis] for axis in axes.input))
         centered = x - jnp.sum(x, axis=axes.input, keepdims=True) / count
@@ -38,19 +34,15 @@ class CenteredRows(Projection):
         return RowNorm().project(jnp.where(constant, 0, centered), axes, size)
 
     def group(self, axes: MatrixAxes) -> tuple[int, ...]:
-        """A row."""
         return axes.input
 
     def group_size(self, size: MatrixSize) -> Any:
-        """n."""
         return size[1]
 
 
 @documented
 def scale_by_swan(
-    axes: AxesLike = None,
-    centered: bool = False,
-    orthogonalizer: Orthogonalizer | None = None,
+    axes: AxesLike = None, centered: bool = False, orthogonalizer: Orthogonalizer | None = None
 ) -> optax.GradientTransformation:
     """Replace every gradient by SWAN's direction, of root mean square 1.
 
@@ -60,17 +52,13 @@ def scale_by_swan(
     al., arXiv 2412.13148, Section 4). Uncentered, this is one sweep of multi-normalization with a
     row and a spectral norm (arXiv 2502.06742); with an exact whitening the result is a fixed point.
 
-    The matrices of a stack are whitened in turn. On a mesh with Explicit axes, devices exchange
-    weights to share a stack in whole matrices or in columns, and gather them only where neither
-    divides evenly. With Auto axes, which a transformation cannot see, XLA may send many times as
-    much: use `jax.sharding.explicit_axes(tx.update, in_sharding=...)` with the shardings of
-    gradients, state and weights.
+    State, dtypes and errors are those of `multi_normalize`. On a mesh with Auto axes, which a
+    transformation cannot see, XLA may send many times as much as with Explicit axes: use
+    `jax.sharding.explicit_axes(tx.update, in_sharding=...)` with the shardings of gradients, state
+    and weights.
 
     Args:
       ...
-
-    Returns:
-      A transformation with `optax.EmptyState`; dtypes and errors as for `multi_normalize`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -84,7 +72,6 @@ def scale_by_swan(
     check_static(centered=centered)
 
     def oriented(tree: Any) -> dict[str, MatrixAxes | None]:
-        """The axes of every leaf by its path, with m <= n."""
         found = zip(resolve_axes(axes, tree), jax.tree.leaves(tree), strict=True)
         return {path: each and each.oriented(shape_of(leaf)) for (path, each), leaf in found}
 

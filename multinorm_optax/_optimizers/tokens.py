@@ -1,4 +1,4 @@
-"""Embeddings and output heads without state: a Sinkhorn alternation that ends on the tokens."""
+"""Embeddings and output heads without state: a Sinkhorn alternation of tokens and features."""
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +42,10 @@ def scale_by_token_sinkhorn(
     A row belongs to one token. For an embedding table (tokens, width), which is looked up and not
     multiplied, use `MatrixAxes(output=0, input=1)`; a head's flax kernel (width, tokens) has its
     tokens as output features anyway. Rows with ||G_i,:||_2 <= tau * mean over k of ||G_k,:||_2
-    become zero, because a normalization would blow up their noise to the size of all others. Every
-    other row ends with root mean square 1 exactly, columns approximately. Five sweeps are the
-    eleven half-steps of DeepSeek-AI, arXiv 2609.19969, Section 2.5, which apply to Nesterov
-    momentum, with 0.18 times the learning rate of the other weights.
-
-    No row of a matrix with a NaN or an infinity is removed, so that these reach the update.
+    become zero, because a normalization would blow up their noise, unless the matrix has a NaN or
+    an infinity. Every other row ends with root mean square 1 exactly, columns approximately. Five
+    sweeps are the eleven half-steps of DeepSeek-AI, arXiv 2609.19969, Section 2.5, which apply to
+    Nesterov momentum, with 0.18 times the learning rate of the other weights.
 
     Args:
       axes: which axes of each leaf are tokens (output) and width (input), see `resolve_axes`.
@@ -55,11 +53,7 @@ def scale_by_token_sinkhorn(
       ...
 
     Returns:
-      A transformation without state. Norms are computed in at least float32; updates keep their
-      dtype.
-
-    Raises:
-      ValueError: for a leaf that is not a matrix or that no rule covers.
+      A transformation without state; dtypes and errors as for `normalize`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -73,7 +67,5 @@ def scale_by_token_sinkhorn(
     """
     rows, columns = normalize_rows(axes), normalize_columns(axes)
     return optax.chain(
-        zero_small_rows(axes, threshold),
-        rows,
-        multi_normalize(columns, rows, num_iters=num_iters),
+        zero_small_rows(axes, threshold), rows, multi_normalize(columns, rows, num_iters=num_iters)
     )

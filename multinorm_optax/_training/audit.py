@@ -36,31 +36,25 @@ class Audit:
 
     @property
     def parameters(self) -> int:
-        """The number of weights."""
         return sum(math.prod(row.shape) for row in self.rows)
 
     @property
     def parameter_bytes(self) -> int:
-        """The size of all parameters."""
         return sum(row.parameter_bytes for row in self.rows)
 
     @property
     def state_bytes(self) -> int:
-        """The size of the whole optimizer state."""
         return self.shared_state_bytes + sum(row.state_bytes for row in self.rows)
 
     def state_bytes_of(self, group: str) -> int:
-        """The size of the optimizer state of one group's parameters."""
         return sum(row.state_bytes for row in self.rows if row.group == group)
 
     def summary(self) -> str:
         """One line: parameters, and optimizer state by group."""
-        groups = ", ".join(
-            f"{each} {_bytes(self.state_bytes_of(each))}" for each in (MATRIX, OTHER)
-        )
+        matrix, other = (_bytes(self.state_bytes_of(group)) for group in (MATRIX, OTHER))
         return (
-            f"{self.parameters:,} parameters: {_bytes(self.parameter_bytes)};"
-            f" optimizer state: {_bytes(self.state_bytes)} ({groups}),"
+            f"{self.parameters:,} parameters: {_bytes(self.parameter_bytes)}; optimizer state:"
+            f" {_bytes(self.state_bytes)} ({MATRIX} {matrix}, {OTHER} {other}),"
             f" {self.state_bytes / max(1, self.parameter_bytes):.2f} of the parameters"
         )
 
@@ -98,10 +92,7 @@ def audit(
       `matrices`, `group`, `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`,
       `state_bytes`, `state_bytes_of(group)`, `shared_state_bytes` and `summary()`. A parameter owns
       the state whose path ends in its path, or in its path and a number; all other state, such as
-      step counts, is shared.
-
-    Raises:
-      ValueError: for leaves that no rule covers, naming all of them.
+      step counts, is shared. Errors are those of `resolve_axes`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,8 +1,7 @@
 """Loops over stacked layers: one forward, one backward that rewrites the layers in place.
 
-Every leaf of a stack has a leading axis with one entry per layer. The CPU compiler of jax before
-0.11 computes with float32 in place of 16-bit floats, and would convert the whole stack to read or
-write one layer of it. There the loops carry 16-bit floats as integers ("encoded").
+The CPU compiler of jax before 0.11 computes with float32 in place of 16-bit floats, and would
+convert the whole stack for one layer of it. There the loops carry integers ("encoded").
 """
 
 from collections.abc import Callable
@@ -29,8 +28,8 @@ def backward(
 ) -> tuple[Any, Any]:
     """Run layer, cotangent <- rewrite(layer, x, cotangent) over all layers, the last one first.
 
-    `rewrite` keeps the layer's shapes and dtypes; `inputs_and_output` has the encoded inputs of all
-    layers and the last output. Returns the new stack, and the cotangent of the first input.
+    Takes the encoded inputs of all layers and the last output; returns the new stack, and the
+    cotangent of the first input.
     """
     # Each layer is read from the stack that the layer above has just been written into: XLA might
     # read an older stack after the write, and would copy it.

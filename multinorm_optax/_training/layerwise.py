@@ -12,8 +12,7 @@ from multinorm_optax._matrices.axes import describe
 from multinorm_optax._matrices.paths import named_leaves
 from multinorm_optax._training.layer_stack import backward, forward
 
-Part = dict[str, Any]
-"""Parameters by top-level name."""
+Part = dict[str, Any]  # parameters by top-level name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +60,7 @@ class LayerwiseState(NamedTuple):
     head: optax.OptState
 
 
-StepResult: TypeAlias = tuple[Any, LayerwiseState, jax.Array]
-"""The new parameters, the new state, and the loss."""
+StepResult: TypeAlias = tuple[Any, LayerwiseState, jax.Array]  # parameters, state, loss
 
 
 class LayerwiseTraining(NamedTuple):
@@ -80,10 +78,9 @@ def layerwise_training(
     """Train without ever holding the gradient of the whole model.
 
     A step computes c = dloss/dx_L and updates the head. Then, for l = L - 1, ..., 0, it takes
-    (G_l, c) = the vector-Jacobian product of block at (W_l, x_l) with c, and W_l <- W_l + T_l(G_l),
-    because the layers below need no new weights. The embedding comes last. Beside weights and
-    state, a step holds the inputs of all layers, and weights, gradient and update of one layer. Its
-    arithmetic is that of rematerialized layers.
+    (G_l, c) = the vector-Jacobian product of block at (W_l, x_l) with c, and W_l <- W_l + T_l(G_l).
+    The embedding comes last. Beside weights and state, a step holds the inputs of all layers, and
+    weights, gradient and update of one layer.
 
     T is initialised and applied to L + 2 pieces separately: each layer (without the axis L), the
     parameters of `embed`, and those that `head` alone gets. Each is a dictionary with the model's
@@ -91,14 +88,10 @@ def layerwise_training(
     counted from the end. The new weights are those of the ordinary step up to rounding, unless the
     optimizer combines numbers beyond a piece:
 
-    - A quantity of a whole leaf (`optax.clip_by_block_rms`) is taken over one layer's leaf, as in a
-      model whose layers are not stacked.
-    - A quantity of all gradients is taken over one piece: `optax.clip_by_global_norm` clips each
-      layer by its own norm, `optax.apply_if_finite` skips single layers.
+    - A quantity of a whole leaf or of all gradients is taken over one piece:
+      `optax.clip_by_global_norm` clips each layer by its own norm.
     - Random numbers repeat in every layer, unless you change the keys (L, ...) in `state.stack`.
-
-    Microbatches need `optax.MultiSteps`, a state of the weights' size: their gradients have to be
-    added before they are normalized.
+    - Microbatches need `optax.MultiSteps`, a state of the weights' size.
 
     Args:
       model: the functions and the names of their parameters.
@@ -107,8 +100,7 @@ def layerwise_training(
 
     Returns:
       init: params -> state, and step: (params, state, batch) -> (params, state, loss). Dtypes do
-      not change. `jax.jit(training.step, donate_argnums=(0, 1))` updates weights and state in
-      place.
+      not change. `jax.jit(training.step, donate_argnums=(0, 1))` updates in place.
 
     Raises:
       ValueError: (when `init` or `step` is traced) for other parameters than the model's; for a
@@ -153,45 +145,36 @@ def layerwise_training(
                 f"the state does not fit these parameters and this optimizer: {difference}; pass"
                 " the state of the same layerwise_training, not optimizer.init(params)"
             )
-        return _step(model, optimizer, rest, params, state, batch)
+        embed, stack, head = _split(model, params)
+        tied = {name: embed[name] for name in model.head_names if name in embed}
+
+        def block(layer: Part, x: Any) -> Any:
+            return model.block(layer[model.stack], x)
+
+        def rewrite(layer: Any, x: Any, cotangent: Any) -> tuple[Any, Any]:
+            weights, of_layer = layer
+            gradient, of_x = _vjp(block, weights, x)[1](cotangent)
+            return _update(optimizer, gradient, of_layer, weights), _floats(of_x)
+
+        x, pull_embed = _vjp(lambda embed: model.embed(embed, batch), embed)
+        x, inputs = forward(block, stack, x)
+        loss, (gradient, of_x) = jax.value_and_grad(model.head, argnums=(0, 1), allow_int=True)(
+            head | tied, x, batch
+        )
+        of_tied = {name: gradient.pop(name) for name in tied}
+        # Without the barrier XLA may keep the head's gradient until after the loop.
+        (head, of_head), cotangent = jax.lax.optimization_barrier(
+            (_update(rest, gradient, state.head, head), _floats(of_x))
+        )
+        layers = stack, state.stack
+        (stack, of_stack), cotangent = backward(rewrite, layers, (inputs, x), cotangent)
+        (gradient,) = pull_embed(cotangent)
+        gradient |= {name: gradient[name] + value for name, value in of_tied.items()}
+        embed, of_embed = _update(rest, gradient, state.embed, embed)
+        state = LayerwiseState(of_embed, of_stack, of_head)
+        return _like(params, embed | stack | head), state, loss
 
     return LayerwiseTraining(init, step)
-
-
-def _step(
-    model: LayerwiseModel,
-    optimizer: optax.GradientTransformation,
-    rest: optax.GradientTransformation,
-    params: Any,
-    state: LayerwiseState,
-    batch: Any,
-) -> StepResult:
-    embed, stack, head = _split(model, params)
-    tied = {name: embed[name] for name in model.head_names if name in embed}
-
-    def block(layer: Part, x: Any) -> Any:
-        return model.block(layer[model.stack], x)
-
-    def rewrite(layer: Any, x: Any, cotangent: Any) -> tuple[Any, Any]:
-        weights, state = layer
-        gradient, of_x = _vjp(block, weights, x)[1](cotangent)
-        return _update(optimizer, gradient, state, weights), _floats(of_x)
-
-    x, pull_embed = _vjp(lambda embed: model.embed(embed, batch), embed)
-    x, inputs = forward(block, stack, x)
-    loss, (gradient, of_x) = jax.value_and_grad(model.head, argnums=(0, 1), allow_int=True)(
-        head | tied, x, batch
-    )
-    of_tied = {name: gradient.pop(name) for name in tied}
-    # Without the barrier XLA may keep the head's gradient until after the loop.
-    (head, of_head), cotangent = jax.lax.optimization_barrier(
-        (_update(rest, gradient, state.head, head), _floats(of_x))
-    )
-    (stack, of_stack), cotangent = backward(rewrite, (stack, state.stack), (inputs, x), cotangent)
-    (gradient,) = pull_embed(cotangent)
-    gradient |= {name: gradient[name] + value for name, value in of_tied.items()}
-    embed, of_embed = _update(rest, gradient, state.embed, embed)
-    return _like(params, embed | stack | head), LayerwiseState(of_embed, of_stack, of_head), loss
 
 
 def _vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:

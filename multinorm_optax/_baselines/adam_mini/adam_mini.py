@@ -1,7 +1,4 @@
-"""Adam-mini: a full first moment, and one second moment per block of a weight.
-
-Zhang et al., arXiv 2406.16793, Algorithm 1, as in version 1.1 of the authors' program.
-"""
+"""Adam-mini: a full first moment, and one second moment per block of a weight."""
 
 from typing import Any, NamedTuple
 
@@ -47,8 +44,8 @@ def scale_by_adam_mini(
 
     m <- b1 m + (1 - b1) g, and v_b <- b2 v_b + (1 - b2) mean |g_i|^2 over the entries i of block b.
     The update of such an entry is m / (1 - b1^t) / (sqrt(v_b / (1 - b2^t)) + eps) at step t = 1, 2,
-    ... (Zhang et al., arXiv 2406.16793, Algorithm 1). With blocks of one entry this is
-    `optax.scale_by_adam`; with one block per tensor, momentum with one step size per tensor.
+    ... (Zhang et al., arXiv 2406.16793, Algorithm 1, version 1.1 of their program). With blocks of
+    one entry this is `optax.scale_by_adam`.
 
     The computation and the second moment are in float32, or in float64 for float64 parameters: with
     b2 = 0.999 a second moment in bfloat16 would not move. Updates keep the gradients' dtype.
@@ -145,7 +142,7 @@ def adam_mini(
     """Adam-mini: AdamW with one second moment per block, which halves its state.
 
     W <- W - learning_rate * (D + weight_decay * W) with the direction D of `scale_by_adam_mini`.
-    Zhang et al., arXiv 2406.16793, version 1.1 of their program; the defaults are theirs.
+    The defaults are those of Zhang et al., arXiv 2406.16793.
 
     Args:
       blocks: which entries share a second moment, see `scale_by_adam_mini`; often `flax_blocks`.
@@ -156,10 +153,7 @@ def adam_mini(
       ...
 
     Returns:
-      An optimizer. Its state is that of `scale_by_adam_mini`, and a count for a schedule.
-
-    Raises:
-      TypeError, ValueError: as for `scale_by_adam_mini`.
+      An optimizer, with the errors and the state of `scale_by_adam_mini`, and a schedule's count.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -182,7 +176,7 @@ def _no_norms_or_biases(params: optax.Params) -> Any:
 
 
 def _resolve(blocks: BlocksLike, tree: Any) -> list[Blocks | FusedBlocks]:
-    """Returns the blocks of every leaf, and raises for integers."""
+    """Returns the blocks of every leaf; raises for integers."""
     for path, leaf in named_leaves(tree):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):

@@ -1,8 +1,4 @@
-"""Blocks: the sets of entries of a weight that share one second moment in Adam-mini.
-
-Zhang et al., arXiv 2406.16793, Section 2.3. A shape shows neither attention heads nor stacked
-layers, so rules by path choose the blocks.
-"""
+"""Blocks: the sets of entries of a weight that share one second moment in Adam-mini."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +13,7 @@ from multinorm_optax._optimizers.arguments import is_integer
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Blocks:
-    """The blocks of a weight: which of its entries share one second moment.
+    """The blocks of a weight: which of its entries share one second moment (arXiv 2406.16793).
 
     Along all other axes (layers, output neurons) each index has its own. Negative axes count from
     the end, so one description serves a weight with and without leading axes of layers or experts.
@@ -64,8 +60,7 @@ class Blocks:
         ndim, where = len(shape), f"{describe(path, shape)}: {self}"
         if not all(-ndim <= axis < ndim for axis in (*self.whole, *dict(self.groups))):
             raise ValueError(
-                f"{where} names an axis that the weight does not have; correct the rule for this"
-                " path"
+                f"{where} names an axis that the weight does not have; correct the rule"
             )
         whole = tuple(axis % ndim for axis in self.whole)
         groups = tuple((axis % ndim, length) for axis, length in self.groups)
@@ -78,8 +73,7 @@ class Blocks:
             if shape[axis] % length:
                 raise ValueError(
                     f"{where} makes groups of {length} along axis {axis}, whose length"
-                    f" {shape[axis]} is no multiple of it; correct the group length (of attention"
-                    " heads it is the width of one head)"
+                    f" {shape[axis]} is no multiple of it; correct it (to the width of one head)"
                 )
         return Blocks(whole, groups)
 
@@ -136,7 +130,7 @@ class FusedBlocks:
         if not -ndim <= self.axis < ndim:
             raise ValueError(
                 f"{describe(path, shape)}: {self} lies along an axis that the weight does not have;"
-                " correct the rule for this path"
+                " correct the rule"
             )
         if min(sizes, default=0) < 1 or sum(sizes) != shape[self.axis]:
             raise ValueError(
@@ -166,7 +160,6 @@ BlocksSpec: TypeAlias = PartSpec | FusedBlocks
 BlocksLike: TypeAlias = (
     BlocksSpec | Sequence[Rule] | optax.Params | Callable[[optax.Params], optax.Params]
 )
-"""What `scale_by_adam_mini` takes as `blocks`."""
 
 
 def _as_blocks(spec: PartSpec) -> Blocks:
@@ -198,9 +191,8 @@ _BLOCKS = SpecKind(
     resolve=_resolve,
     missing=lambda pattern: (
         "no rule says which entries share a second moment; add one to `blocks`, such as"
-        f" ({pattern!r}, Blocks(whole=-2)) for a kernel (..., in, out) with a block per output"
-        f" neuron, or ({pattern!r}, Blocks()) for full Adam, and end the rules with"
-        " *flax_blocks(head_dim) to keep the usual blocks for everything else"
+        f" ({pattern!r}, Blocks(whole=-2)) for a block per output of a flax kernel or ({pattern!r},"
+        " Blocks()) for full Adam, and end with *flax_blocks(head_dim) to keep the usual blocks"
     ),
 )
 

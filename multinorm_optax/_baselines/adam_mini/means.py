@@ -1,7 +1,6 @@
 """The mean square of each block of a gradient, and the way back from blocks to entries.
 
-Along axes that every block spans, the mean is taken over the gradient as it lies: devices that
-share it exchange sums of vectors. Only the result is split into parts and runs of entries.
+Axes that every block spans are reduced first, as the gradient lies: devices exchange vectors.
 """
 
 import itertools
@@ -19,8 +18,7 @@ from multinorm_optax._matrices.axes import Shape
 from multinorm_optax._matrices.stacks import left_to_xla
 from multinorm_optax._norms.precision import abs_sq, compute_dtype
 
-Moments: TypeAlias = jax.Array | tuple[jax.Array, ...]
-"""One number per block: an array for `Blocks`, an array per part for `FusedBlocks`."""
+Moments: TypeAlias = jax.Array | tuple[jax.Array, ...]  # one per part of `FusedBlocks`
 
 
 def mean_squares(
@@ -28,8 +26,8 @@ def mean_squares(
 ) -> tuple[Moments, Callable[[Moments], jax.Array]]:
     """Returns the mean of |g|^2 over each resolved block, and a function from blocks to entries.
 
-    Means are in at least float32. The function's result broadcasts to the weight. With Explicit
-    mesh axes the means are spread as the weight, as far as the numbers of devices divide theirs.
+    The function's result broadcasts to the weight. With Explicit mesh axes the means are spread as
+    the weight, as far as the numbers of devices divide theirs.
     """
     squares = _mean(abs_sq(g.astype(compute_dtype(g.dtype))), blocks.whole)
     if isinstance(blocks, Blocks) and not blocks.groups:

@@ -1,7 +1,4 @@
-"""The blocks of Adam-mini for flax's usual names.
-
-Zhang et al., arXiv 2406.16793, Algorithm 3, as in version 1.1 of the authors' program.
-"""
+"""The blocks of Adam-mini for flax's usual names."""
 
 import re
 from typing import Literal
@@ -23,13 +20,14 @@ _PARTS |= dict.fromkeys(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "ex
 def flax_blocks(
     head_dim: int | None, *, value: Literal["neuron", "whole"] = "neuron"
 ) -> tuple[Rule, ...]:
-    """Rules for the blocks of a flax model whose parameters have the usual names.
+    """Rules for the argument `blocks` of `adam_mini`, for a flax model with the usual names.
 
+    They follow Zhang et al., arXiv 2406.16793, Algorithm 3, and version 1.1 of their program.
     With `head_dim`, kernels of query, key and value (also `q_proj`, `q`, `wq` and the like) are
     (..., d, heads * head_dim), and all others (..., in, out). With None they are those of
     `DenseGeneral`, (..., d, heads, head_dim), and those of out (..., heads, head_dim, d). A shape
     does not tell which: a stack of the former looks like one of the latter. Leading axes are stacks
-    (layers, experts) and stay out of every mean. Query and key may differ in their number of heads.
+    (layers, experts) and stay out of every mean.
 
     | leaf | blocks |
     |---|---|
@@ -47,9 +45,6 @@ def flax_blocks(
       head_dim: the width of one attention head, or None if heads have an axis of their own.
       value: "neuron" for one block per output neuron of the value kernels, "whole" for one per
         kernel, which the authors advise for runs of less than ten to twenty thousand steps.
-
-    Returns:
-      Rules for the argument `blocks` of `adam_mini`.
 
     Raises:
       ValueError: for another `value`; when a leaf is looked up, for a fused kernel (`qkv`) and for
@@ -78,7 +73,14 @@ def flax_blocks(
             return Blocks(whole=-1) if shape else Blocks()
         if leaf != "kernel" or len(shape) < 2:
             return UNCOVERED
-        _check_not_fused(path, shape, name)
+        if _FUSED.intersection(words_of(name)):
+            raise ValueError(
+                f"{describe(path, shape)}: flax_blocks does not know the parts of a fused kernel;"
+                f" put a rule in front, such as ({re.escape(path)!r}, FusedBlocks(-1, [(heads *"
+                " head_dim, Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim,"
+                " Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2))"
+                "])) for a kernel (..., d, (heads + 2 kv_heads) * head_dim)"
+            )
         if is_norm_or_bias(path) or EMBEDDING_WORDS.intersection(words_of(name)):
             return UNCOVERED
         parts = (_PARTS.get(word) for segment in reversed(above) for word in words_of(segment))
@@ -107,15 +109,4 @@ def _check_layout(path: str, shape: Shape, head_dim: int | None) -> None:
             " head, or a kernel whose heads have an axis of their own; for the latter write"
             f" flax_blocks(None), for the former put a rule in front, ({re.escape(path)!r},"
             " Blocks(whole=(-2, -1))) for query and key or Blocks(whole=-2) for value"
-        )
-
-
-def _check_not_fused(path: str, shape: Shape, name: str) -> None:
-    if _FUSED.intersection(words_of(name)):
-        raise ValueError(
-            f"{describe(path, shape)}: flax_blocks does not know the parts of a fused kernel; put a"
-            f" rule in front, such as ({re.escape(path)!r}, FusedBlocks(-1, [(heads * head_dim,"
-            " Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2,"
-            " groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2))])) for a kernel"
-            " (..., d, (heads + 2 kv_heads) * head_dim)"
         )

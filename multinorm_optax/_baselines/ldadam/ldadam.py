@@ -1,8 +1,4 @@
-"""LDAdam: Adam in a subspace of few directions that moves every step.
-
-Robert, Safaryan, Modoranu, Alistarh, "LDAdam: Adaptive Optimization from Low-Dimensional Gradient
-Statistics", arXiv 2410.16103.
-"""
+"""LDAdam: Adam in a subspace of few directions that moves every step."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -26,7 +22,6 @@ from multinorm_optax._optimizers.arguments import (
 from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
 
 RankLike: TypeAlias = int | Sequence[tuple[str, int]] | optax.Params
-"""One rank for all matrices, or rules by path, or a tree of ranks."""
 
 
 class ScaleByLDAdamState(NamedTuple):
@@ -63,12 +58,11 @@ def scale_by_ldadam(
         M <- b1 N + (1 - b1) g;  V <- b2 V + (1 - b2) g^2;  P <- P'
         update = P (M / (1 - b1^(k+1))) / (sqrt(V / (1 - b2^(k+1))) + eps)
 
-    (Robert et al., arXiv 2410.16103, Algorithm 1; its defaults.) State and arithmetic are in
-    float32, or float64 for float64 weights; updates have the gradients' dtype.
+    (Robert, Safaryan, Modoranu, Alistarh, arXiv 2410.16103, Algorithm 1.) State and arithmetic are
+    in float32, or float64 for float64 weights; updates have the gradients' dtype.
 
-    If A has fewer than r directions, the other columns of the basis are arbitrary but orthonormal;
-    rounding errors of A along them are divided by their own size, as in Adam, if above `eps`. A
-    gradient of zeros gives an update of zeros. The basis does not depend on the scale of A; the
+    If A has fewer than r directions, the other columns of the basis are arbitrary but orthonormal.
+    A gradient of zeros gives an update of zeros. The basis does not depend on the scale of A; the
     moments do: below entries of 1e-19 the second moment underflows to zero and `eps` rules; above
     1e19 it is infinite, and stays so, and the update is zero; above 1e36 sums overflow to NaN. NaN
     and infinity in the gradient reach the update and the state.
@@ -76,7 +70,6 @@ def scale_by_ldadam(
     Args:
       axes: which axes of each leaf are rows and columns, see `resolve_axes`. Every leaf has to be a
         matrix or a stack of them.
-      error_feedback: whether E is kept; without it A = G. It is a Python boolean.
       ...
 
     Returns:
@@ -109,7 +102,13 @@ def scale_by_ldadam(
         kept = []
         leaves, ranks = jax.tree.leaves(params), resolve_specs(rank, params, _RANK)
         for leaf, sides, (path, r) in zip(leaves, sides_of(params), ranks, strict=True):
-            _check_rank(r, sides, path)
+            m, n = sides.axes.matrix_shape(sides.shape)
+            if not 1 <= r <= m:
+                raise ValueError(
+                    f"{describe(path, sides.shape)}: rank {r} of matrices {m} x {n} is not in 1,"
+                    f" ..., {m}; give `rank` a rule for this path, or train the weight otherwise,"
+                    " by a rule (pattern, None) in `axes`"
+                )
             kept.append(initial_part(leaf, sides, r, error_feedback))
         trees = _by_field(jax.tree.structure(params), kept)
         return ScaleByLDAdamState(jnp.zeros([], jnp.int32), *trees)
@@ -134,7 +133,7 @@ def scale_by_ldadam(
 
 
 def _by_field(structure: Any, parts: Sequence[LowRankPart]) -> list[optax.Updates]:
-    """Returns a tree for every field of the parts."""
+    """A tree for every field of the parts."""
     fields = range(len(LowRankPart._fields))
     return [structure.unflatten([part[field] for part in parts]) for field in fields]
 
@@ -154,16 +153,6 @@ _RANK = SpecKind(
 )
 
 
-def _check_rank(rank: int, sides: Sides, path: str) -> None:
-    m, n = sides.axes.matrix_shape(sides.shape)
-    if not 1 <= rank <= m:
-        raise ValueError(
-            f"{describe(path, sides.shape)}: rank {rank} of matrices {m} x {n} is not in 1, ...,"
-            f" {m}; give `rank` a rule for this path, or train the weight otherwise, by a rule"
-            " (pattern, None) in `axes`"
-        )
-
-
 @documented
 def ldadam(
     learning_rate: optax.ScalarOrSchedule = 1e-3,
@@ -181,17 +170,12 @@ def ldadam(
 ) -> optax.GradientTransformationExtraArgs:
     """LDAdam: low-rank Adam with error feedback on the matrices, AdamW on everything else.
 
-    W <- W - learning_rate * (T(G) + weight_decay * W), with T of `scale_by_ldadam` (Robert et al.,
-    arXiv 2410.16103). The defaults are the paper's.
+    W <- W - learning_rate * (T(G) + weight_decay * W), the `auxiliary_adam` of `scale_by_ldadam`
+    (Robert et al., arXiv 2410.16103). The defaults are the paper's.
 
     Args:
-      b1: decay of the first moment of the matrices.
-      b2: decay of the second moment of the matrices.
       adam: how every other parameter is trained, by default with the same decays.
       ...
-
-    Returns:
-      An optimizer, the `auxiliary_adam` of `scale_by_ldadam`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,7 +1,4 @@
-"""One step of LDAdam on one weight: Adam in a moving subspace.
-
-Robert, Safaryan, Modoranu, Alistarh, arXiv 2410.16103, Algorithm 1.
-"""
+"""One step of LDAdam on one weight: Adam in a moving subspace."""
 
 import functools
 from collections.abc import Callable
@@ -20,8 +17,7 @@ from multinorm_optax._baselines.ldadam.subspace import (
 from multinorm_optax._matrices.stacks import left_to_xla
 from multinorm_optax._norms.precision import abs_sq, compute_dtype
 
-Numbers: TypeAlias = tuple[jax.typing.ArrayLike, ...]
-"""b1, b2, rho and eps of `scale_by_ldadam`."""
+Numbers: TypeAlias = tuple[jax.typing.ArrayLike, ...]  # b1, b2, rho and eps
 
 
 class LowRankPart(NamedTuple):

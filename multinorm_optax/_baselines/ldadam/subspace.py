@@ -1,9 +1,7 @@
 """A subspace of a weight's smaller side, and how it follows the gradients from step to step.
 
-A weight is taken as matrices A of m x n with m <= n; the m rows of a square weight are the output
-features. An orthonormal basis P of m x r spans the subspace, and D = P^T A of r x n is the part of
-A in it (Robert, Safaryan, Modoranu, Alistarh, arXiv 2410.16103, Section 3). For complex weights ^T
-is the conjugate transpose.
+An orthonormal basis P of m x r spans it; D = P^T A is the part of A, m x n with m <= n, in it.
+For complex weights ^T is the conjugate transpose.
 """
 
 import functools
@@ -24,17 +22,13 @@ matmul = functools.partial(jnp.matmul, precision="highest")
 
 
 class Sides(NamedTuple):
-    """The matrices A of a weight, and their products with P, (batch..., m, r), and D, (..., r, n).
-
-    The axes are resolved and oriented: the rows (output) are the smaller side.
-    """
+    """The matrices A of a weight, of oriented axes, and their products with P and D, of rank r."""
 
     shape: Shape
     axes: MatrixAxes
 
     @property
     def batch(self) -> tuple[int, ...]:
-        """The axes along which matrices are stacked."""
         return self.axes.batch(len(self.shape))
 
     def factor_shapes(self, rank: int) -> tuple[Shape, Shape]:
@@ -56,10 +50,7 @@ class Sides(NamedTuple):
         return basis, low
 
     def product(self, kinds: str, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Returns P^T A ("PAD", x = conj(P)), A D^T ("ADP", y = conj(D)) or P D ("PDA").
-
-        The axes of the weight are not moved.
-        """
+        """Returns P^T A ("PAD", x = conj(P)), A D^T ("ADP", y = conj(D)) or P D ("PDA")."""
         new, rank = len(self.shape), x.shape[-1] if kinds[0] == "P" else y.shape[-2]
         rows, columns = (*self.batch, *self.axes.output, new), (*self.batch, new, *self.axes.input)
         labels = {"A": range(new), "P": rows, "D": columns}
@@ -71,17 +62,14 @@ class Sides(NamedTuple):
 
 
 def transpose(a: jax.Array) -> jax.Array:
-    """Returns the conjugate transpose of the last two axes."""
     return jnp.conj(jnp.swapaxes(a, -1, -2))
 
 
 def _scaled(a: jax.Array) -> jax.Array:
-    """Scales each matrix to about one by a power of two, which keeps its directions."""
     return a * inverse_power_of_two(peak(a, (-2, -1)))
 
 
 def _orthonormal(a: jax.Array) -> jax.Array:
-    """Returns the Q-factor of (..., m, r), orthonormal even if columns depend on others."""
     return jnp.linalg.qr(_scaled(a))[0]
 
 
@@ -115,9 +103,9 @@ def followed_directions(
 ) -> jax.Array:
     """Returns the Q-factor of B B^T P, one block power iteration, (batch..., m, r).
 
-    B = share * P mean + (1 - share) * A is never formed; `mean` is (batch..., r, n). A Q-factor
-    between the two products keeps the span, and keeps the condition number of B from being squared:
-    with sigma_1 / sigma_r = 1e4 in float32 the error of the basis is 3e-5 instead of 6e-2.
+    B = share * P mean + (1 - share) * A is never formed. A Q-factor between the two products keeps
+    the condition number of B from being squared: with sigma_1 / sigma_r = 1e4 in float32 the error
+    of the basis is 3e-5 instead of 6e-2.
     """
     projected = share * mean + (1 - share) * sides.product("PAD", jnp.conj(basis), a)
     right = _orthonormal(transpose(projected))
