@@ -236,3 +236,61 @@ def test_traced_numbers_of_sweeps(rng, tol):
     for sweeps in (1, 3):
         want = updated(mo.scale_by_sinkhorn(ROWS_FIRST, sweeps, tol), G)
         np.testing.assert_allclose(run(G, sweeps), want, atol=1e-6)
+
+
+class Scaled(mo.RowNorm):
+    """A plain subclass: its equality ignores the factor."""
+
+    def __init__(self, factor):
+        object.__setattr__(self, "factor", factor)
+
+    def project(self, x, axes, size):
+        return x * self.factor
+
+
+class TestNormsOfUsers:
+    @pytest.mark.parametrize("factor", [2.0, 3.0])
+    def test_are_told_apart(self, factor):
+        tx = mo.multi_normalize(mo.normalize(Scaled(factor), ROWS_FIRST), num_iters=1)
+        np.testing.assert_array_equal(tx.update(jnp.ones((2, 3)), ())[0], factor)
+
+    def test_may_have_traced_fields(self):
+        def run(factor):
+            tx = mo.multi_normalize(mo.normalize(Scaled(factor), ROWS_FIRST), num_iters=1)
+            return tx.update(jnp.ones((2, 3)), ())[0]
+
+        for factor in (2.0, 3.0):
+            np.testing.assert_array_equal(jax.jit(run)(factor), factor)
+
+
+def test_a_rebuilt_transformation_gives_the_same_numbers(rng):
+    G = np.float32(rng.standard_normal((6, 9)))
+    rebuilt = jax.tree.map(lambda x: x, ROWS)
+    want = updated(mo.multi_normalize(ROWS, COLUMNS), G)
+    np.testing.assert_allclose(updated(mo.multi_normalize(rebuilt, COLUMNS), G), want, atol=1e-5)
+
+
+def test_extra_arguments_reach_members():
+    def update(updates, state, params=None, *, value, **extra):
+        return jax.tree.map(lambda g: g * value, updates), state
+
+    member = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    tx = mo.multi_normalize(member, num_iters=2)
+    result, _ = tx.update(jnp.ones(3), tx.init(jnp.ones(3)), value=3.0)
+    np.testing.assert_array_equal(result, 9)
+
+
+def test_steep_matrices_after_the_frobenius_norm():
+    G = jnp.array([[1e-20, 1.0], [1.0, 1e20]])
+    members = FROBENIUS, ROWS, COLUMNS
+    wrapped = optax.chain(FROBENIUS), ROWS, COLUMNS
+    results = [updated(mo.multi_normalize(*each), G) for each in (members, wrapped)]
+    assert np.all(np.isfinite(results[0]))
+    np.testing.assert_allclose(*results, atol=1e-5)
+
+
+def test_second_derivatives_beside_a_dead_row():
+    G = jnp.array([[1.0, 2.0], [3.0, -1.0], [0.0, 0.0]])
+    tx = mo.scale_by_sinkhorn(ROWS_FIRST, num_iters=2)
+    hessian = jax.hessian(lambda g: jnp.sum(jnp.sin(tx.update(g, ())[0])))(G)
+    assert np.all(np.isfinite(hessian))

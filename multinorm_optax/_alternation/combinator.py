@@ -71,28 +71,25 @@ def multi_normalize(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
-        del extra_args
         updates = jax.tree.map(jnp.asarray, updates)
-        found = alternations(projections, updates, params)
+        found = alternations(projections, updates, params, **extra_args)
         results = jax.tree.map(lambda each: _last_iterate(each, num_iters, tol), found)
         return jax.tree.map(lambda new, old: new.astype(old.dtype), results, updates), state
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _last_iterate(alternation: Alternation[Any], num_iters: NumIters, tol: Tolerance) -> Any:
     known = isinstance(num_iters, int) and tol is None
-    if isinstance(alternation, WeightAlternation) and known and _hashable(alternation.members):
+    if isinstance(alternation, WeightAlternation) and known and _are_own(alternation.members):
         return _traced_once(alternation.weight, type(alternation), alternation.members, num_iters)
     return alternation.last_iterate(num_iters, tol)
 
 
-def _hashable(members: tuple[Member, ...]) -> bool:
-    try:
-        hash(members)
-    except TypeError:  # a norm has an array among its fields
-        return False
-    return True
+def _are_own(members: tuple[Member, ...]) -> bool:
+    """Whether all projections are of this package: nothing is known of another's equality."""
+    own = __name__.partition(".")[0] + "."
+    return all(type(each.projection).__module__.startswith(own) for each in members)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -134,11 +131,12 @@ def alternations(
     projections: tuple[optax.GradientTransformation, ...],
     updates: optax.Updates,
     params: optax.Params | None,
+    **extra_args: Any,
 ) -> Any:
     """The alternations of all weights if `normalize` made every member, else that of the tree."""
-    own = [each for each in projections if isinstance(each, Normalization)]
+    own = [each for each in projections if isinstance(each, Normalization) and each.projection]
     if len(own) < len(projections):
-        return TreeAlternation(projections, updates, params)
+        return TreeAlternation(projections, updates, params, extra_args)
     found = {id(each.axes): resolve_matrices(each.axes, updates) for each in own}
     leaves, structure = jax.tree.flatten(updates)
     results: list[Alternation[Any]] = []

@@ -118,7 +118,7 @@ def measure_residuals(
       >>> bool(optax.tree.get(state, "rows")["kernel"][0] < 1e-6)
       True
     """
-    members = [each for each in projections if isinstance(each, Normalization)]
+    members = [each for each in projections if isinstance(each, Normalization) and each.projection]
     if len(members) < max(1, len(projections)):
         raise TypeError(
             "measure_residuals takes projections made by multinorm_optax.normalize, at least one,"

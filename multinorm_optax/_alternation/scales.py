@@ -60,11 +60,10 @@ class ScaleAlternation(WeightAlternation[Scales]):
     def half_step(self, k: int, state: Scales) -> tuple[Scales, Residual]:
         scales = jax.lax.optimization_barrier(state)
         mean = sum_of_squares((self.weight, *scales), self.groups[k]) / self._group_size(k)
-        rms = jnp.sqrt(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))
+        rms = jnp.sqrt(mean + (mean == 0))
 
         def residual() -> jax.Array:
-            error = jnp.where(mean == 0, 0, jnp.abs(rms - 1))
-            return self.broadcastable(largest(error, self.members[k].axes.matrix))
+            return self.broadcastable(largest(jnp.abs(rms - 1), self.members[k].axes.matrix))
 
         return (*scales[:k], scales[k] / rms, *scales[k + 1 :]), residual
 

@@ -18,10 +18,12 @@ class TreeAlternation(Alternation[Any]):
         projections: tuple[optax.GradientTransformation, ...],
         updates: optax.Updates,
         params: optax.Params | None,
+        extra_args: dict[str, Any],
     ):
         self.length = len(projections)
         self.start = jax.tree.map(lambda x: x.astype(compute_dtype(x.dtype)), updates)
         self._params = params
+        self._extra_args = extra_args
         self._members = [
             (optax.with_extra_args_support(each), empty_state(index, each, updates))
             for index, each in enumerate(projections)
@@ -29,7 +31,7 @@ class TreeAlternation(Alternation[Any]):
 
     def half_step(self, k: int, state: Any) -> tuple[Any, Residual]:
         member, empty = self._members[k]
-        new, _ = member.update(state, empty, self._params)
+        new, _ = member.update(state, empty, self._params, **self._extra_args)
         return new, lambda: jax.tree.reduce(
             jnp.maximum, jax.tree.map(_relative_change, state, new), jnp.asarray(0.0)
         )

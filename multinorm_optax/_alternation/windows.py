@@ -7,7 +7,6 @@ nothing. So results are bitwise invariant to the gradient's scale, and need no e
 
 import functools
 import math
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +21,7 @@ Factors = tuple[jax.Array, ...]
 def product(factors: Factors) -> jax.Array:
     """The matrix, in at least float32; the first scale brings every group to order one."""
     weight, *scales = factors
-    x = weight.astype(compute_dtype(weight.dtype))
-    if scales:
-        x = x * scales[0]
-    return x * functools.reduce(operator.mul, scales[1:]) if scales[1:] else x
+    return math.prod(scales, start=weight.astype(compute_dtype(weight.dtype)))
 
 
 def sum_of_squares(factors: Factors, group: tuple[int, ...]) -> jax.Array:

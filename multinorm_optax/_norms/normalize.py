@@ -19,10 +19,13 @@ from multinorm_optax._norms.spectral import SpectralNorm
 class Normalization(optax.GradientTransformation):
     """A transformation that carries its projection and axes, for `multi_normalize` to know."""
 
-    projection: Projection
-    axes: AxesLike
+    projection: Projection = None  # type: ignore[assignment]
+    axes: AxesLike = None
 
-    def __new__(cls, projection: Projection, axes: AxesLike) -> "Normalization":
+    @classmethod
+    def of(cls, projection: Projection, axes: AxesLike) -> "Normalization":
+        """The transformation; one that is rebuilt from its functions carries nothing."""
+
         def init(params: optax.Params) -> optax.EmptyState:
             resolve_matrices(axes, params)
             return optax.EmptyState()
@@ -33,7 +36,7 @@ class Normalization(optax.GradientTransformation):
             del params, extra_args
             return map_matrices(projection, axes, updates), state
 
-        self = super().__new__(cls, init, update)
+        self = cls(init, update)
         self.projection, self.axes = projection, axes
         return self
 
@@ -66,7 +69,7 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
     """
     if axes is None and projection.entrywise:
         axes = WHOLE_LEAF_RULES
-    return Normalization(projection, axes)
+    return Normalization.of(projection, axes)
 
 
 def normalize_rows(axes: AxesLike = None) -> optax.GradientTransformation:

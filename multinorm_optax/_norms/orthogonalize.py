@@ -126,7 +126,8 @@ def polar_express(
     The defaults orthogonalize to rounding; `polar_express(5, 1e-3)` costs as much as Muon's
     iteration, and leaves small directions behind. Steep steps see their input divided by 1.01, as
     in the paper's implementation: outside its range a steep quintic amplifies (Amsel, Persson,
-    Musco, Gower, arXiv 2505.16932). For `precision` and `dtype` see `odd_polynomial`.
+    Musco, Gower, arXiv 2505.16932). With `dtype=jnp.bfloat16` the default diverges. For `precision`
+    and `dtype` see `odd_polynomial`.
     """
     schedule = [
         (a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5) if a > 2 else (a, b, c)

@@ -143,7 +143,7 @@ def add_decayed_weights(
 ) -> optax.GradientTransformation:
     """Decay as optax does; the number 0 needs no parameters, and has the same state."""
     decay = optax.add_decayed_weights(weight_decay, mask)
-    if isinstance(weight_decay, int | float) and weight_decay == 0:
+    if not (callable(weight_decay) or isinstance(weight_decay, jax.Array)) and weight_decay == 0:
         return optax.GradientTransformation(decay.init, lambda g, state, params=None: (g, state))
     return decay
 
