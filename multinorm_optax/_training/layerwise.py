@@ -85,8 +85,8 @@ def layerwise_training(
     T is initialised and applied to L + 2 pieces separately: each layer (without the axis L), the
     parameters of `embed`, and those that `head` alone gets. Each is a dictionary with the model's
     top-level names. Masks and labels have to be functions of the parameters (one by rank sees a
-    layer's own rank), and axes have to be counted from the end. The new weights are those of the ordinary step up to rounding, unless the
-    optimizer combines numbers beyond a piece:
+    layer's own rank), and axes have to be counted from the end. The new weights are those of the
+    ordinary step up to rounding, unless the optimizer combines numbers beyond a piece:
 
     - A quantity of a whole leaf or of all gradients is taken over one piece:
       `optax.clip_by_global_norm` clips each layer by its own norm.
