@@ -37,9 +37,10 @@ def only_rescale(members: tuple[Member, ...]) -> bool:
 class ScaleAlternation(WeightAlternation[Scales]):
     """Carries the scales; the iterate is the gradient times all of them.
 
-    A half-step divides each group's scale by the root mean square of the iterate. The first sweep
-    covers all normal numbers of the dtype: a group whose entries, after the projections before it,
-    are all below the smallest one (2^-126 in float32) counts as zero.
+    A half-step divides each group's scale by the root mean square of the iterate. The first norm
+    covers all normal numbers of the dtype. For a later one, a group whose entries are all below
+    2^-107 (6e-33 in float32, in a leaf of 2^32 entries; lower in smaller ones) after the
+    projections before it, which give others a root mean square of one, counts as zero.
 
     Barriers keep the half-steps apart: XLA would otherwise compute once what two of them have in
     common and keep it, in an array of the gradient's size.

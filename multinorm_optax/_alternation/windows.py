@@ -35,9 +35,9 @@ _CHUNK, _LONG = 64, 8192
 
 
 def _is_tall_and_long(factors: Factors, group: tuple[int, ...]) -> bool:
-    """Whether rows that are long in memory are summed up; without a scale XLA undoes the split."""
-    weight, *scales = factors
-    if not scales or len(group) != 1 or any(jax.typeof(weight).sharding.spec):
+    """Whether rows that are long in memory are summed up."""
+    weight = factors[0]
+    if len(group) != 1 or any(jax.typeof(weight).sharding.spec):
         return False
     rows, row = weight.shape[group[0]], math.prod(weight.shape[group[0] + 1 :])
     return row > _LONG and rows > _CHUNK and rows % _CHUNK == 0
@@ -53,9 +53,8 @@ def _sum_by_chunks(factors: Factors, axis: int) -> jax.Array:
         chunk = _CHUNK if each.shape[axis] > 1 else 1
         return each.reshape(*each.shape[:axis], -1, chunk, *each.shape[axis + 1 :])
 
-    weight, *scales = map(split, factors)
-    scales = jax.lax.optimization_barrier(scales)
-    partial = jnp.sum(abs_sq(product((weight, *scales))), axis=axis + 1)
+    factors = jax.lax.optimization_barrier(tuple(map(split, factors)))
+    partial = jnp.sum(abs_sq(product(factors)), axis=axis + 1)
     return jnp.sum(jax.lax.optimization_barrier(partial), axis=axis, keepdims=True)
 
 
@@ -82,24 +81,26 @@ def _(group, primals, tangents):  # type: ignore[no-untyped-def]
     return scale, -scale * inner / size
 
 
-def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.Array | float]:
     """The sum of |s x|^2 and the power of two s, for each group one that loses nothing."""
     weight, *scales = factors
     exponent = int(jnp.finfo(compute_dtype(weight.dtype)).maxexp)
+    if scales:
+        # The mean of |x|^2 is one at most, or 16 where the first scale was clamped to a normal
+        # number, so that one power of two serves every group.
+        power = 2.0 ** ((exponent - 6 - weight.size.bit_length()) // 2)
+        return sum_of_squares((*factors, _known_at_run_time(power, scales[-1])), group), power
     # At the first one the square of every normal number is normal, and its own square is finite.
     up, down = 2.0 ** (exponent // 2 - 1), 2.0 ** -(35 * exponent // 64)
     low, high = down, 2.0 ** (25 * exponent // 32)
     plain = sum_of_squares(factors, group)
-    choices = [(plain < low, up)]
-    if not scales:
-        choices.append((plain >= high, down))
+    choices = [(plain < low, up), (plain >= high, down)]
     window = jnp.ones_like(plain)
     for outside, power in choices:
         window = jax.lax.select(outside, jnp.full_like(plain, power), window)
     if jax.default_backend() == "cpu":
         # The barrier keeps XLA from computing once what both sums have in common.
-        factors = (weight, *jax.lax.optimization_barrier((*scales, window)))
-        return sum_of_squares(factors, group), window
+        return sum_of_squares((weight, jax.lax.optimization_barrier(window)), group), window
     # An accelerator sums at every power in one pass over the weight, as no sum needs another.
     total = plain
     for outside, power in choices:
@@ -111,3 +112,8 @@ def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.
         found = jnp.sum(abs_sq(y), axis=group, keepdims=True)
         total = jax.lax.select(outside, found, total)
     return total, window
+
+
+def _known_at_run_time(power: float, scale: jax.Array) -> jax.Array:
+    """The power where the scale is not zero; XLA would take (x power)^2 for x^2 power^2."""
+    return jax.lax.select(scale == 0, jnp.zeros_like(scale), jnp.full_like(scale, power))
