@@ -9,7 +9,6 @@ from typing import Any
 
 _FOLDER = Path(__file__).parent
 MEMORY = _FOLDER / "llama/results/memory.json"
-STUDY = _FOLDER / "llama/results/study_summary.json"
 STEPS = (
     (_FOLDER / "benchmark/results/benchmark.json", "step"),
     (_FOLDER / "benchmark/results/baselines.json", "baselines"),
@@ -19,7 +18,6 @@ STEPS = (
 _PRESETS = ("60m", "130m", "350m", "1b", "7b")
 _TIMED = "60m"
 """The preset whose matrices are updated."""
-_CELLS = ("small-1k", "small-8k", "large-1k", "large-8k")
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,6 @@ class Line:
     memory: str
     limits: str
     """What it cannot do."""
-    study: str | None = None
     step: str | None = None
 
 
@@ -40,32 +37,25 @@ LINES: Sequence[Line] = (
         "sinkgd",
         "normalize vectors: norms and biases stay with Adam",
         "sinkgd",
-        "sinkgd",
     ),
     Line(
         "**SinkGD**, stateless embedding and head",
         "sinkgd-tokens",
-        "small batches, where most tokens' gradients are noise",
-        "sinkgd-tokens",
+        "learn a token from a batch in which most tokens' gradients are noise",
     ),
-    Line(
-        "**SWAN**", "swan", "work on parts of a matrix: devices exchange whole ones", "swan", "swan"
-    ),
-    Line("Muon", "muon", "as SWAN", "muon", "muon"),
-    Line("AdamW, two rates", "adamw", "save memory", "adamw2", "adamw"),
-    Line("AdamW, one rate", "adamw", "save memory", "adamw", "adamw"),
+    Line("**SWAN**", "swan", "work on parts of a matrix: devices exchange whole ones", "swan"),
+    Line("Muon", "muon", "as SWAN", "muon"),
+    Line("AdamW", "adamw", "save memory", "adamw"),
     Line(
         "**Adam-mini**",
         "adam-mini",
         "find heads in a shape: blocks have to be given",
-        "adam-mini",
         "adam-mini",
     ),
     Line(
         "**LDAdam**, r = 16",
         "ldadam",
         "save memory in bfloat16: its error buffer is float32",
-        "ldadam",
         "ldadam",
     ),
     Line("**LDAdam**, no error feedback", "ldadam-plain", "get back what the subspace leaves out"),
@@ -74,11 +64,15 @@ LINES: Sequence[Line] = (
         "galore",
         "layer-wise steps; follow gradients that leave its subspace",
         "galore",
-        "galore",
     ),
-    Line("Lion", "lion", "do without momentum", "lion", "lion"),
-    Line("Adafactor as AdaLomo", "adalomo", "reach AdamW's loss here", "adalomo", "adalomo"),
-    Line("SGD with momentum", "sgd", "train these models well", "sgd", None),
+    Line("Lion", "lion", "do without momentum", "lion"),
+    Line(
+        "Adafactor as AdaLomo",
+        "adalomo",
+        "use rates of the usual unit: its are relative",
+        "adalomo",
+    ),
+    Line("SGD with momentum", "sgd", "use one rate for layers of different scale"),
 )
 """In the order of the table; in bold what this library implements."""
 
@@ -106,29 +100,14 @@ def _cost(optimizer: str | None) -> str:
     return "1" if optimizer == "adamw" else ""
 
 
-def _reached(found: Mapping[tuple[str, str], Mapping[str, Any]], variant: str | None) -> str:
-    """In each cell, the share of the tokens at which two-rate AdamW's final loss is reached."""
-    texts = []
-    for cell in _CELLS:
-        one = found.get((cell, variant or ""))
-        tokens = None if one is None else one["tokens_to_reference"]
-        if one is None:
-            texts.append("·")
-        else:
-            texts.append("no" if tokens is None else f"{tokens / one['tokens']:.0%}")
-    return " / ".join(texts)
-
-
 def table() -> str:
-    """What each optimizer keeps, costs and reaches, in Markdown."""
+    """What each optimizer keeps and costs, in Markdown."""
     rows = _read(MEMORY)["rows"]
-    study = {(one["cell"], one["variant"]): one for one in _read(STUDY)}
     heads = (
         "optimizer",
         "state of a matrix weight, bytes",
         "of any weight: 60M / 130M / 350M / 1.3B / 7B",
         "update, time over AdamW's",
-        "tokens to two-rate AdamW's loss: small 1k / small 8k / larger 1k / larger 8k",
         "what it cannot do",
     )
     return _markdown(
@@ -138,7 +117,6 @@ def table() -> str:
                 line.title,
                 *_state(rows, line.memory),
                 _cost(line.step),
-                _reached(study, line.study),
                 line.limits,
             )
             for line in LINES

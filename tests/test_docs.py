@@ -3,18 +3,15 @@
 import ast
 import doctest
 import importlib.util
-import json
 import re
 from pathlib import Path
 
 import pytest
 
 import multinorm_optax as mo
-from examples.llama.study.plan import VARIANTS
 from tests.site import DOCS, build
 
 PACKAGE = Path(mo.__file__).parent
-EXAMPLES = DOCS.parent / "examples"
 PAGES = [DOCS / "quickstart.md", *sorted((DOCS / "guide").glob("*.md"))]
 API = {page.stem: page.read_text() for page in sorted((DOCS / "api").glob("*.md"))}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -105,12 +102,6 @@ class TestSite:
         signature = re.sub(r"<[^>]+>|\s+", "", (build() / "api" / "optimizers.html").read_text())
         assert "learning_rate:optax.ScalarOrSchedule=0.02" in signature
         assert "adam:AdamGroup=AdamGroup()" in signature
-
-    def test_every_variant_of_the_study_is_in_the_table(self):
-        page = (build() / "guide" / "choosing.html").read_text()
-        summary = json.loads((EXAMPLES / "llama/results/study_summary.json").read_text())
-        for row in summary:
-            assert f"<p>{VARIANTS[row['variant']].title}</p>" in page
 
     def test_formulas_need_no_script(self):
         page = (build() / "guide" / "mathematics.html").read_text()

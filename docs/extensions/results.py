@@ -5,7 +5,6 @@ that a new measurement would make stale.
 """
 
 import json
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,8 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
 from examples.benchmark import orthogonalizers
-from examples.llama.study.plan import CELLS, REFERENCE, VARIANTS
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
-STUDY = "llama/results/study_summary.json"
 MEMORY = "llama/results/memory.json"
 LARGEST = "llama/results/memory_largest.json"
 BENCHMARK = "benchmark/results/benchmark.json"
@@ -35,32 +32,6 @@ def _load(name: str) -> Any:
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
     return [lines[0], "|---|" + "---:|" * (len(heads) - 1), *lines[1:]]
-
-
-def learning() -> list[str]:
-    """Final losses against the reference's, seed by seed, in the cells that all variants have."""
-    by_cell: dict[str, dict[str, Any]] = {}
-    for row in _load(STUDY):
-        by_cell.setdefault(row["cell"], {})[row["variant"]] = row
-    cells = [name for name, rows in by_cell.items() if len(rows) > 1]
-
-    def difference(cell: str, variant: str) -> str:
-        rows = by_cell[cell]
-        if variant not in rows or variant == REFERENCE:
-            return "reference" if variant == REFERENCE else ""
-        pairs = zip(rows[variant]["losses"], rows[REFERENCE]["losses"], strict=True)
-        each = [loss - reference for loss, reference in pairs]
-        return f"{statistics.mean(each):+.3f} ± {statistics.stdev(each):.3f}"
-
-    order = sorted(max(by_cell.values(), key=len).values(), key=lambda row: row["mean"])
-    heads = ["optimizer", *(CELLS[cell].title for cell in cells)]
-    return _table(
-        heads,
-        (
-            [VARIANTS[row["variant"]].title, *(difference(cell, row["variant"]) for cell in cells)]
-            for row in order
-        ),
-    )
 
 
 def memory() -> list[str]:
@@ -154,7 +125,6 @@ def singular_values() -> list[str]:
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {
-    "learning": learning,
     "memory": memory,
     "largest": largest,
     "update-time": update_time,
@@ -170,7 +140,7 @@ class Results(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table's nodes."""
-        for name in (STUDY, MEMORY, LARGEST, BENCHMARK, COLLECTIVES, ORTHOGONALIZERS):
+        for name in (MEMORY, LARGEST, BENCHMARK, COLLECTIVES, ORTHOGONALIZERS):
             self.env.note_dependency(EXAMPLES / name)
         holder = nodes.container()
         lines = TABLES[self.arguments[0]]()

@@ -1,6 +1,5 @@
 """The numbers behind the notebooks' pictures: against the library, references and closed forms."""
 
-import json
 from functools import partial
 
 import jax
@@ -19,7 +18,6 @@ from exploration import (
     own_norm,
     plane,
     small_model,
-    study,
 )
 
 import multinorm_optax as mo
@@ -345,27 +343,3 @@ class TestSmallModel:
         for want, batch in zip(losses[1], windows, strict=True):
             assert float(small_model.loss(params, batch)) == pytest.approx(float(want), rel=1e-4)
             params, state = step(params, state, batch)
-
-
-class TestStudy:
-    def test_reads_what_is_there(self, tmp_path):
-        [cell, *_] = study.Study().findings
-        stored = json.loads(study.RECORDED.read_text())
-        stored["runs"] = [
-            run for run in stored["runs"] if (run["cell"], run["variant"]) == (cell, "sinkgd")
-        ]
-        part = tmp_path / "study.json"
-        part.write_text(json.dumps(stored))
-        found = study.Study(part)
-        assert list(found.findings) == [cell]
-        [finding] = found.findings[cell]
-        last = [run["loss"] for run in stored["runs"] if run["seed"]]
-        assert finding.curve[1][-1] == pytest.approx(np.mean(last))
-        left, right = found.picture().axes
-        np.testing.assert_allclose(left.lines[0].get_ydata(), finding.curve[1])
-        assert [label.get_text() for label in right.get_yticklabels()] == ["SinkGD, L = 5"]
-
-    def test_cells_and_variants_can_be_chosen(self):
-        recorded = study.Study()
-        for title in recorded.cells:
-            assert recorded.picture(title, recorded.variants[-1]).axes
