@@ -32,7 +32,7 @@ from multinorm_optax._norms.orthogonalize import (
     swan_whitening,
 )
 from multinorm_optax._norms.spectral import SpectralNorm
-from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
+from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
 from multinorm_optax._optimizers.mngd import mngd
 from multinorm_optax._optimizers.sinkgd import scale_by_sinkhorn, sinkgd
 from multinorm_optax._optimizers.swan import scale_by_swan, swan
@@ -47,7 +47,6 @@ __all__ = [
     "EQUINOX_RULES",
     "FLAX_RULES",
     "UNCOVERED",
-    "AdamGroup",
     "Blocks",
     "ColumnNorm",
     "FrobeniusNorm",

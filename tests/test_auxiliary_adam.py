@@ -79,14 +79,14 @@ CASES = {
     ),
     "adam_group": (
         {
-            "adam": mo.AdamGroup(learning_rate=0.3, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.2),
+            "adam_learning_rate": 0.3, "adam_b1": 0.8, "adam_b2": 0.95, "adam_eps": 1e-3, "adam_weight_decay": 0.2,
             "weight_decay": 0.1,
         },
         {"rate": constant(1e-3), "decay": 0.1},
         {"rate": constant(0.3), "b1": 0.8, "b2": 0.95, "eps": 1e-3, "decay": 0.2},
     ),
     "adam_schedule": (
-        {"learning_rate": 0.1, "adam": mo.AdamGroup(learning_rate=WARMUP)},
+        {"learning_rate": 0.1, "adam_learning_rate": WARMUP},
         {"rate": constant(5e-3)},
         {"rate": lambda t: min(t - 1, 3) / 30},
     ),
@@ -131,12 +131,12 @@ class TestEveryOptimizer:
         np.testing.assert_allclose(np.abs(updates["dense"]["bias"]), 0.02, rtol=1e-6)
 
     def test_clip_acts_on_the_adam_group_alone(self, float64, name, params, gradients):
-        clipped = train(OPTIMIZERS[name](adam=mo.AdamGroup(clip_norm=1e-7)), params, gradients)
+        clipped = train(OPTIMIZERS[name](adam_clip_norm=1e-7), params, gradients)
         plain = train(OPTIMIZERS[name](), params, gradients)
         huge = jax.tree.map(lambda x: x, gradients)
         for gradient in huge:
             gradient["dense"]["kernel"] = gradient["dense"]["kernel"] * 1e6
-        unmoved = train(OPTIMIZERS[name](adam=mo.AdamGroup(clip_norm=1e-7)), params, huge)
+        unmoved = train(OPTIMIZERS[name](adam_clip_norm=1e-7), params, huge)
         for a, b, c in zip(clipped, plain, unmoved, strict=True):
             np.testing.assert_allclose(a["dense"]["kernel"], b["dense"]["kernel"], rtol=1e-9)
             np.testing.assert_allclose(a["dense"]["bias"], c["dense"]["bias"], rtol=1e-12)
@@ -156,7 +156,7 @@ class TestEveryOptimizer:
             alpha=1.0,
             weight_decay=0.3,
             weight_decay_mask=masked if as_function else mask,
-            adam=mo.AdamGroup(weight_decay=0.2),
+            adam_weight_decay=0.2,
         )
         zero = jax.tree.map(jnp.zeros_like, params)
         updates, _ = jax.jit(lambda p: tx.update(zero, tx.init(p), p))(params)

@@ -56,7 +56,7 @@ def test_one_rounding_of_what_float32_gives(rng, name, dtype):
         "norm": {"scale": jnp.asarray(rng.standard_normal(4), dtype)},
     }
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-    options = {} if name == "adam_mini" else {"adam": mo.AdamGroup(b1=0.8, weight_decay=0.2)}
+    options = {} if name == "adam_mini" else {"adam_b1": 0.8, "adam_weight_decay": 0.2}
     tx = optimizer(name, 0.1, weight_decay=0.1, **options)
     found, want = (jax.jit(lambda g: tx.update(g, tx.init(g), g)[0])(g) for g in (tree, wide))
     for one, other in zip(*map(jax.tree.leaves, (found, want)), strict=True):
@@ -65,7 +65,7 @@ def test_one_rounding_of_what_float32_gives(rng, name, dtype):
         np.testing.assert_allclose(np.float32(one), other, rtol=unit, atol=unit * 1e-4)
 
 
-class TestAdamGroup:
+class TestAdam:
     @pytest.mark.parametrize(
         ("moment_dtype", "stored"),
         [(None, jnp.float32), (jnp.float32, jnp.float32), (jnp.bfloat16, jnp.bfloat16)],
@@ -73,7 +73,7 @@ class TestAdamGroup:
     )
     def test_dtype_of_moments(self, moment_dtype, stored):
         params = {"bias": jnp.ones(3, jnp.bfloat16)}
-        tx = mo.sinkgd(adam=mo.AdamGroup(moment_dtype=moment_dtype))
+        tx = mo.sinkgd(adam_moment_dtype=moment_dtype)
         state = tx.init(params)
         _, new = jax.jit(tx.update)(params, state)
         for each in (state, new):
@@ -96,7 +96,7 @@ class TestAdamGroup:
 
     def test_moments_of_the_papers_are_rounded_after_use(self):
         gradient = {"bias": jnp.asarray([1e-3, 1.0, 3.0], jnp.bfloat16)}
-        tx = mo.sinkgd(0.02, adam=mo.AdamGroup(moment_dtype=jnp.bfloat16))
+        tx = mo.sinkgd(0.02, adam_moment_dtype=jnp.bfloat16)
         updates, _ = jax.jit(tx.update)(gradient, tx.init(gradient))
         np.testing.assert_array_equal(updates["bias"], jnp.full(3, -0.02, jnp.bfloat16))
 

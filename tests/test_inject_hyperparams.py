@@ -73,9 +73,9 @@ SCHEDULE = optax.linear_schedule(0.1, 0.0, 10)
     ("make", "name"),
     [
         (lambda: mo.sinkgd(momentum=SCHEDULE), "momentum"),
-        (lambda: mo.AdamGroup(b1=SCHEDULE), "b1"),
-        (lambda: mo.AdamGroup(b2=SCHEDULE), "b2"),
-        (lambda: mo.AdamGroup(clip_norm=SCHEDULE), "clip_norm"),
+        (lambda: mo.sinkgd(adam_b1=SCHEDULE), "adam_b1"),
+        (lambda: mo.sinkgd(adam_b2=SCHEDULE), "adam_b2"),
+        (lambda: mo.sinkgd(adam_clip_norm=SCHEDULE), "adam_clip_norm"),
         (lambda: mo.ldadam(rho=SCHEDULE), "rho"),
         (lambda: mo.adam_mini(blocks=mo.Blocks(), eps=SCHEDULE), "eps"),
     ],
@@ -97,8 +97,53 @@ def test_alpha_and_weight_decay_may_be_schedules():
     np.testing.assert_allclose(sizes, [-0.1 * (unit + 1), -0.05 * (unit + 0.5)], rtol=1e-5)
 
 
+@pytest.mark.parametrize("maker", ["sinkgd", "swan", "ldadam"])
+def test_every_number_of_adam_is_scheduled_by_its_name(maker):
+    make, options, static = MAKERS[maker]
+    static = ("axes", *static)
+    rates = optax.piecewise_constant_schedule(0.5, {1: 0.1})
+    decays = optax.piecewise_constant_schedule(0.25, {2: 2.0})
+    tx = optax.inject_hyperparams(make, static)(
+        **{**options, "axes": lambda tree: None},
+        adam_learning_rate=rates,
+        adam_b1=decays,
+        adam_b2=decays,
+        adam_eps=rates,
+        adam_weight_decay=decays,
+        adam_clip_norm=rates,
+    )
+    bias = {"bias": jnp.asarray([0.5, -0.25])}
+    state, moments = tx.init(bias), optax.scale_by_adam(0.25, 0.25).init(bias)
+    for step in range(3):
+        rate, decay = float(rates(step)), float(decays(step))
+        updates, state = jax.jit(tx.update)(bias, state, bias)
+        clipped, _ = optax.clip_by_global_norm(rate).update(bias, optax.EmptyState())
+        wanted, moments = optax.scale_by_adam(decay, decay, rate).update(clipped, moments)
+        wanted = -rate * (wanted["bias"] + decay * bias["bias"])
+        np.testing.assert_allclose(updates["bias"], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: mo.sinkgd(None), "learning_rate"),
+        (lambda: mo.swan(alpha=None), "alpha"),
+        (lambda: mo.sinkgd(weight_decay="0.1"), "weight_decay"),
+        (lambda: mo.sinkgd(adam_learning_rate=optax.adam(1e-3)), "adam_learning_rate"),
+        (lambda: mo.ldadam(adam_weight_decay=None), "adam_weight_decay"),
+        (lambda: mo.adam_mini(optax.adam(0.1), blocks=mo.Blocks()), "learning_rate"),
+        (lambda: mo.sinkgd(momentum="0.9"), "momentum"),
+        (lambda: mo.sinkgd(adam_b2=None), "adam_b2"),
+        (lambda: mo.ldadam(b1=None), "b1"),
+    ],
+)
+def test_a_wrong_argument_names_itself(make, name):
+    with pytest.raises(TypeError, match=f"^{name} must be a number"):
+        make()
+
+
 def test_wrong_kinds_of_arguments():
-    with pytest.raises(TypeError, match=r"adam is an AdamGroup, such as AdamGroup\(b2=0.95\)"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'adam'"):
         mo.sinkgd(adam=optax.adam(1e-3))
     with pytest.raises(TypeError, match="direction is a function from axes"):
         mo.auxiliary_adam(mo.scale_by_swan())

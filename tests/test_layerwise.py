@@ -265,7 +265,7 @@ OF_PIECES = {
         optax.scale_by_learning_rate(RATE),
     ),
     "global_norm": optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)),
-    "group_norm": mo.sinkgd(0.1, axes=RULES, adam=mo.AdamGroup(clip_norm=0.1)),
+    "group_norm": mo.sinkgd(0.1, axes=RULES, adam_clip_norm=0.1),
     "norm_of_the_step_before": optax.GradientTransformation(
         lambda params: {"norm": jnp.zeros(())},
         lambda g, s, p: (optax.tree.scale(-s["norm"], g), {"norm": optax.tree.norm(g)}),

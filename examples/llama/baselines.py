@@ -59,12 +59,9 @@ def ldadam(options: Options, setup: Setup) -> optax.GradientTransformation:
         b2=options["b2"],
         error_feedback=options["error_feedback"],
         weight_decay=options["weight_decay"],
-        adam=mo.AdamGroup(
-            learning_rate=rates[REST],
-            b1=0.908,
-            b2=options["b2"],
-            moment_dtype=state_dtype(setup),
-        ),
+        adam_learning_rate=rates[REST],
+        adam_b2=options["b2"],
+        adam_moment_dtype=state_dtype(setup),
     )
 
 

@@ -70,12 +70,10 @@ def auxiliary_adam(
         momentum_dtype=state_dtype(setup),
         nesterov=options.get("nesterov", False),
         weight_decay=options["weight_decay"],
-        adam=mo.AdamGroup(
-            learning_rate=rates[REST],
-            b2=options["b2"],
-            clip_norm=options["clip_norm"] or None,
-            moment_dtype=state_dtype(setup),
-        ),
+        adam_learning_rate=rates[REST],
+        adam_b2=options["b2"],
+        adam_clip_norm=options["clip_norm"] or None,
+        adam_moment_dtype=state_dtype(setup),
     )
 
 

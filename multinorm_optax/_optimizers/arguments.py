@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 Mask: TypeAlias = optax.Params | Callable[[optax.Params], optax.Params] | None
@@ -16,7 +17,15 @@ Mask: TypeAlias = optax.Params | Callable[[optax.Params], optax.Params] | None
 _STATIC = " Under `optax.inject_hyperparams`, name it in `static_args`"
 _IF_FUNCTION = f"{_STATIC} if it is a function."
 _TEXTS = {
-    "adam": "how every other parameter is trained.",
+    "adam_b1": "decay of Adam's first moment, for every parameter that is not a matrix.",
+    "adam_b2": "decay of Adam's second moment.",
+    "adam_clip_norm": "clips the global norm of the gradients of Adam's parameters; None does not.",
+    "adam_eps": "added to the root of Adam's second moment.",
+    "adam_learning_rate": "Adam's learning rate, a number or a schedule; None for `learning_rate`.",
+    "adam_moment_dtype": "dtype in which both of Adam's moments are kept, such as `jnp.bfloat16`;"
+    " None for at least float32, which the arithmetic has either way. A second moment in bfloat16"
+    f" never falls: b2 = 0.999 takes off 0.1 % a step, which rounding puts back.{_STATIC}.",
+    "adam_weight_decay": "decoupled weight decay of Adam's parameters, a number or a schedule.",
     "alpha": "factor of the matrices' learning rate, a number or a schedule; the papers' 0.05.",
     "axes": "which leaves are matrices, and which of their axes are rows and columns, see"
     f" `resolve_axes`.{_IF_FUNCTION}",
@@ -71,18 +80,36 @@ def documented(function: Function) -> Function:
 
 
 def check_numbers(**arguments: Any) -> None:
-    """Raise for a schedule where none is taken, and for a decay that was rounded, perhaps to 1."""
+    """Raise for what is no number, and for a decay that was rounded, perhaps to 1."""
     for name, value in arguments.items():
         if callable(value):
             raise TypeError(
                 f"{name} takes no schedule, got {value!r}; write a number, or schedule it by"
                 " optax.inject_hyperparams"
             )
+        if not _is_number(value):
+            raise TypeError(f"{name} must be a number, got {value!r}")
         if isinstance(value, jax.Array) and value.dtype in (jnp.bfloat16, jnp.float16):
             raise TypeError(
                 f"{name} is a number in {value.dtype}, which rounds 0.999 to 1; give"
                 " optax.inject_hyperparams hyperparam_dtype=jnp.float32"
             )
+
+
+def check_schedules(**arguments: Any) -> None:
+    """Raise for what is neither a number nor a schedule."""
+    for name, value in arguments.items():
+        if not (callable(value) or _is_number(value)):
+            raise TypeError(f"{name} must be a number or a schedule, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number, np.ndarray, jax.Array))
+
+
+def given(**arguments: Any) -> dict[str, Any]:
+    """The arguments that are not None."""
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def check_static(**arguments: Any) -> None:

@@ -1,6 +1,5 @@
 """The papers' recipe: a direction for the matrices, and AdamW for everything else."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,35 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
-from multinorm_optax._optimizers.arguments import Mask, check_numbers, check_static, documented
-
-
-@dataclasses.dataclass(frozen=True)
-class AdamGroup:
-    """AdamW for every parameter that is not a matrix: embeddings, the head, norm gains, biases.
-
-    Attributes:
-      learning_rate: a number or a schedule; None for the optimizer's own learning rate.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root of the second moment.
-      weight_decay: decoupled weight decay of this group, a number or a schedule.
-      clip_norm: clips the global norm of this group's gradients; None does not.
-      moment_dtype: dtype in which both moments are kept, such as `jnp.bfloat16`; None for at least
-        float32, which the arithmetic has either way. A second moment in bfloat16 never falls:
-        b2 = 0.999 takes off 0.1 % a step, which rounding puts back.
-    """
-
-    learning_rate: optax.ScalarOrSchedule | None = None
-    b1: jax.typing.ArrayLike = 0.9
-    b2: jax.typing.ArrayLike = 0.999
-    eps: jax.typing.ArrayLike = 1e-8
-    weight_decay: optax.ScalarOrSchedule = 0.0
-    clip_norm: jax.typing.ArrayLike | None = None
-    moment_dtype: jax.typing.DTypeLike | None = None
-
-    def __post_init__(self) -> None:
-        check_numbers(b1=self.b1, b2=self.b2, eps=self.eps, clip_norm=self.clip_norm)
+from multinorm_optax._optimizers.arguments import (
+    Mask,
+    check_numbers,
+    check_schedules,
+    check_static,
+    documented,
+    given,
+)
 
 
 @documented
@@ -53,7 +31,13 @@ def auxiliary_adam(
     momentum_dtype: jax.typing.DTypeLike | None = None,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
-    adam: AdamGroup = AdamGroup(),
+    adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    adam_b1: jax.typing.ArrayLike = 0.9,
+    adam_b2: jax.typing.ArrayLike = 0.999,
+    adam_eps: jax.typing.ArrayLike = 1e-8,
+    adam_weight_decay: optax.ScalarOrSchedule = 0.0,
+    adam_clip_norm: jax.typing.ArrayLike | None = None,
+    adam_moment_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Train matrices along any direction, and every other parameter with AdamW.
 
@@ -73,7 +57,7 @@ def auxiliary_adam(
       there are any, and a count for each group whose rate is a schedule.
 
     Raises:
-      TypeError: for a schedule or an array where none is taken.
+      TypeError: for an argument that is not of the kind described above; the message names it.
       ValueError: in `init` and `update`, for leaves that no rule in `axes` covers.
 
     Example:
@@ -91,19 +75,30 @@ def auxiliary_adam(
             "direction is a function from axes to a transformation, such as scale_by_swan or"
             f" lambda axes: scale_by_sinkhorn(axes, 2), got {direction!r}"
         )
-    if not isinstance(adam, AdamGroup):
-        raise TypeError(f"adam is an AdamGroup, such as AdamGroup(b2=0.95), got {adam!r}")
-    check_numbers(momentum=momentum)
+    check_schedules(
+        learning_rate=learning_rate,
+        alpha=alpha,
+        weight_decay=weight_decay,
+        adam_weight_decay=adam_weight_decay,
+        **given(adam_learning_rate=adam_learning_rate),
+    )
+    check_numbers(
+        adam_b1=adam_b1,
+        adam_b2=adam_b2,
+        adam_eps=adam_eps,
+        **given(momentum=momentum, adam_clip_norm=adam_clip_norm),
+    )
     check_static(nesterov=nesterov)
     direction(axes)
 
-    clip = optax.identity() if adam.clip_norm is None else optax.clip_by_global_norm(adam.clip_norm)
-    rate = learning_rate if adam.learning_rate is None else adam.learning_rate
+    clip = optax.identity() if adam_clip_norm is None else optax.clip_by_global_norm(adam_clip_norm)
     others = optax.chain(
         clip,
-        optax.scale_by_adam(adam.b1, adam.b2, adam.eps),
-        add_decayed_weights(adam.weight_decay, weight_decay_mask),
-        optax.scale_by_learning_rate(rate),
+        optax.scale_by_adam(adam_b1, adam_b2, adam_eps),
+        add_decayed_weights(adam_weight_decay, weight_decay_mask),
+        optax.scale_by_learning_rate(
+            learning_rate if adam_learning_rate is None else adam_learning_rate
+        ),
     )
 
     def groups(tree: Any) -> optax.GradientTransformationExtraArgs:
@@ -119,7 +114,7 @@ def auxiliary_adam(
         )
         inner = {
             MATRIX: in_float32(matrices, lambda state: _cast(state, momentum_dtype)),
-            OTHER: in_float32(others, lambda state: _cast(state, adam.moment_dtype)),
+            OTHER: in_float32(others, lambda state: _cast(state, adam_moment_dtype)),
         }
         return optax.partition(inner, lambda _: labels)
 

@@ -11,7 +11,7 @@ from multinorm_optax._matrices.rules import AxesLike
 from multinorm_optax._norms.base import Projection
 from multinorm_optax._norms.normalize import normalize
 from multinorm_optax._optimizers.arguments import Mask, documented
-from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
+from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
 
 
 @documented
@@ -28,7 +28,13 @@ def mngd(
     momentum_dtype: jax.typing.DTypeLike | None = None,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
-    adam: AdamGroup = AdamGroup(),
+    adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    adam_b1: jax.typing.ArrayLike = 0.9,
+    adam_b2: jax.typing.ArrayLike = 0.999,
+    adam_eps: jax.typing.ArrayLike = 1e-8,
+    adam_weight_decay: optax.ScalarOrSchedule = 0.0,
+    adam_clip_norm: jax.typing.ArrayLike | None = None,
+    adam_moment_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Multi-normalized gradient descent for any list of norms.
 
@@ -59,5 +65,11 @@ def mngd(
         momentum_dtype=momentum_dtype,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
-        adam=adam,
+        adam_learning_rate=adam_learning_rate,
+        adam_b1=adam_b1,
+        adam_b2=adam_b2,
+        adam_eps=adam_eps,
+        adam_weight_decay=adam_weight_decay,
+        adam_clip_norm=adam_clip_norm,
+        adam_moment_dtype=adam_moment_dtype,
     )

@@ -8,7 +8,7 @@ from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.rules import AxesLike
 from multinorm_optax._norms.normalize import normalize_columns, normalize_rows
 from multinorm_optax._optimizers.arguments import Mask, documented
-from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
+from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
 
 
 @documented
@@ -56,7 +56,13 @@ def sinkgd(
     momentum_dtype: jax.typing.DTypeLike | None = None,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
-    adam: AdamGroup = AdamGroup(),
+    adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    adam_b1: jax.typing.ArrayLike = 0.9,
+    adam_b2: jax.typing.ArrayLike = 0.999,
+    adam_eps: jax.typing.ArrayLike = 1e-8,
+    adam_weight_decay: optax.ScalarOrSchedule = 0.0,
+    adam_clip_norm: jax.typing.ArrayLike | None = None,
+    adam_moment_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SinkGD: SR-Sinkhorn for the matrices, and Adam for every other parameter.
 
@@ -85,5 +91,11 @@ def sinkgd(
         momentum_dtype=momentum_dtype,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
-        adam=adam,
+        adam_learning_rate=adam_learning_rate,
+        adam_b1=adam_b1,
+        adam_b2=adam_b2,
+        adam_eps=adam_eps,
+        adam_weight_decay=adam_weight_decay,
+        adam_clip_norm=adam_clip_norm,
+        adam_moment_dtype=adam_moment_dtype,
     )

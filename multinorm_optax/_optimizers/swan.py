@@ -18,7 +18,7 @@ from multinorm_optax._norms.normalize import normalize, normalize_spectral
 from multinorm_optax._norms.orthogonalize import Orthogonalizer, swan_whitening
 from multinorm_optax._norms.precision import inverse_power_of_two, peak
 from multinorm_optax._optimizers.arguments import Mask, check_static, documented
-from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
+from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,13 @@ def swan(
     momentum_dtype: jax.typing.DTypeLike | None = None,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
-    adam: AdamGroup = AdamGroup(),
+    adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    adam_b1: jax.typing.ArrayLike = 0.9,
+    adam_b2: jax.typing.ArrayLike = 0.999,
+    adam_eps: jax.typing.ArrayLike = 1e-8,
+    adam_weight_decay: optax.ScalarOrSchedule = 0.0,
+    adam_clip_norm: jax.typing.ArrayLike | None = None,
+    adam_moment_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SWAN: normalized rows, whitened and rescaled, and Adam for every other parameter.
 
@@ -125,5 +131,11 @@ def swan(
         momentum_dtype=momentum_dtype,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
-        adam=adam,
+        adam_learning_rate=adam_learning_rate,
+        adam_b1=adam_b1,
+        adam_b2=adam_b2,
+        adam_eps=adam_eps,
+        adam_weight_decay=adam_weight_decay,
+        adam_clip_norm=adam_clip_norm,
+        adam_moment_dtype=adam_moment_dtype,
     )

@@ -17,7 +17,7 @@ from multinorm_optax._matrices.axes import describe
 from multinorm_optax._matrices.paths import named_leaves, shape_of
 from multinorm_optax._matrices.roles import is_norm_or_bias
 from multinorm_optax._norms.precision import compute_dtype
-from multinorm_optax._optimizers.arguments import Mask, check_numbers, documented
+from multinorm_optax._optimizers.arguments import Mask, check_numbers, check_schedules, documented
 from multinorm_optax._optimizers.auxiliary_adam import add_decayed_weights, in_float32
 
 _update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
@@ -164,6 +164,7 @@ def adam_mini(
       >>> jax.tree.map(jnp.shape, tx.init(params)[0].nu)
       {'attention': {'query': {'kernel': (1, 3)}}, 'up': {'bias': (128,), 'kernel': (1, 128)}}
     """
+    check_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
     mask = _no_norms_or_biases if weight_decay_mask is None else weight_decay_mask
     direction = scale_by_adam_mini(b1, b2, eps, blocks=blocks, mu_dtype=mu_dtype)
     decay = add_decayed_weights(weight_decay, mask)

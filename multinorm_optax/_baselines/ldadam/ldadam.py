@@ -19,7 +19,7 @@ from multinorm_optax._optimizers.arguments import (
     documented,
     is_integer,
 )
-from multinorm_optax._optimizers.auxiliary_adam import AdamGroup, auxiliary_adam
+from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
 
 RankLike: TypeAlias = int | Sequence[tuple[str, int]] | optax.Params
 
@@ -166,15 +166,20 @@ def ldadam(
     error_feedback: bool = True,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
-    adam: AdamGroup = AdamGroup(b1=0.908, b2=0.99),
+    adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    adam_b1: jax.typing.ArrayLike = 0.908,
+    adam_b2: jax.typing.ArrayLike = 0.99,
+    adam_eps: jax.typing.ArrayLike = 1e-8,
+    adam_weight_decay: optax.ScalarOrSchedule = 0.0,
+    adam_clip_norm: jax.typing.ArrayLike | None = None,
+    adam_moment_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """LDAdam: low-rank Adam with error feedback on the matrices, AdamW on everything else.
 
     W <- W - learning_rate * (T(G) + weight_decay * W), the `auxiliary_adam` of `scale_by_ldadam`
-    (Robert et al., arXiv 2410.16103). The defaults are the paper's.
+    (Robert et al., arXiv 2410.16103). The defaults are the paper's; Adam's decays are the same.
 
     Args:
-      adam: how every other parameter is trained, by default with the same decays.
       ...
 
     Example:
@@ -196,5 +201,11 @@ def ldadam(
         alpha=1.0,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
-        adam=adam,
+        adam_learning_rate=adam_learning_rate,
+        adam_b1=adam_b1,
+        adam_b2=adam_b2,
+        adam_eps=adam_eps,
+        adam_weight_decay=adam_weight_decay,
+        adam_clip_norm=adam_clip_norm,
+        adam_moment_dtype=adam_moment_dtype,
     )
