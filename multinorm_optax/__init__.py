@@ -42,7 +42,7 @@ from multinorm_optax._training.audit import audit
 from multinorm_optax._training.layerwise import LayerwiseModel, layerwise_training
 from multinorm_optax._training.stochastic_rounding import apply_updates_stochastically
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "EQUINOX_RULES",
