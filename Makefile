@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 ARGS ?=
 PIP_FLAGS = --quiet --disable-pip-version-check
 
-.PHONY: help setup train compare study memory throughput bench notebooks notebooks-run docs test test-oldest test-latest lint format clean
+.PHONY: help setup train compare study memory throughput bench notebooks notebooks-run docs test test-oldest test-latest lint package format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -64,14 +64,26 @@ test-latest: ## the same tests on the newest releases
 	@.venv-latest/bin/python -m pip install $(PIP_FLAGS) --upgrade --upgrade-strategy eager --editable '.[test]'
 	@.venv-latest/bin/python -m pytest -n 2 $(ARGS)
 
-lint: setup ## formatting, lint and types
+lint: setup ## formatting, lint, types and spelling
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/codespell
+
+package: ## wheel and sdist in dist/, checked in a new environment that has nothing else
+	@rm -rf dist .venv-package
+	@$(PYTHON) -m venv .venv-package
+	@.venv-package/bin/python -m pip install $(PIP_FLAGS) build twine
+	@.venv-package/bin/python -m build --outdir dist > /dev/null
+	@.venv-package/bin/python -m twine check --strict dist/*
+	@$(PYTHON) -m venv --clear .venv-package
+	@.venv-package/bin/python -m pip install $(PIP_FLAGS) dist/*.whl
+	@cd dist && ../.venv-package/bin/python ../tests/check_wheel.py *.whl ../README.md
+	@rm -rf .venv-package
 
 format: setup ## format the code and apply safe fixes
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 clean: ## remove environments and caches, not results
-	rm -rf docs/_build docs/tutorials/notebooks .venv .venv-oldest .venv-latest .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf docs/_build docs/tutorials/notebooks dist .venv .venv-oldest .venv-latest .venv-package .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -34,6 +34,7 @@ from multinorm_optax._norms.orthogonalize import (
 from multinorm_optax._norms.spectral import SpectralNorm
 from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
 from multinorm_optax._optimizers.mngd import mngd
+from multinorm_optax._optimizers.operator_norm import scale_by_operator_norm
 from multinorm_optax._optimizers.sinkgd import scale_by_sinkhorn, sinkgd
 from multinorm_optax._optimizers.swan import scale_by_swan, swan
 from multinorm_optax._optimizers.tokens import scale_by_token_sinkhorn
@@ -41,7 +42,7 @@ from multinorm_optax._training.audit import audit
 from multinorm_optax._training.layerwise import LayerwiseModel, layerwise_training
 from multinorm_optax._training.stochastic_rounding import apply_updates_stochastically
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "EQUINOX_RULES",
@@ -81,6 +82,7 @@ __all__ = [
     "resolve_axes",
     "scale_by_adam_mini",
     "scale_by_ldadam",
+    "scale_by_operator_norm",
     "scale_by_sinkhorn",
     "scale_by_swan",
     "scale_by_token_sinkhorn",

@@ -1,0 +1,121 @@
+"""scale_by_operator_norm: the operator norm of an update, set by power iteration."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
+
+import multinorm_optax as mo
+from tests.updates import updated
+
+TALL = mo.MatrixAxes(output=-2, input=-1)
+SIZES = st.integers(1, 12)
+
+
+def operator_norms(x, axes=TALL):
+    m, n = axes.matrix_shape(x.shape)
+    return np.linalg.svd(np.asarray(x, np.float64), compute_uv=False)[..., 0] / np.sqrt(m / n)
+
+
+@settings(deadline=None, max_examples=30)
+@given(m=SIZES, n=SIZES, batch=SIZES, seed=st.integers(0, 2**32 - 1))
+def test_each_matrix_keeps_its_direction_and_gets_at_least_its_norm(m, n, batch, seed):
+    g = np.random.default_rng(seed).normal(size=(batch, m, n)).astype(np.float32)
+    update = np.asarray(updated(mo.scale_by_operator_norm(TALL, 3), jnp.asarray(g)))
+    assert np.all(operator_norms(update) >= 1 - 1e-5)
+    ratio = update / g
+    assert np.all(ratio > 0)
+    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1, :1], g.shape), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (160, 40), (40, 160), (3, 30, 20), (1, 7), (7, 1)])
+def test_converges_to_the_largest_singular_value(shape, rng):
+    g = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    errors = [
+        float(np.max(np.abs(operator_norms(updated(mo.scale_by_operator_norm(TALL, k), g)) - 1)))
+        for k in (1, 3, 300)
+    ]
+    assert errors[0] + 1e-6 >= errors[1]
+    assert errors[1] < 0.25
+    assert errors[2] < 1e-3
+
+
+def test_singular_values_are_scaled_alike_for_complex_matrices(rng):
+    g = jnp.asarray(rng.normal(size=(8, 5)) + 1j * rng.normal(size=(8, 5)), jnp.complex64)
+    update = updated(mo.scale_by_operator_norm(TALL, 300), g)
+    found = jnp.linalg.svd(update, compute_uv=False)
+    assert float(found[0]) == pytest.approx(np.sqrt(8 / 5), rel=1e-4)
+    np.testing.assert_allclose(found / found[0], found_ratio(g), rtol=1e-4)
+
+
+def found_ratio(x):
+    values = np.linalg.svd(np.asarray(x), compute_uv=False)
+    return values / values[0]
+
+
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
+def test_is_scale_invariant_bit_by_bit(scale, rng):
+    g = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+    tx = mo.scale_by_operator_norm(TALL)
+    np.testing.assert_array_equal(updated(tx, g * scale), updated(tx, g))
+
+
+def test_zeros_and_non_finite_entries():
+    g = jnp.stack([jnp.zeros((3, 4)), jnp.eye(3, 4)])
+    update = updated(mo.scale_by_operator_norm(TALL, 1), g)
+    assert np.all(update[0] == 0)
+    assert np.all(np.isfinite(update[1]))
+    assert np.any(
+        np.isnan(updated(mo.scale_by_operator_norm(TALL), jnp.eye(3).at[0, 1].set(jnp.nan)))
+    )
+    assert updated(mo.scale_by_operator_norm(TALL), jnp.zeros((0, 4))).shape == (0, 4)
+
+
+def test_half_precision_is_rounded_once(rng):
+    g = jnp.asarray(rng.normal(size=(8, 5)), jnp.bfloat16)
+    tx = mo.scale_by_operator_norm(TALL)
+    update = updated(tx, g)
+    assert update.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(update, updated(tx, g.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+def test_rows_and_columns_are_those_of_the_axes(rng):
+    g = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+    kernel = mo.MatrixAxes(output=1, input=0)
+    update = updated(mo.scale_by_operator_norm(kernel, 300), g)
+    assert float(jnp.linalg.norm(update, ord=2)) == pytest.approx(np.sqrt(5 / 8), rel=1e-3)
+    assert not jax.tree.leaves(mo.scale_by_operator_norm(kernel).init(g))
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True])
+def test_num_iters_is_a_positive_integer(bad):
+    with pytest.raises(ValueError, match="num_iters"):
+        mo.scale_by_operator_norm(TALL, bad)
+
+
+def test_a_gpu_runs_no_branch():
+    tx = optax.chain(mo.scale_by_sinkhorn(TALL, 2), mo.scale_by_operator_norm(TALL))
+    g = jax.ShapeDtypeStruct((4, 64, 32), jnp.float32)
+    traced = jax.jit(lambda g: tx.update(g, tx.init(g))[0]).trace(g)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    for control in ("case", "if"):
+        assert f"stablehlo.{control}" not in text
+
+
+@pytest.mark.devices(4)
+@pytest.mark.parametrize("spec", [P("r", None), P(None, "r")])
+def test_devices_exchange_vectors_only(spec):
+    mesh = jax.make_mesh((4,), ("r",))
+    g = jax.device_put(
+        jax.random.normal(jax.random.key(0), (64, 32)), jax.sharding.NamedSharding(mesh, spec)
+    )
+    tx = mo.scale_by_operator_norm(TALL)
+    compiled = jax.jit(lambda g: updated(tx, g)).lower(g).compile()
+    text = compiled.as_text()
+    assert "all-gather" not in text
+    assert "all-to-all" not in text
+    np.testing.assert_allclose(compiled(g), updated(tx, jax.device_get(g)), rtol=1e-5)
