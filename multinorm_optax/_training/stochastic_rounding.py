@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def apply_updates_stochastically(
     """
     places = itertools.count()
 
-    def moved(path: jax.tree_util.KeyPath, p: jax.Array, u: jax.Array) -> jax.Array | None:
+    def moved(path: tuple[Any, ...], p: jax.Array, u: jax.Array) -> jax.Array | None:
         place = next(places)
         dtype = None if p is None else jnp.asarray(p).dtype
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits >= 32:
