@@ -23,7 +23,7 @@ def real_bytes(tx, params):
 
 
 def test_sinkgd():
-    audit = mo.audit(mo.sinkgd(axes=AXES), PARAMS, AXES)
+    audit = mo.audit(PARAMS, mo.sinkgd(axes=AXES), AXES)
     found = rows(audit)
     kernel = found["layers/kernel"]
     assert (kernel.shape, kernel.matrix_shape, kernel.matrices) == ((3, 4, 5), (5, 4), 3)
@@ -52,43 +52,44 @@ def test_sinkgd():
 def test_adds_up_to_the_real_state(tx):
     if isinstance(tx, optax.MultiSteps):
         tx = tx.gradient_transformation()
-    assert mo.audit(tx, PARAMS, AXES).state_bytes == real_bytes(tx, PARAMS)
+    assert mo.audit(PARAMS, tx, AXES).state_bytes == real_bytes(tx, PARAMS)
 
 
 def test_adam_and_momentum_belong_to_their_parameters():
-    adam = rows(mo.audit(optax.adam(1.0), PARAMS, AXES))
+    adam = rows(mo.audit(PARAMS, optax.adam(1.0), AXES))
     assert [row.state_bytes for row in adam.values()] == [
         2 * row.parameter_bytes for row in adam.values()
     ]
-    momentum = rows(mo.audit(mo.sinkgd(axes=AXES, momentum=0.9), PARAMS, AXES))
+    momentum = rows(mo.audit(PARAMS, mo.sinkgd(axes=AXES, momentum=0.9), AXES))
     assert momentum["layers/kernel"].state_bytes == 4 * 60  # float32, of a bfloat16 kernel
 
 
 def test_a_path_that_ends_another_path_is_not_confused():
     params = {"kernel": jnp.zeros((2, 3)), "a": {"kernel": jnp.zeros((4, 5))}}
-    found = rows(mo.audit(optax.adam(1.0), params))
+    found = rows(mo.audit(params, optax.adam(1.0)))
     assert found["kernel"].state_bytes == 2 * 24
     assert found["a/kernel"].state_bytes == 2 * 80
 
 
 def test_scalar_parameters_own_their_moments():
-    audit = mo.audit(mo.sinkgd(), {"kernel": jnp.zeros((2, 3)), "temperature": jnp.zeros(())})
+    audit = mo.audit({"kernel": jnp.zeros((2, 3)), "temperature": jnp.zeros(())}, mo.sinkgd())
     assert rows(audit)["temperature"].state_bytes == 8
     assert audit.shared_state_bytes == 4
 
 
 def test_shapes_are_enough_and_a_root_leaf_is_fine():
-    audit = mo.audit(mo.sinkgd(), jax.ShapeDtypeStruct((1024, 2048), jnp.float32))
+    weight, axes = jax.ShapeDtypeStruct((1024, 2048), jnp.float32), mo.MatrixAxes(1, 0)
+    audit = mo.audit(weight, mo.sinkgd(axes=axes), axes)
     [row] = audit.rows
     assert row.matrix_shape == (2048, 1024)
     assert audit.parameter_bytes == 8 * 2**20
     assert "8.00 MiB" in audit.summary()
-    adam = mo.audit(optax.adam(1.0), jax.ShapeDtypeStruct((1024, 2048), jnp.float32))
+    adam = mo.audit(weight, optax.adam(1.0), axes)
     assert adam.rows[0].state_bytes == 16 * 2**20
 
 
 def test_table_has_one_line_a_parameter():
-    text = str(mo.audit(mo.sinkgd(axes=AXES), PARAMS, AXES))
+    text = str(mo.audit(PARAMS, mo.sinkgd(axes=AXES), AXES))
     lines = text.splitlines()
     assert len(lines) == 1 + 3 + 1
     assert "3 x (5, 4)" in next(line for line in lines if line.startswith("layers/kernel"))
@@ -96,7 +97,7 @@ def test_table_has_one_line_a_parameter():
 
 
 def test_empty_tree():
-    audit = mo.audit(mo.sinkgd(), {})
+    audit = mo.audit({}, mo.sinkgd())
     assert audit.rows == ()
     assert audit.parameters == 0
     assert "0 parameters" in str(audit)
@@ -107,7 +108,7 @@ def test_state_of_several_arrays_belongs_to_its_parameter():
     heads, neurons = mo.Blocks(whole=0, groups={1: 2}), mo.Blocks(whole=0)
     fused = mo.FusedBlocks(axis=1, parts=((4, heads), (4, heads), (4, neurons)))
     tx = mo.adam_mini(1e-3, blocks=[("qkv/kernel", fused), ("bias", mo.Blocks())])
-    found = mo.audit(tx, params)
+    found = mo.audit(params, tx)
     assert rows(found)["qkv/kernel"].state_bytes == 4 * (6 * 12 + 2 + 2 + 4)
     assert rows(found)["bias"].state_bytes == 4 * 2 * 3
     assert found.state_bytes == real_bytes(tx, params)

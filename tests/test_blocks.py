@@ -120,8 +120,18 @@ class TestRules:
             resolve_blocks([("d", LAST)], tree)
         message = str(error.value)
         assert message.startswith("a.b (3, 4)\n  c (3,)\n")
-        assert r"add one to `blocks`, such as ('a\\.b', Blocks(whole=-2))" in message
-        assert "*flax_blocks(head_dim)" in message
+        assert r'(r"a\.b", Blocks(whole=-2)),  # check: 1 leaf, a.b (3, 4)' in message
+        assert '(r"c", Blocks()),  # check: 1 leaf, c (3,)' in message
+        assert message.endswith('    (r"d", Blocks(whole=(-1,), groups=())),\n]')
+
+    def test_the_rules_end_with_the_preset_of_the_user(self):
+        blocks = mo.flax_blocks(4, value="whole", layer_axis=0)
+        with pytest.raises(ValueError, match="no rule says") as error:
+            resolve_blocks(blocks, {"temperature": jnp.ones(())})
+        assert str(error.value).endswith(
+            '(r"temperature", Blocks()),  # check: 1 leaf, temperature ()\n'
+            "    *flax_blocks(4, value='whole', layer_axis=0),\n]"
+        )
 
     def test_no_specs(self):
         with pytest.raises(TypeError, match=r"`blocks` is neither .*Blocks.* at 'w' it has 3"):
@@ -135,37 +145,45 @@ class TestRules:
 MERGED = [
     ("attn/query/kernel", (8, 12), HEADS),
     ("layers_0/self_attn/q_proj/kernel", (8, 12), HEADS),
-    ("layers/attention/key/kernel", (6, 8, 8), HEADS),
     ("SelfAttention_0/wk/kernel", (8, 4), HEADS),
     ("q/kernel", (8, 12), HEADS),
-    ("attn/v_proj/kernel", (6, 8, 8), NEURON),
-    ("attn/o_proj/kernel", (6, 12, 8), NEURON),
-    ("experts/attention/value/kernel", (2, 3, 8, 8), NEURON),
+    ("attn/v_proj/kernel", (8, 8), NEURON),
+    ("attn/o_proj/kernel", (12, 8), NEURON),
 ]
 APART = [
     ("MultiHeadDotProductAttention_0/query/kernel", (8, 3, 4), AXIS_OF_HEADS),
-    ("layers/attention/key/kernel", (6, 8, 1, 4), AXIS_OF_HEADS),
     ("attention/value/kernel", (8, 3, 4), Blocks(whole=-3)),
-    ("layers/attention/out/kernel", (6, 3, 4, 8), Blocks(whole=(-3, -2))),
+    ("attention/out/kernel", (3, 4, 8), Blocks(whole=(-3, -2))),
     ("attention/out/kernel", (12, 8), NEURON),
 ]
 ANY = [
     ("attention/query/bias", (3, 4), Blocks()),
     ("attention/qkv/bias", (36,), Blocks()),
     ("layers/mlp/up/bias", (6, 20), Blocks()),
-    ("layers/mlp/up/kernel", (6, 8, 20), NEURON),
     ("attention_block/mlp/wo/kernel", (20, 8), NEURON),
-    ("moe/experts/w1/kernel", (6, 2, 8, 20), NEURON),
-    ("ffn/key/kernel", (6, 8, 20), NEURON),
     ("Dense_0/kernel", (8, 20), NEURON),
     ("linear/kernel", (8, 20), NEURON),
     ("lm_head/kernel", (8, 30), NEURON),
     ("embed/embedding", (30, 8), LAST),
-    ("layers/LayerNorm_0/scale", (6, 8), LAST),
     ("final_norm/scale", (8,), LAST),
-    ("attention/query_norm/scale", (6, 4), LAST),
     ("ln_f/weight", (8,), LAST),
     ("gain/scale", (), Blocks()),
+]
+STACKED_MERGED = [
+    ("layers/attention/key/kernel", (8, 8), HEADS),
+    ("attn/v_proj/kernel", (8, 8), NEURON),
+    ("attn/o_proj/kernel", (12, 8), NEURON),
+]
+STACKED_APART = [
+    ("layers/attention/key/kernel", (8, 2, 4), AXIS_OF_HEADS),
+    ("layers/attention/out/kernel", (3, 4, 8), Blocks(whole=(-3, -2))),
+]
+STACKED = [
+    ("layers/mlp/up/kernel", (8, 20), NEURON),
+    ("moe/experts/w1/kernel", (2, 8, 20), NEURON),
+    ("ffn/key/kernel", (8, 20), NEURON),
+    ("layers/LayerNorm_0/scale", (8,), LAST),
+    ("attention/query_norm/scale", (4,), LAST),
 ]
 
 
@@ -174,8 +192,45 @@ class TestFlax:
         ("head_dim", "path", "shape", "want"),
         [(4, *case) for case in MERGED + ANY] + [(None, *case) for case in APART + ANY],
     )
-    def test_usual_layouts(self, head_dim, path, shape, want):
-        assert found(mo.flax_blocks(head_dim), shape, path) == want.resolve(shape)
+    @pytest.mark.parametrize("layer_axis", [None, 0, 1, -1])
+    def test_usual_layouts(self, head_dim, path, shape, want, layer_axis):
+        blocks = mo.flax_blocks(head_dim, layer_axis=layer_axis)
+        assert found(blocks, shape, path) == want.resolve(shape)
+
+    @pytest.mark.parametrize(
+        ("head_dim", "path", "shape", "want"),
+        [(4, *case) for case in STACKED_MERGED + STACKED]
+        + [(None, *case) for case in STACKED_APART + STACKED],
+    )
+    @pytest.mark.parametrize("layer_axis", [0, 1, -1])
+    def test_every_layer_of_a_stack_has_the_blocks_of_one_layer(
+        self, head_dim, path, shape, want, layer_axis
+    ):
+        def stacked(shape):
+            position = layer_axis % (len(shape) + 1)
+            return (*shape[:position], 7, *shape[position:])
+
+        blocks = found(mo.flax_blocks(head_dim, layer_axis=layer_axis), stacked(shape), path)
+        assert blocks.moment_shape(stacked(shape)) == stacked(want.moment_shape(shape))
+        if (head_dim, path) != (None, "layers/attention/out/kernel") and "experts" not in path:
+            with pytest.raises(ValueError, match=r"layer_axis=\.\.\."):
+                found(mo.flax_blocks(head_dim), stacked(shape), path)
+
+    def test_a_scan_over_axis_one_has_a_moment_for_each_layer(self):
+        with pytest.raises(ValueError, match=r"mlp/up/kernel \(32, 3, 64\).*layer_axis"):
+            found(mo.flax_blocks(None), (32, 3, 64), "mlp/up/kernel")
+        blocks = found(mo.flax_blocks(None, layer_axis=1), (32, 3, 64), "mlp/up/kernel")
+        assert blocks.moment_shape((32, 3, 64)) == (1, 3, 64)
+
+    def test_layer_axes_that_do_not_fit(self):
+        with pytest.raises(ValueError, match=r"mlp/up/kernel \(3, 8, 20\): layer_axis=3"):
+            found(mo.flax_blocks(4, layer_axis=3), (3, 8, 20), "mlp/up/kernel")
+        with pytest.raises(ValueError, match=r"\(2, 3, 4, 8, 20\): in one layer .* 2 axes"):
+            found(mo.flax_blocks(4, layer_axis=0), (2, 3, 4, 8, 20), "mlp/up/kernel")
+        with pytest.raises(ValueError, match=r"experts/up/kernel \(2, 8, 20\)"):
+            found(mo.flax_blocks(4, layer_axis=1), (2, 8, 20), "experts/up/kernel")
+        with pytest.raises(TypeError, match="layer_axis is an integer"):
+            mo.flax_blocks(4, layer_axis="layers")
 
     @pytest.mark.parametrize(
         ("head_dim", "shape", "want"),
@@ -186,7 +241,8 @@ class TestFlax:
         ],
     )
     def test_one_block_for_the_values(self, head_dim, shape, want):
-        blocks = found(mo.flax_blocks(head_dim, value="whole"), shape, "attn/value/kernel")
+        preset = mo.flax_blocks(head_dim, value="whole", layer_axis=0)
+        blocks = found(preset, shape, "attn/value/kernel")
         assert blocks.moment_shape(shape) == want
         with pytest.raises(ValueError, match="value is 'all'"):
             mo.flax_blocks(head_dim, value="all")

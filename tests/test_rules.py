@@ -36,9 +36,9 @@ class TestDefaults:
             "linear/kernel",
             "attention_heads/kernel",
             "multi_head/kernel",
-            "output/kernel",
-            "normalizer/kernel",
-            "norm/mlp/up/kernel",
+            "attention/output/kernel",
+            "linear/w",
+            "gru/w_h",
         ],
     )
     def test_kernels(self, path):
@@ -68,14 +68,15 @@ class TestDefaults:
 
 
 class TestUncovered:
-    def test_error_names_every_path_shape_and_the_rule_to_add(self):
+    def test_error_names_every_path_and_shape_and_hands_over_the_rules(self):
         tree = {"layers": shapes(kernel=(2, 3, 4), query=(3, 2, 2)), "dense": shapes(kernel=(3, 4))}
         with pytest.raises(ValueError, match="layers/kernel") as error:
             mo.resolve_axes(None, tree)
         message = str(error.value)
-        assert "layers/kernel (2, 3, 4)" in message
-        assert "layers/query (3, 2, 2)" in message
-        assert "('layers/kernel', MatrixAxes(output=..., input=...))" in message
+        assert "layers/kernel (2, 3, 4): a shape of 3 axes does not say" in message
+        assert "layers/query (3, 2, 2): query is not the name of a weight" in message
+        assert '(r"layers/kernel", MatrixAxes(output=-1, input=-2)),  # check: 1 leaf' in message
+        assert message.endswith("    *FLAX_RULES,\n]")
         assert "dense/kernel" not in message
 
     @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ class TestUncovered:
             lambda tree: mo.scale_by_sinkhorn().update(tree, optax.EmptyState()),
             lambda tree: mo.normalize_rows().update(tree, optax.EmptyState()),
             lambda tree: mo.group_labels()(tree),
-            lambda tree: mo.audit(optax.sgd(1.0), tree),
+            lambda tree: mo.audit(tree, mo.sinkgd()),
         ],
         ids=["sinkgd", "swan", "scale_by_sinkhorn", "normalize_rows", "group_labels", "audit"],
     )
@@ -124,8 +125,8 @@ class TestRules:
             (".*", lambda path, shape: STACKED if len(shape) == 3 else mo.UNCOVERED),
             *mo.FLAX_RULES,
         ]
-        axes = found(rules, shapes(a=(2, 3, 4), b=(3, 4)))
-        assert axes == {"a": mo.MatrixAxes(2, 1), "b": KERNEL}
+        axes = found(rules, shapes(a=(2, 3, 4), kernel=(3, 4)))
+        assert axes == {"a": mo.MatrixAxes(2, 1), "kernel": KERNEL}
 
     def test_rules_may_be_lists_and_hold_muon_numbers(self):
         rules = [["a", Muon(reduction_axis=1, output_axis=0)], ["b", None]]
@@ -180,7 +181,9 @@ class Attention:
 
 class TestPaths:
     def test_root_leaf(self):
-        assert mo.resolve_axes(None, jnp.ones((3, 4))) == [("", KERNEL)]
+        assert mo.resolve_axes(KERNEL, jnp.ones((3, 4))) == [("", KERNEL)]
+        with pytest.raises(ValueError, match=r"<root> \(3, 4\): its path has no name"):
+            mo.resolve_axes(None, jnp.ones((3, 4)))
 
     def test_linen_boxes(self):
         class Model(flax.linen.Module):
@@ -203,7 +206,8 @@ class TestPaths:
         assert found(rules, tree) == {"attention/query": TORCH, "attention/value": TORCH}
 
     def test_a_key_called_value_keeps_its_name(self):
-        assert found(None, {"attention": shapes(value=(4, 4))}) == {"attention/value": KERNEL}
+        rules = [("attention/value", KERNEL)]
+        assert found(rules, {"attention": shapes(value=(4, 4))}) == {"attention/value": KERNEL}
 
     def test_slashes_in_keys(self):
         tree = {"mlp/~/linear_0": shapes(w=(3, 4), b=(4,))}

@@ -60,7 +60,7 @@ def conclude(
             [line["validation_loss"] for line in validations],
         ),
     )
-    audit = mo.audit(task.optimizer, state.params, axes=LLAMA_RULES)
+    audit = mo.audit(state.params, task.optimizer, axes=LLAMA_RULES)
     last_tenth = steps[-max(1, len(steps) // 10) :]
     summary = {
         "train_loss": statistics.fmean(line["loss"] for line in last_tenth),

@@ -5,13 +5,13 @@ import dataclasses
 import enum
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import jax
 import numpy as np
 import optax
 
-from multinorm_optax._matrices.axes import Shape, describe
+from multinorm_optax._matrices.axes import Shape
 
 
 class _Uncovered(enum.Enum):
@@ -27,6 +27,12 @@ Uncovered: TypeAlias = Literal[_Uncovered.UNCOVERED]
 
 Rule: TypeAlias = tuple[str, Any]
 """(pattern, spec): a regular expression for whole paths, and a spec or a function to make one."""
+
+
+class DefaultRule:
+    """The function of a default rule, which error messages can name."""
+
+    text: str  # the rules as Python, such as FLAX_RULES
 
 
 def named_leaves(
@@ -56,6 +62,29 @@ def named_leaves(
     return named
 
 
+def array_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a tree of arrays, `jax.ShapeDtypeStruct` and numbers; raises for others."""
+    leaves = named_leaves(tree)
+    for path, leaf in leaves:
+        array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+        if not array and not isinstance(leaf, int | float | complex):
+            raise TypeError(
+                f"{path or '<root>'} is {leaf!r}, not an array; keep only arrays among the"
+                " parameters, as eqx.filter(model, eqx.is_inexact_array) or"
+                " nnx.state(model, nnx.Param) do"
+            )
+    return leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundSpec:
+    """A leaf and its spec, or `UNCOVERED`."""
+
+    path: str
+    shape: Shape
+    spec: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class SpecKind:
     """A kind of spec that is looked up by path, such as matrix axes."""
@@ -64,29 +93,33 @@ class SpecKind:
     name: str  # the type of a spec
     is_spec: Callable[[Any], bool]
     resolve: Callable[[Any, Shape, str], Any]  # (spec, shape, path) -> spec, or an error
-    missing: Callable[[str], str]  # (path as a pattern) -> the remedy for an uncovered leaf
+    missing: Callable[[Any, Sequence[FoundSpec]], str]  # (specs, all leaves) -> what to write
 
 
 def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]]:
     """The path and the spec of every leaf: from rules, a tree of specs, or a function of one."""
+    found = look_up(specs, tree, kind)
+    if any(leaf.spec is UNCOVERED for leaf in found):
+        raise ValueError(kind.missing(specs, found))
+    return [(leaf.path, leaf.spec) for leaf in found]
+
+
+def look_up(specs: Any, tree: Any, kind: SpecKind) -> list[FoundSpec]:
+    """The spec of every leaf, or `UNCOVERED`."""
+    leaves = array_leaves(tree)
     lookup = _lookup(specs, tree, kind)
-    found, uncovered = [], []
-    for name, leaf in named_leaves(tree):
+    found = []
+    for path, leaf in leaves:
         shape = shape_of(leaf)
-        spec = lookup(name, shape)
-        if spec is UNCOVERED:
-            uncovered.append((name, shape))
-        else:
-            found.append((name, kind.resolve(spec, shape, name)))
-    if uncovered:
-        leaves = "\n  ".join(describe(*leaf) for leaf in uncovered)
-        raise ValueError(f"{leaves}\n{kind.missing(re.escape(uncovered[0][0]))}")
+        spec = lookup(path, shape)
+        resolved = UNCOVERED if spec is UNCOVERED else kind.resolve(spec, shape, path)
+        found.append(FoundSpec(path, shape, resolved))
     return found
 
 
 def _lookup(specs: Any, tree: Any, kind: SpecKind) -> Callable[[str, Shape], Any]:
     """The function from a leaf's path and shape to its spec, or `UNCOVERED`."""
-    if _is_rules(specs):
+    if is_rules(specs):
         compiled = [(re.compile(pattern), spec) for pattern, spec in specs]
 
         def by_rule(path: str, shape: Shape) -> Any:
@@ -98,7 +131,7 @@ def _lookup(specs: Any, tree: Any, kind: SpecKind) -> Callable[[str, Shape], Any
             return UNCOVERED
 
         return by_rule
-    if callable(specs):
+    if is_function(specs):
         specs = specs(tree)
     by_name = dict(named_leaves(specs, is_leaf=kind.is_spec))
     for path, spec in by_name.items():
@@ -118,11 +151,18 @@ def _lookup(specs: Any, tree: Any, kind: SpecKind) -> Callable[[str, Shape], Any
     return by_path
 
 
-def _is_rules(axes: Any) -> bool:
-    if not isinstance(axes, Sequence) or not axes:
+def is_rules(specs: Any) -> TypeGuard[Sequence[Rule]]:
+    """Whether specs are rules, (pattern, spec) pairs."""
+    if not isinstance(specs, Sequence) or not specs:
         return False
-    pairs = all(type(rule) in (tuple, list) and len(rule) == 2 for rule in axes)
-    return pairs and all(isinstance(pattern, str) for pattern, _ in axes)
+    pairs = all(type(rule) in (tuple, list) and len(rule) == 2 for rule in specs)
+    return pairs and all(isinstance(pattern, str) for pattern, _ in specs)
+
+
+def is_function(specs: Any) -> bool:
+    """Whether specs are a function of the parameters; a module that has `__call__` is a tree."""
+    is_tree = not jax.tree_util.all_leaves([specs]) and not isinstance(specs, jax.tree_util.Partial)
+    return callable(specs) and not is_tree
 
 
 def shape_of(leaf: Any) -> Shape:

@@ -1,5 +1,6 @@
 """From a parameter tree to the matrices in it: rules by path, as shapes cannot tell."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -8,8 +9,25 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape, as_matrix_axes, describe
-from multinorm_optax._matrices.paths import SpecKind, Uncovered, resolve_specs, shape_of
-from multinorm_optax._matrices.roles import equinox_axes, flax_axes
+from multinorm_optax._matrices.paths import (
+    UNCOVERED,
+    FoundSpec,
+    Rule,
+    SpecKind,
+    Uncovered,
+    is_rules,
+    look_up,
+    resolve_specs,
+    shape_of,
+)
+from multinorm_optax._matrices.roles import DefaultAxes, equinox_axes, flax_axes, names_of
+from multinorm_optax._matrices.suggestions import (
+    likely_axes,
+    pasteable,
+    spec_text,
+    suggested_lines,
+    uncovered_text,
+)
 
 Spec: TypeAlias = MatrixAxes | optax.contrib.MuonDimensionNumbers | None
 AxesRule: TypeAlias = tuple[str, Spec | Callable[[str, Shape], Spec | Uncovered]]
@@ -21,15 +39,73 @@ MATRIX = "matrix"
 OTHER = "adam"
 
 FLAX_RULES: tuple[AxesRule, ...] = ((r".*", flax_axes),)
-"""The default. Append it to rules of your own: `axes=[("attn/qkv/kernel", ...), *FLAX_RULES]`."""
+"""The default, for weights stored (in, out): `kernel` of flax and Keras, `w` of haiku.
+
+Append it to rules of your own: `axes=[("attn/qkv/kernel", ...), *FLAX_RULES]`.
+"""
 
 EQUINOX_RULES: tuple[AxesRule, ...] = ((r".*", equinox_axes),)
-"""The same for trees whose 2-D weights are stored (out, in)."""
+"""The same for weights stored (out, in): `weight` of equinox, haliax and PyTorch."""
 
 WHOLE_LEAF_RULES: tuple[AxesRule, ...] = (
     (r".*", lambda _, shape: MatrixAxes(output=range(len(shape)), input=())),
 )
 """Every leaf is one matrix of a single column, for projections that act entry by entry."""
+
+
+def missing_axes(axes: AxesLike, found: Sequence[FoundSpec]) -> str:
+    """The text of the error about uncovered leaves, with rules that cover them all."""
+    defaults = _defaults(axes) if is_rules(axes) else []
+
+    def why(leaf: FoundSpec) -> str | None:
+        if not is_rules(axes):
+            return f"likely {_likely(out_first=False)(leaf)}"
+        default = defaults[-1] if defaults else flax_axes
+        is_covered = default(leaf.path, leaf.shape) is not UNCOVERED
+        return None if is_covered else default.why_not(leaf.path, leaf.shape)
+
+    return uncovered_text(found, why, suggest_axes(axes, found))
+
+
+def suggest_axes(axes: AxesLike, found: Sequence[FoundSpec]) -> str:
+    """What to write so that all leaves are covered: rules to paste, unless axes are a tree."""
+    axes = FLAX_RULES if axes is None else axes
+    if not is_rules(axes):
+        return (
+            "`axes` is a tree without a spec for this leaf; add one at its place, or None for a"
+            " leaf that is not a matrix"
+        )
+    defaults, rules, tail = _defaults(axes), axes, None
+    default = defaults[-1] if defaults else flax_axes
+    weights = {names[-1] for leaf in found if (names := names_of(leaf.path))}
+    if not default.weights & weights and len(defaults) in (0, len(axes)):
+        default = next(
+            (each for each in (flax_axes, equinox_axes) if each.weights & weights), default
+        )
+    if default not in defaults:
+        rules = [rule for rule in axes if not isinstance(rule[1], DefaultAxes)]
+        names_of_weights = ", ".join(sorted(default.weights & weights))
+        check = f"  # check: {default.order}: {names_of_weights}" if names_of_weights else ""
+        tail = f"*{default.text},{check}"
+        found = [
+            dataclasses.replace(leaf, spec=default(leaf.path, leaf.shape))
+            if leaf.spec is UNCOVERED
+            else leaf
+            for leaf in found
+        ]
+    lines = suggested_lines(found, _likely(out_first=default is equinox_axes))
+    return (
+        "no rule says which axes are rows and columns; check these, and pass them as `axes`:\n\n"
+        + pasteable("axes", lines, rules, tail)
+    )
+
+
+def _defaults(rules: Sequence[Rule]) -> list[DefaultAxes]:
+    return [spec for _, spec in rules if isinstance(spec, DefaultAxes)]
+
+
+def _likely(out_first: bool) -> Callable[[FoundSpec], str]:
+    return lambda leaf: spec_text(likely_axes(leaf.path, leaf.shape, out_first))
 
 
 _AXES = SpecKind(
@@ -39,12 +115,13 @@ _AXES = SpecKind(
     resolve=lambda spec, shape, path: (
         None if spec is None else as_matrix_axes(spec).resolve(shape, path)
     ),
-    missing=lambda pattern: (
-        "no rule says which axes are rows and columns; add one to `axes`, such as"
-        f" ({pattern!r}, MatrixAxes(output=..., input=...)) for matrices or ({pattern!r}, None) for"
-        " others, and end the rules with *FLAX_RULES to keep the defaults for everything else"
-    ),
+    missing=missing_axes,
 )
+
+
+def look_up_axes(axes: AxesLike, tree: Any) -> list[FoundSpec]:
+    """The axes of every leaf, or `UNCOVERED`."""
+    return look_up(FLAX_RULES if axes is None else axes, tree, _AXES)
 
 
 def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None]]:

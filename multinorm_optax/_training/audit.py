@@ -7,11 +7,20 @@ from collections.abc import Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes
-from multinorm_optax._matrices.paths import named_leaves
-from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
+from multinorm_optax._matrices.paths import (
+    UNCOVERED,
+    FoundSpec,
+    array_leaves,
+    named_leaves,
+    shape_of,
+)
+from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, look_up_axes, suggest_axes
+
+UNCOVERED_GROUP = "uncovered"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +31,9 @@ class AuditRow:
     shape: tuple[int, ...]
     matrix_shape: tuple[int, int] | None  # (m, n), outputs by inputs, of each of its matrices
     matrices: int  # the number of matrices that it stacks, or 0
-    group: str  # "matrix" or "adam", as in group_labels
+    group: str  # "matrix" or "adam", as in group_labels, or "uncovered"
     parameter_bytes: int
-    state_bytes: int
+    state_bytes: int | None  # None without an optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +41,8 @@ class Audit:
     """The parameters of a model with their groups and bytes, see `audit`."""
 
     rows: tuple[AuditRow, ...]
-    shared_state_bytes: int
+    shared_state_bytes: int | None
+    suggestion: str | None
 
     @property
     def parameters(self) -> int:
@@ -44,28 +54,42 @@ class Audit:
 
     @property
     def state_bytes(self) -> int:
-        return self.shared_state_bytes + sum(row.state_bytes for row in self.rows)
+        shared = self.shared_state_bytes
+        return _known(shared) + sum(_known(row.state_bytes) for row in self.rows)
 
     def state_bytes_of(self, group: str) -> int:
-        return sum(row.state_bytes for row in self.rows if row.group == group)
+        return sum(_known(row.state_bytes) for row in self.rows if row.group == group)
 
     def summary(self) -> str:
         """One line: parameters, and optimizer state by group."""
+        parameters = f"{self.parameters:,} parameters: {_bytes(self.parameter_bytes)}"
+        if self.shared_state_bytes is None:
+            numbers = collections.Counter(row.group for row in self.rows)
+            groups = ", ".join(f"{group} {numbers[group]}" for group in sorted(numbers))
+            return f"{parameters}; leaves: {groups or 0}"
         matrix, other = (_bytes(self.state_bytes_of(group)) for group in (MATRIX, OTHER))
         return (
-            f"{self.parameters:,} parameters: {_bytes(self.parameter_bytes)}; optimizer state:"
+            f"{parameters}; optimizer state:"
             f" {_bytes(self.state_bytes)} ({MATRIX} {matrix}, {OTHER} {other}),"
             f" {self.state_bytes / max(1, self.parameter_bytes):.2f} of the parameters"
         )
 
     def __str__(self) -> str:
-        table = [("path", "shape", "matrix (m, n)", "group", "state")]
+        with_state = self.shared_state_bytes is not None
+        table = [("path", "shape", "matrix (m, n)", "group", *(("state",) if with_state else ()))]
         for row in self.rows:
             matrix = f"{row.matrices} x {row.matrix_shape}" if row.matrix_shape else "-"
-            table.append((row.path, str(row.shape), matrix, row.group, _bytes(row.state_bytes)))
+            state = (_bytes(row.state_bytes),) if row.state_bytes is not None else ()
+            table.append((row.path, str(row.shape), matrix, row.group, *state))
         widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
-        return "\n".join([*lines, self.summary()])
+        return "\n".join([*lines, self.summary(), *([self.suggestion] if self.suggestion else [])])
+
+
+def _known(state_bytes: int | None) -> int:
+    if state_bytes is None:
+        raise ValueError("this audit has no optimizer; write audit(params, optimizer)")
+    return state_bytes
 
 
 def _bytes(count: int) -> str:
@@ -76,49 +100,74 @@ def _bytes(count: int) -> str:
 
 
 def audit(
-    optimizer: optax.GradientTransformation, params: optax.Params, axes: AxesLike = None
+    params: optax.Params,
+    optimizer: optax.GradientTransformation | None = None,
+    axes: AxesLike = None,
 ) -> Audit:
     """List every parameter with its matrix shape, its group and its bytes of optimizer state.
 
-    Nothing is allocated: the state's shapes come from `jax.eval_shape`.
+    Nothing is allocated: the state's shapes come from `jax.eval_shape`. Without an optimizer it
+    lists what `axes` make of the parameters, also where rules are missing.
 
     Args:
-      optimizer: any optax optimizer.
-      params: parameters, arrays or `jax.ShapeDtypeStruct`.
+      params: parameters, arrays, `jax.ShapeDtypeStruct` or numbers.
+      optimizer: any optax optimizer, or None.
       axes: the optimizer's own `axes`, see `resolve_axes`.
 
     Returns:
       An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrix_shape`,
       `matrices`, `group`, `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`,
-      `state_bytes`, `state_bytes_of(group)`, `shared_state_bytes` and `summary()`. A parameter owns
-      the state whose path ends in its path, or in its path and a number; all other state, such as
-      step counts, is shared. Errors are those of `resolve_axes`.
+      `state_bytes`, `state_bytes_of(group)`, `shared_state_bytes`, `summary()` and `suggestion`. A
+      parameter owns the state whose path ends in its path, or in its path and a number; all other
+      state, such as step counts, is shared. A leaf that no rule covers has the group
+      `"uncovered"`, and the table ends with `suggestion`, rules that cover all of them.
+
+    Raises:
+      ValueError: from the optimizer's `init`, for leaves that its rules do not cover; for the bytes
+        of the state without an optimizer; and for axes that do not fit a shape.
+      TypeError: for a leaf that is not an array, and for an optimizer as the first argument.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from multinorm_optax import audit, sinkgd
       >>> params = {"dense": {"kernel": jnp.ones((64, 32)), "bias": jnp.ones(32)}}
-      >>> print(audit(sinkgd(), params))      # doctest: +NORMALIZE_WHITESPACE
+      >>> print(audit(params, sinkgd()))      # doctest: +NORMALIZE_WHITESPACE
       path          shape     matrix (m, n)  group   state
       dense/bias    (32,)     -              adam    256 B
       dense/kernel  (64, 32)  1 x (32, 64)   matrix  0 B
       2,080 parameters: 8.12 KiB; optimizer state: 260 B (matrix 0 B, adam 256 B),
       0.03 of the parameters
     """
-    resolved = resolve_axes(axes, params)
+    if isinstance(params, optax.GradientTransformation):
+        raise TypeError("the first argument is an optimizer; write audit(params, optimizer)")
+    found = look_up_axes(axes, params)
+    leaves = [leaf for _, leaf in array_leaves(params)]
     sizes: collections.Counter[str | None] = collections.Counter()
-    for path, leaf in named_leaves(jax.eval_shape(optimizer.init, params)):
-        sizes[_owner(path, leaf, {path for path, _ in resolved})] += leaf.size * leaf.dtype.itemsize
+    if optimizer is not None:
+        for path, leaf in named_leaves(jax.eval_shape(optimizer.init, params)):
+            sizes[_owner(path, leaf, {each.path for each in found})] += _size(leaf)
 
-    def row(leaf: Any, path: str, found: MatrixAxes | None) -> AuditRow:
-        shape, of_row = tuple(leaf.shape), (leaf.size * leaf.dtype.itemsize, sizes[path])
-        if found is None:
-            return AuditRow(path, shape, None, 0, OTHER, *of_row)
-        matrices = math.prod(shape[axis] for axis in found.batch(len(shape)))
-        return AuditRow(path, shape, found.matrix_shape(shape), matrices, MATRIX, *of_row)
+    def row(leaf: Any, found: FoundSpec) -> AuditRow:
+        axes, shape = found.spec, found.shape
+        of_row = _size(leaf), None if optimizer is None else sizes[found.path]
+        if not isinstance(axes, MatrixAxes):
+            group = UNCOVERED_GROUP if axes is UNCOVERED else OTHER
+            return AuditRow(found.path, shape, None, 0, group, *of_row)
+        matrices = math.prod(shape[axis] for axis in axes.batch(len(shape)))
+        return AuditRow(found.path, shape, axes.matrix_shape(shape), matrices, MATRIX, *of_row)
 
-    leaves = zip(jax.tree.leaves(params), resolved, strict=True)
-    return Audit(tuple(row(leaf, *found) for leaf, found in leaves), sizes[None])
+    uncovered = any(each.spec is UNCOVERED for each in found)
+    return Audit(
+        rows=tuple(map(row, leaves, found)),
+        shared_state_bytes=None if optimizer is None else sizes[None],
+        suggestion=suggest_axes(axes, found) if uncovered else None,
+    )
+
+
+def _size(leaf: Any) -> int:
+    """The bytes of an array, `jax.ShapeDtypeStruct` or number."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    return math.prod(shape_of(leaf)) * dtype.itemsize
 
 
 def _owner(state_path: str, state: Any, paths: Collection[str]) -> str | None:

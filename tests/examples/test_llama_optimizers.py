@@ -172,7 +172,7 @@ def test_state_has_so_many_numbers_per_weight(
     assert all(leaf.size <= 3 for leaf in state if leaf.shape not in shapes)
     expected = matrices * weights["matrix"] + tables * weights["table"] + gains * weights["gain"]
     assert numbers == expected
-    audited = mo.audit(optimizer, params, axes=LLAMA_RULES).state_bytes_of("matrix")
+    audited = mo.audit(params, optimizer, axes=LLAMA_RULES).state_bytes_of("matrix")
     assert audited == 4 * matrices * weights["matrix"]
 
 
@@ -213,14 +213,14 @@ def test_baselines_keep_so_many_numbers_for_the_matrices(
 ) -> None:
     _, params = abstract_llama(tiny_model)
     optimizer = make_optimizer(settle(config), Setup(model=tiny_model))
-    audited = mo.audit(optimizer, params, axes=LLAMA_RULES).state_bytes_of("matrix")
+    audited = mo.audit(params, optimizer, axes=LLAMA_RULES).state_bytes_of("matrix")
     assert audited == 4 * numbers
 
 
 def test_adafactor_keeps_a_mean_per_row_and_column(tiny_model: ModelConfig) -> None:
     _, params = abstract_llama(tiny_model)
     optimizer = make_optimizer(settle(OptimizerConfig("adalomo")), Setup(model=tiny_model))
-    audited = mo.audit(optimizer, params, axes=LLAMA_RULES).state_bytes_of("matrix")
+    audited = mo.audit(params, optimizer, axes=LLAMA_RULES).state_bytes_of("matrix")
     means = 2 * (4 * (16 + 16) + 3 * (16 + 24))
     assert 4 * means <= audited <= 4 * (means + STACK)  # and optax's placeholder of one number
 

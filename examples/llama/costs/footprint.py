@@ -86,7 +86,7 @@ def kept(experiment: Experiment) -> Kept:
     """Count the bytes of weights and optimizer state of a settled experiment."""
     _, params = abstract_llama(experiment.setup.model)
     optimizer = make_optimizer(experiment.optimizer, experiment.setup)
-    audit = mo.audit(optimizer, params, axes=LLAMA_RULES)
+    audit = mo.audit(params, optimizer, axes=LLAMA_RULES)
     return Kept(
         parameters=audit.parameters,
         matrix_parameters=sum(math.prod(r.shape) for r in audit.rows if r.group == MATRIX),

@@ -7,7 +7,14 @@ from typing import Any, TypeAlias
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape, as_matrix_axes, describe
-from multinorm_optax._matrices.paths import Rule, SpecKind, resolve_specs
+from multinorm_optax._matrices.paths import FoundSpec, Rule, SpecKind, is_rules, resolve_specs
+from multinorm_optax._matrices.roles import OUT_IN_WEIGHTS, is_norm_or_bias, names_of, sides
+from multinorm_optax._matrices.suggestions import (
+    likely_axes,
+    pasteable,
+    suggested_lines,
+    uncovered_text,
+)
 from multinorm_optax._optimizers.arguments import is_integer
 
 
@@ -184,16 +191,39 @@ def _resolve(spec: BlocksSpec | None, shape: Shape, path: str) -> Blocks | Fused
     return (spec if isinstance(spec, FusedBlocks) else _as_blocks(spec)).resolve(shape, path)
 
 
+def _likely(leaf: FoundSpec) -> str:
+    """A block per output neuron of what looks like a weight, per token of an embedding."""
+    names = names_of(leaf.path)
+    out_first = bool(names) and names[-1] in OUT_IN_WEIGHTS
+    if axes := likely_axes(leaf.path, leaf.shape, out_first):
+        (whole,) = axes.input if len(axes.input) == 1 else (axes.input,)
+        return f"Blocks(whole={whole})"
+    tokens = sides(leaf.shape) > 1 and "emb" in leaf.path.lower()
+    return "Blocks(whole=-1)" if tokens and not is_norm_or_bias(leaf.path) else "Blocks()"
+
+
+def _missing_blocks(blocks: Any, found: Sequence[FoundSpec]) -> str:
+    if not is_rules(blocks):
+        return uncovered_text(
+            found,
+            lambda leaf: f"likely {_likely(leaf)}",
+            "`blocks` is a tree without a spec for this leaf; add one at its place",
+        )
+    pasted = pasteable("blocks", suggested_lines(found, _likely), blocks)
+    return uncovered_text(
+        found,
+        lambda leaf: None,
+        "no rule says which entries share a second moment; check these, and pass them as"
+        f" `blocks`:\n\n{pasted}",
+    )
+
+
 _BLOCKS = SpecKind(
     argument="blocks",
     name="Blocks",
     is_spec=lambda node: node is None or isinstance(node, BlocksSpec),
     resolve=_resolve,
-    missing=lambda pattern: (
-        "no rule says which entries share a second moment; add one to `blocks`, such as"
-        f" ({pattern!r}, Blocks(whole=-2)) for a block per output of a flax kernel or ({pattern!r},"
-        " Blocks()) for full Adam, and end with *flax_blocks(head_dim) to keep the usual blocks"
-    ),
+    missing=_missing_blocks,
 )
 
 

@@ -1,41 +1,56 @@
 """The blocks of Adam-mini for flax's usual names."""
 
+import dataclasses
 import re
+from collections.abc import Callable
 from typing import Literal
 
 from multinorm_optax._baselines.adam_mini.blocks import Blocks
 from multinorm_optax._matrices.axes import Shape, describe
-from multinorm_optax._matrices.paths import UNCOVERED, Rule, Uncovered
-from multinorm_optax._matrices.roles import EMBEDDING_WORDS, is_norm_or_bias, words_of
+from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Rule, Uncovered
+from multinorm_optax._matrices.roles import (
+    EMBEDDINGS,
+    NORMS,
+    is_norm_or_bias,
+    names_of,
+    words_of,
+)
+from multinorm_optax._optimizers.arguments import is_integer
 
 _NEURON = Blocks(whole=-2)
 _QUERY_KEY = {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
 _VALUE = {"value", "v", "v_proj", "wv", "value_proj"}
 _OUT = {"out", "o", "o_proj", "wo", "out_proj", "output", "c_proj"}
 _FUSED = {"qkv", "kv", "qk", "wqkv", "wkv", "query_key_value", "key_value", "in_proj", "c_attn"}
+_NAMED_OTHERWISE = EMBEDDINGS.keys() | NORMS.keys()
 _PARTS = dict.fromkeys(("attention", "attn", "selfattention", "selfattn"), "attention")
 _PARTS |= dict.fromkeys(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "experts"), "mlp")
 
 
 def flax_blocks(
-    head_dim: int | None, *, value: Literal["neuron", "whole"] = "neuron"
+    head_dim: int | None,
+    *,
+    value: Literal["neuron", "whole"] = "neuron",
+    layer_axis: int | None = None,
 ) -> tuple[Rule, ...]:
     """Rules for the argument `blocks` of `adam_mini`, for a flax model with the usual names.
 
     They follow Zhang et al., arXiv 2406.16793, Algorithm 3, and version 1.1 of their program.
     With `head_dim`, kernels of query, key and value (also `q_proj`, `q`, `wq` and the like) are
-    (..., d, heads * head_dim), and all others (..., in, out). With None they are those of
-    `DenseGeneral`, (..., d, heads, head_dim), and those of out (..., heads, head_dim, d). A shape
-    does not tell which: a stack of the former looks like one of the latter. Leading axes are stacks
-    (layers, experts) and stay out of every mean.
+    (d, heads * head_dim), and all others (in, out). With None they are those of `DenseGeneral`,
+    (d, heads, head_dim), and those of out (heads, head_dim, d).
 
     | leaf | blocks |
     |---|---|
     | query, key: `kernel` | one per head |
-    | value, out, everything else with a 2-D `kernel`, MLP also stacked | one per output neuron |
+    | value, out, everything else with a 2-D `kernel` | one per output neuron |
     | `embedding` | one per token |
     | gain of a norm | one per vector |
     | `bias` | one per entry |
+
+    Layers that are stacked into one array (`nn.scan`, `nnx.vmap`) need `layer_axis`: leaves with
+    one axis more than these have blocks of their own for each index along it. So have experts,
+    the first axis of the kernels of one layer's MLP.
 
     Put your own rules in front for what these do not cover: kernels of other names inside an
     attention, stacked kernels of other names outside an MLP (a convolution looks like one), kernels
@@ -45,10 +60,13 @@ def flax_blocks(
       head_dim: the width of one attention head, or None if heads have an axis of their own.
       value: "neuron" for one block per output neuron of the value kernels, "whole" for one per
         kernel, which the authors advise for runs of less than ten to twenty thousand steps.
+      layer_axis: the axis of the layers in every stacked leaf: 0 for `nnx.vmap`, and for `nn.scan`
+        the value in `variable_axes`; None if layers are not stacked.
 
     Raises:
-      ValueError: for another `value`; when a leaf is looked up, for a fused kernel (`qkv`) and for
-        a kernel whose layout contradicts `head_dim`, with the rule to write.
+      ValueError: for another `value`; when a leaf is looked up, for a fused kernel (`qkv`), for
+        a kernel whose layout contradicts `head_dim`, and for a stack without `layer_axis`.
+      TypeError: if `layer_axis` is not an integer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -57,20 +75,40 @@ def flax_blocks(
       >>> tx = scale_by_adam_mini(blocks=flax_blocks(head_dim=None))
       >>> jax.tree.map(jnp.shape, tx.init(params).nu)
       {'attn': {'query': {'bias': (4, 8), 'kernel': (1, 4, 1)}}}
+      >>> stack = {"mlp": {"up": {"kernel": jnp.ones((32, 12, 64))}}}     # (d, layers, hidden)
+      >>> tx = scale_by_adam_mini(blocks=flax_blocks(head_dim=None, layer_axis=1))
+      >>> jax.tree.map(jnp.shape, tx.init(stack).nu)
+      {'mlp': {'up': {'kernel': (1, 12, 64)}}}
     """
     if value not in ("neuron", "whole"):
         raise ValueError(f'value is {value!r}; write "neuron" or "whole"')
-    queries = Blocks((-3, -1)) if head_dim is None else Blocks(-2, {-1: head_dim})
-    whole = (-3, -2, -1) if head_dim is None else (-2, -1)
-    values = Blocks(whole if value == "whole" else whole[0])
+    if layer_axis is not None and not is_integer(layer_axis):
+        raise TypeError(f"layer_axis is an integer or None, got {layer_axis!r}")
+    return ((r".*", _FlaxBlocks(head_dim, value, layer_axis)),)
 
-    def usual(path: str, shape: Shape) -> Blocks | Uncovered:
-        *above, leaf = path.split("/")
+
+@dataclasses.dataclass(frozen=True)
+class _FlaxBlocks(DefaultRule):
+    head_dim: int | None
+    value: str
+    layer_axis: int | None
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        other = "" if self.value == "neuron" else f", value={self.value!r}"
+        other += "" if self.layer_axis is None else f", layer_axis={self.layer_axis}"
+        return f"flax_blocks({self.head_dim}{other})"
+
+    def __call__(self, path: str, shape: Shape) -> Blocks | Uncovered:
+        *above, leaf = names_of(path) or [""]
         name = words_of(above[-1])[-1] if above else ""
         if leaf in ("bias", "beta"):
             return Blocks()
-        if leaf == "embedding" or (leaf in ("scale", "gain", "weight") and is_norm_or_bias(path)):
-            return Blocks(whole=-1) if shape else Blocks()
+        if leaf == "embedding":
+            return self._in_stack(path, shape, 2, lambda _: Blocks(whole=-1))
+        if leaf in ("scale", "gain", "weight") and is_norm_or_bias(path):
+            gain = Blocks(whole=-1) if shape else Blocks()
+            return self._in_stack(path, shape, 1, lambda _: gain)
         if leaf != "kernel" or len(shape) < 2:
             return UNCOVERED
         if _FUSED.intersection(words_of(name)):
@@ -81,19 +119,68 @@ def flax_blocks(
                 " Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2))"
                 "])) for a kernel (..., d, (heads + 2 kv_heads) * head_dim)"
             )
-        if is_norm_or_bias(path) or EMBEDDING_WORDS.intersection(words_of(name)):
+        if _NAMED_OTHERWISE.intersection(words_of(name)):
             return UNCOVERED
         parts = (_PARTS.get(word) for segment in reversed(above) for word in words_of(segment))
         part = next(filter(None, parts), None)  # of the innermost segment that has one
+        apart = self.head_dim is None
         if part == "attention" and name in _OUT:
-            return Blocks(whole=(-3, -2)) if head_dim is None and len(shape) > 2 else _NEURON
+            return self._in_stack(
+                path,
+                shape,
+                3 if apart and len(shape) > 2 else 2,
+                lambda one: Blocks(whole=(-3, -2)) if len(one) > 2 else _NEURON,
+            )
         if part != "mlp" and name in _QUERY_KEY | _VALUE:
-            _check_layout(path, shape, head_dim)
-            return values if name in _VALUE else queries
-        plain = part == "mlp" or (part is None and len(shape) == 2)
-        return _NEURON if plain else UNCOVERED
+            _check_layout(path, shape, self.head_dim)
+            blocks = self._values() if name in _VALUE else self._queries()
+            return self._in_stack(path, shape, 3 if apart else 2, lambda _: blocks)
+        if part == "mlp":
+            return self._in_stack(path, shape, 2, lambda _: _NEURON, experts=True)
+        return _NEURON if part is None and len(shape) == 2 else UNCOVERED
 
-    return ((r".*", usual),)
+    def _queries(self) -> Blocks:
+        return Blocks((-3, -1)) if self.head_dim is None else Blocks(-2, {-1: self.head_dim})
+
+    def _values(self) -> Blocks:
+        whole = (-3, -2, -1) if self.head_dim is None else (-2, -1)
+        return Blocks(whole if self.value == "whole" else whole[0])
+
+    def _in_stack(
+        self,
+        path: str,
+        shape: Shape,
+        axes: int,
+        of_one: Callable[[Shape], Blocks],
+        experts: bool = False,
+    ) -> Blocks:
+        """The blocks of a leaf that has this many axes in one layer."""
+        if len(shape) <= axes:
+            return of_one(shape)
+        # Experts of one layer, or layers of one expert: only with layer_axis=0 are they the same.
+        doubtful = len(shape) == axes + 1 and self.layer_axis != 0 and "expert" in path.lower()
+        if self.layer_axis is None or doubtful or len(shape) > axes + 1 + experts:
+            raise ValueError(
+                f"{describe(path, shape)}: in one layer this leaf has {axes} axes; if layers are"
+                " stacked, write flax_blocks(..., layer_axis=...) with the position of their axis,"
+                " and otherwise put a rule of its own in front"
+            )
+        if not -len(shape) <= self.layer_axis < len(shape):
+            raise ValueError(
+                f"{describe(path, shape)}: layer_axis={self.layer_axis} is an axis that the weight"
+                " does not have; correct it"
+            )
+        layer = self.layer_axis % len(shape)
+        one = (*shape[:layer], *shape[layer + 1 :])
+        blocks = of_one(one).resolve(one, path)
+
+        def outside(axis: int) -> int:
+            return axis + (axis >= layer)
+
+        return Blocks(
+            tuple(map(outside, blocks.whole)),
+            tuple((outside(axis), length) for axis, length in blocks.groups),
+        )
 
 
 def _check_layout(path: str, shape: Shape, head_dim: int | None) -> None:

@@ -10,8 +10,9 @@ import optax
 from multinorm_optax._baselines.ldadam.step import LowRankPart, initial_part, next_part
 from multinorm_optax._baselines.ldadam.subspace import Sides
 from multinorm_optax._matrices.axes import Shape, describe
-from multinorm_optax._matrices.paths import SpecKind, resolve_specs
+from multinorm_optax._matrices.paths import FoundSpec, SpecKind, is_rules, resolve_specs
 from multinorm_optax._matrices.rules import AxesLike, resolve_matrices
+from multinorm_optax._matrices.suggestions import pasteable, suggested_lines, uncovered_text
 from multinorm_optax._optimizers.arguments import (
     Mask,
     check_numbers,
@@ -144,12 +145,23 @@ def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
     return spec
 
 
+def _missing_rank(rank: RankLike, found: Sequence[FoundSpec]) -> str:
+    if not is_rules(rank):
+        return uncovered_text(
+            found, lambda leaf: None, "`rank` is a tree without this leaf; add it"
+        )
+    lines = suggested_lines(found, lambda leaf: f"{min(16, *(n for n in leaf.shape if n > 1))}")
+    pasted = pasteable("rank", lines, rank)
+    remedy = f"no rule gives its rank; check these, and pass them as `rank`:\n\n{pasted}"
+    return uncovered_text(found, lambda leaf: None, remedy)
+
+
 _RANK = SpecKind(
     argument="rank",
     name="int",
     is_spec=is_integer,
     resolve=_resolve_rank,
-    missing=lambda pattern: f"no rule gives its rank; add one to `rank`, such as ({pattern!r}, 16)",
+    missing=_missing_rank,
 )
 
 
@@ -188,7 +200,7 @@ def ldadam(
       >>> params = {"dense": {"kernel": jnp.ones((64, 32)), "bias": jnp.ones(32)}}
       >>> for error_feedback in (False, True):
       ...     tx = ldadam(rank=4, error_feedback=error_feedback)
-      ...     print(audit(tx, params).state_bytes_of("matrix"))    # 4 (2 r n + r m) and + 4 m n
+      ...     print(audit(params, tx).state_bytes_of("matrix"))    # 4 (2 r n + r m) and + 4 m n
       2560
       10752
     """

@@ -1,0 +1,205 @@
+"""Rules to paste: one line for as many uncovered leaves as a pattern can cover."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from multinorm_optax._matrices.axes import MatrixAxes, Shape, describe
+from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, FoundSpec, is_rules
+from multinorm_optax._matrices.roles import (
+    OUT_IN_WEIGHTS,
+    WEIGHTS,
+    is_other_role,
+    names_of,
+    role_word,
+    sides,
+    words_of,
+)
+
+Likely: TypeAlias = Callable[[FoundSpec], str]
+"""The likeliest spec of a leaf, as Python."""
+
+_QUERY_KEY_VALUE = {"query", "key", "value", "q", "k", "v", "q_proj", "k_proj", "v_proj"}
+_OUT = {"out", "o", "o_proj", "out_proj", "output"}
+_NOT_WEIGHTS = re.compile(
+    "emb|token|pos|vocab|table|head|logit|norm|scale|bias|gain|decay|state|code|log|mask|prompt"
+    "|latent|freq|mean|var|temperature"
+)
+_HEADS = re.compile("lm_?head|logit|predict|vocab|classif|score|readout")
+
+
+def uncovered_text(
+    found: Sequence[FoundSpec], why: Callable[[FoundSpec], str | None], remedy: str
+) -> str:
+    """The text of an error: the uncovered leaves, each with the reason, and the remedy."""
+    alike: dict[tuple[str, Shape], list[FoundSpec]] = {}
+    for leaf in found:
+        if leaf.spec is UNCOVERED:
+            alike.setdefault((re.sub(r"\d+", "0", leaf.path), leaf.shape), []).append(leaf)
+    lines = []
+    for first, *others in alike.values():
+        more = f" and {len(others)} with other numbers" if others else ""
+        reason = why(first)
+        lines.append(describe(first.path, first.shape) + more + (f": {reason}" if reason else ""))
+    return "\n  ".join(lines) + f"\n{remedy}"
+
+
+def pasteable(argument: str, lines: Iterable[str], specs: Any, default: str | None = None) -> str:
+    """The assignment `argument = [...]`: new rules, the rules so far, and the default rules.
+
+    Functions cannot be printed; rules with functions stay in the variable that they are in.
+    """
+    own = list(specs) if is_rules(specs) else []
+    if any(callable(spec) and not isinstance(spec, DefaultRule) for _, spec in own):
+        kept = [f"*{argument},  # the rules so far: the lines above go in front of them"]
+    else:
+        kept = [
+            f"*{spec.text},"
+            if isinstance(spec, DefaultRule)
+            else f"({_pattern_text(pattern)}, {spec_text(spec)}),"
+            for pattern, spec in own
+        ]
+    body = [*lines, *kept, *([default] if default else [])]
+    return "\n".join([f"{argument} = [", *(f"    {line}" for line in body), "]"])
+
+
+def suggested_lines(found: Sequence[FoundSpec], likely: Likely) -> list[str]:
+    """Rules for all uncovered leaves, each a line of Python that says what to check.
+
+    A pattern matches only uncovered leaves with the same likely spec, so the lines may stand in any
+    order, and in front of any rules.
+    """
+    by_spec: dict[str, list[FoundSpec]] = {}
+    for leaf in found:
+        if leaf.spec is UNCOVERED:
+            by_spec.setdefault(likely(leaf), []).append(leaf)
+    lines = []
+    for spec, leaves in by_spec.items():
+        inside = {leaf.path for leaf in leaves}
+        outside = [leaf.path for leaf in found if leaf.path not in inside]
+        for pattern in _cover(inside, outside):
+            hit = [leaf for leaf in leaves if re.fullmatch(pattern, leaf.path)]
+            count = f"{len(hit)} leaves" if len(hit) > 1 else "1 leaf"
+            example = describe(hit[0].path, hit[0].shape)
+            lines.append(f"({_pattern_text(pattern)}, {spec}),  # check: {count}, {example}")
+    return lines
+
+
+def _cover(paths: set[str], outside: Sequence[str]) -> list[str]:
+    """Few patterns that match all `paths` and none of `outside`, largest first."""
+    candidates: dict[str, set[str]] = {}
+    for path in paths:
+        for pattern in _suffixes(path):
+            if pattern not in candidates:
+                compiled = re.compile(pattern)
+                if not any(map(compiled.fullmatch, outside)):
+                    candidates[pattern] = {each for each in paths if compiled.fullmatch(each)}
+    chosen, left = [], set(paths)
+
+    def worth(pattern: str) -> tuple[Any, ...]:
+        # Of patterns that cover as much, the most specific says most about what it covers.
+        specific = not pattern.startswith(".*"), -pattern.count(r"\d+"), len(pattern), pattern
+        return (len(candidates[pattern] & left), *specific)
+
+    while left:
+        best = max(candidates, key=worth)
+        chosen.append(best)
+        left -= candidates[best]
+    return _merged(chosen)
+
+
+def _suffixes(path: str) -> list[str]:
+    """Patterns for a path: itself, with any numbers, and its ends."""
+    segments = path.split("/")
+    plain = [re.escape(segment).replace(r"\-", "-") for segment in segments]
+    counted = [re.sub(r"\d+", lambda _: r"\d+", segment) for segment in plain]
+    ends = [
+        ".*/" + "/".join(each[start:])
+        for start in range(1, len(segments))
+        for each in (counted, plain)
+        if names_of(segments[start])
+    ]
+    return list(dict.fromkeys(["/".join(plain), "/".join(counted), *ends]))
+
+
+def _merged(patterns: Sequence[str]) -> list[str]:
+    """Patterns that differ in one segment become one, `layers/(gate|up)/kernel`."""
+    split = [[[segment] for segment in pattern.split("/")] for pattern in patterns]
+    merged = True
+    while merged:
+        merged = False
+        for one, other in itertools.combinations(split, 2):
+            if len(one) != len(other):
+                continue
+            differing = [i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+            if len(differing) == 1 and ".*" not in one[differing[0]] + other[differing[0]]:
+                one[differing[0]] = one[differing[0]] + other[differing[0]]
+                split.remove(other)
+                merged = True
+                break
+    return [
+        "/".join(each[0] if len(each) == 1 else f"({'|'.join(each)})" for each in segments)
+        for segments in split
+    ]
+
+
+def _pattern_text(pattern: str) -> str:
+    return repr(pattern) if '"' in pattern or pattern.endswith("\\") else f'r"{pattern}"'
+
+
+def spec_text(spec: Any) -> str:
+    """A spec as Python, `MatrixAxes(output=-1, input=(-3, -2))`."""
+    if not isinstance(spec, MatrixAxes):
+        return repr(spec)
+    output, input = (side[0] if len(side) == 1 else side for side in (spec.output, spec.input))
+    return f"MatrixAxes(output={output}, input={input})"
+
+
+def likely_axes(path: str, shape: Shape, out_first: bool) -> MatrixAxes | None:
+    """The likeliest axes of a leaf that its names do not settle; for a person to check.
+
+    `out_first` is the order of unknown names.
+    """
+    names = names_of(path)
+    last = names[-1] if names else ""
+    if sides(shape) < 2 or is_other_role(path) or _is_likely_other(path, names):
+        return None
+    if last in WEIGHTS:
+        out_first = last in OUT_IN_WEIGHTS
+    ndim, words = len(shape), {word for name in names[-2:] for word in words_of(name)}
+    if ndim == 2:
+        return _dense(out_first)
+    kernel = shape[-2:] if out_first else shape[:2]
+    if any("conv" in word for word in words) or (ndim >= 4 and kernel[0] == kernel[1] < 32):
+        if out_first:
+            return MatrixAxes(-ndim, tuple(range(1 - ndim, 0)))
+        return MatrixAxes(-1, tuple(range(-ndim, -1)))
+    if not out_first and words & _QUERY_KEY_VALUE and (ndim == 4 or shape[0] >= shape[1]):
+        stacked_second = ndim == 4 and shape[0] > shape[1]
+        return MatrixAxes((-2, -1), -4 if stacked_second else -3)
+    if not out_first and words & _OUT and (ndim == 4 or shape[0] * shape[1] == shape[2]):
+        return MatrixAxes(-1, (-3, -2))
+    if not out_first and ndim == 3 and shape[1] < min(shape[0], shape[2]):
+        return MatrixAxes(-1, -3)  # layers along axis 1, as in MaxText
+    return _dense(out_first)
+
+
+def _dense(out_first: bool) -> MatrixAxes:
+    return MatrixAxes(-2, -1) if out_first else MatrixAxes(-1, -2)
+
+
+def _is_likely_other(path: str, names: Sequence[str]) -> bool:
+    """Whether another role is likelier: a projection named `norm_proj` is a matrix all the same."""
+    if not names:
+        return False
+    last = names[-1].lower()
+    if last not in WEIGHTS:
+        return bool(_NOT_WEIGHTS.search(last))
+    above = [name.lower() for name in names[:-1]]
+    if any(_HEADS.search(name) for name in above):
+        return True
+    outputs = {"output", "out", "proj_out", "output_proj", "decoder", "encoder", "shared", "lut"}
+    if above and above[-1].strip("_0123456789") in outputs:
+        return role_word(path) is not None
+    return bool(above) and last == "weight" and "emb" in above[-1] and "patch" not in above[-1]
