@@ -34,6 +34,10 @@ class DefaultRule:
 
     text: str  # the rules as Python, such as FLAX_RULES
 
+    def of_tree(self, paths: Sequence[str]) -> Any:
+        """The function for a leaf of a tree that has these paths."""
+        return self
+
 
 def named_leaves(
     tree: Any, is_leaf: Callable[[Any], bool] = lambda node: False
@@ -60,6 +64,18 @@ def named_leaves(
         if not is_masked(leaf):
             named.append((jax.tree_util.keystr(path, simple=True, separator="/"), leaf))
     return named
+
+
+def unboxed(tree: Any) -> Any:
+    """The tree without the boxes of flax (`nn.Partitioned`), for state of other shapes.
+
+    A box says how a parameter is spread over a mesh, which does not fit an array of other axes.
+    """
+
+    def is_box(node: Any) -> bool:
+        return hasattr(node, "unbox") and hasattr(node, "replace_boxed")
+
+    return jax.tree.map(lambda node: node.unbox() if is_box(node) else node, tree, is_leaf=is_box)
 
 
 def array_leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -107,7 +123,7 @@ def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]
 def look_up(specs: Any, tree: Any, kind: SpecKind) -> list[FoundSpec]:
     """The spec of every leaf, or `UNCOVERED`."""
     leaves = array_leaves(tree)
-    lookup = _lookup(specs, tree, kind)
+    lookup = _lookup(specs, tree, [path for path, _ in leaves], kind)
     found = []
     for path, leaf in leaves:
         shape = shape_of(leaf)
@@ -117,10 +133,15 @@ def look_up(specs: Any, tree: Any, kind: SpecKind) -> list[FoundSpec]:
     return found
 
 
-def _lookup(specs: Any, tree: Any, kind: SpecKind) -> Callable[[str, Shape], Any]:
+def _lookup(
+    specs: Any, tree: Any, paths: Sequence[str], kind: SpecKind
+) -> Callable[[str, Shape], Any]:
     """The function from a leaf's path and shape to its spec, or `UNCOVERED`."""
     if is_rules(specs):
-        compiled = [(re.compile(pattern), spec) for pattern, spec in specs]
+        compiled = [
+            (re.compile(pattern), spec.of_tree(paths) if isinstance(spec, DefaultRule) else spec)
+            for pattern, spec in specs
+        ]
 
         def by_rule(path: str, shape: Shape) -> Any:
             for pattern, spec in compiled:

@@ -5,7 +5,7 @@ Words are data: each comes with the library or model that uses it.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Uncovered
@@ -120,6 +120,7 @@ _STEMS = {
     "decay": "RWKV (time_decay)",
     "state": "Mamba, S4",
     "codebook": "VQ-VAE, EnCodec",
+    "engram": "DeepSeek",
     "quantiz": "VQ-VAE",
     "prototype": "SwAV, DINO",
     "centroid": "k-means layers",
@@ -136,6 +137,8 @@ _WORDS = {
     "pos": "ViT",
     "lut": "The Annotated Transformer",
     "word": "BERT",
+    "words": "plural of word",
+    "table": "lookup tables",
     "ln": "DiT (adaLN_modulation), GPT-2",
     "bn": "ResNet",
     "gn": "ResNet",
@@ -162,11 +165,26 @@ _OF_ATTENTION = {"multi", "multihead", "attention", "attn", "mha", "mhsa"}
 """Words beside `head` with which a segment names an attention, not an output head."""
 
 _PARENTS = {
+    "lm": "language models (lm_proj)",
+    "policy": "reinforcement learning (policy is the head)",
+    "item": "recommender systems (item is the embedding)",
+    "items": "recommender systems",
+    "user": "recommender systems",
+    "users": "recommender systems",
+    "entity": "knowledge graphs (entity is the embedding)",
     "decoder": "PyTorch's language model (decoder is the head), BERT (cls/predictions/decoder)",
     "encoder": "PyTorch's language model (encoder is the embedding)",
     "shared": "T5, BART (shared is the embedding)",
 }
-"""Segments that name an embedding or a head if a weight lies directly below them."""
+"""Words that say an embedding or a head if a weight lies directly below them."""
+
+_EITHER_ORDER = {
+    "c_attn": "GPT-2",
+    "c_proj": "GPT-2",
+    "c_fc": "GPT-2",
+    "q_attn": "GPT-2",
+}
+"""Layers that Hugging Face stores in the other order than flax and PyTorch do (its Conv1D)."""
 
 _OUTPUTS = {
     "out": "flax attention, Whisper (proj_out)",
@@ -175,6 +193,16 @@ _OUTPUTS = {
 }
 """Words that name a head, unless they are in one of these."""
 _INSIDE = re.compile("attention|attn|mlp|ffn|feed_?forward|block|layer|mixer|mamba|expert")
+
+_QUERIES = {
+    "query": "flax, haiku",
+    "query_proj": "equinox",
+    "q_proj": "Hugging Face",
+    "wq": "LLaMA",
+    "q": "T5",
+    "to_q": "diffusers",
+}
+"""Names beside an output projection of an attention."""
 
 _WRAPPERS = {"value": "flax", "raw_value": "flax nnx", "array": "haliax"}
 """Attributes of the boxes that libraries put around arrays."""
@@ -233,7 +261,7 @@ def _is_token_embedding(segment: str) -> bool:
 def _is_head(segment: str, above: Sequence[str]) -> bool:
     """An output head, not one of an attention: `lm_head`; not `multi_head`, `attn/head`."""
     last = _split(segment)[-1]
-    doubtful = {"per", "each", "query", "key", "kv", "q", "k"} | _OF_ATTENTION
+    doubtful = {"per", "each", "pre", "projection", "query", "key", "kv", "q", "k"} | _OF_ATTENTION
     inside = any(_OF_ATTENTION.intersection(words_of(name)) for name in above)
     return last in _HEADS and not doubtful.intersection(_split(segment)) and not inside
 
@@ -259,7 +287,18 @@ def is_other_role(path: str) -> bool:
     return of_tokens or _is_head(parent, above)
 
 
-def role_word(path: str) -> str | None:
+def attentions_of(paths: Iterable[str]) -> frozenset[tuple[str, ...]]:
+    """The names of all parents of a query: attentions, whatever they are called."""
+    named = map(names_of, paths)
+    return frozenset(
+        tuple(names[:position])
+        for names in named
+        for position, name in enumerate(names)
+        if words_of(name)[-1] in _QUERIES
+    )
+
+
+def role_word(path: str, attentions: Container[tuple[str, ...]] = ()) -> str | None:
     """The first name above a weight that may say another role than a matrix's."""
     *above, _ = names_of(path) or [""]
     for position, segment in enumerate(above):
@@ -268,12 +307,14 @@ def role_word(path: str) -> str | None:
             text = text.replace("head", "")
         if words & _WORDS.keys() or any(stem in text for stem in _STEMS):
             return segment
-        inside = any(_INSIDE.search(name.lower()) for name in above[:position])
+        inside = tuple(above[:position]) in attentions or any(
+            _INSIDE.search(name.lower()) for name in above[:position]
+        )
         if words & _OUTPUTS.keys() and not inside:
             return segment
         if words_of(segment)[-1] == "gate" and any("moe" in name.lower() for name in above):
             return segment
-    return above[-1] if above and words_of(above[-1])[-1] in _PARENTS else None
+    return above[-1] if above and _PARENTS.keys() & words_of(above[-1]) else None
 
 
 def sides(shape: Shape) -> int:
@@ -295,6 +336,10 @@ class DefaultAxes(DefaultRule):
     order: str
     weights: frozenset[str]
     matrix: MatrixAxes
+    attentions: frozenset[tuple[str, ...]] = frozenset()
+
+    def of_tree(self, paths: Sequence[str]) -> "DefaultAxes":
+        return dataclasses.replace(self, attentions=attentions_of(paths))
 
     def __call__(self, path: str, shape: Shape) -> MatrixAxes | Uncovered | None:
         if sides(shape) < 2 or is_other_role(path):
@@ -314,7 +359,9 @@ class DefaultAxes(DefaultRule):
             libraries = (IN_OUT_WEIGHTS | OUT_IN_WEIGHTS)[names[-1]]
             stored = "(in, out)" if names[-1] in IN_OUT_WEIGHTS else "(out, in)"
             return f"{names[-1]} is {stored} in {libraries}, which *{self.text} does not cover"
-        if (word := role_word(path)) is not None:
+        if names[1:] and names[-2] in _EITHER_ORDER:
+            return f"{names[-2]} is (in, out) in some libraries, and (out, in) in others"
+        if (word := role_word(path, self.attentions)) is not None:
             return f"{word} may say that it is not a matrix"
         return None
 

@@ -87,8 +87,9 @@ def suggest_axes(axes: AxesLike, found: Sequence[FoundSpec]) -> str:
         names_of_weights = ", ".join(sorted(default.weights & weights))
         check = f"  # check: {default.order}: {names_of_weights}" if names_of_weights else ""
         tail = f"*{default.text},{check}"
+        of_tree = default.of_tree([leaf.path for leaf in found])
         found = [
-            dataclasses.replace(leaf, spec=default(leaf.path, leaf.shape))
+            dataclasses.replace(leaf, spec=of_tree(leaf.path, leaf.shape))
             if leaf.spec is UNCOVERED
             else leaf
             for leaf in found

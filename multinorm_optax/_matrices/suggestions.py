@@ -26,7 +26,9 @@ _NOT_WEIGHTS = re.compile(
     "emb|token|pos|vocab|table|head|logit|norm|scale|bias|gain|decay|state|code|log|mask|prompt"
     "|latent|freq|mean|var|temperature"
 )
-_HEADS = re.compile("lm_?head|logit|predict|vocab|classif|score|readout")
+_HEADS = re.compile(
+    "lm_?head|logit|decoder$|vocab|classif|score|readout|generator|final|last_layer"
+)
 
 
 def uncovered_text(
@@ -163,7 +165,7 @@ def likely_axes(path: str, shape: Shape, out_first: bool) -> MatrixAxes | None:
     """
     names = names_of(path)
     last = names[-1] if names else ""
-    if sides(shape) < 2 or is_other_role(path) or _is_likely_other(path, names):
+    if sides(shape) < 2 or is_other_role(path) or _is_likely_other(path, names, len(shape)):
         return None
     if last in WEIGHTS:
         out_first = last in OUT_IN_WEIGHTS
@@ -189,7 +191,7 @@ def _dense(out_first: bool) -> MatrixAxes:
     return MatrixAxes(-2, -1) if out_first else MatrixAxes(-1, -2)
 
 
-def _is_likely_other(path: str, names: Sequence[str]) -> bool:
+def _is_likely_other(path: str, names: Sequence[str], ndim: int) -> bool:
     """Whether another role is likelier: a projection named `norm_proj` is a matrix all the same."""
     if not names:
         return False
@@ -197,9 +199,24 @@ def _is_likely_other(path: str, names: Sequence[str]) -> bool:
     if last not in WEIGHTS:
         return bool(_NOT_WEIGHTS.search(last))
     above = [name.lower() for name in names[:-1]]
-    if any(_HEADS.search(name) for name in above):
+    if any(_HEADS.search(name) for name in above) and role_word(path) is not None:
         return True
-    outputs = {"output", "out", "proj_out", "output_proj", "decoder", "encoder", "shared", "lut"}
-    if above and above[-1].strip("_0123456789") in outputs:
+    outputs = {
+        "output",
+        "outputs",
+        "qa_outputs",
+        "out",
+        "proj_out",
+        "output_proj",
+        "decoder",
+        "encoder",
+        "shared",
+        "lut",
+    }
+    if ndim == 2 and above and above[-1].strip("_0123456789") in outputs:
         return role_word(path) is not None
-    return bool(above) and last == "weight" and "emb" in above[-1] and "patch" not in above[-1]
+    if not above:
+        return False
+    if above[-1].strip("_0123456789").endswith("norm"):
+        return True
+    return last == "weight" and bool(re.search("emb|bias", above[-1])) and "patch" not in above[-1]

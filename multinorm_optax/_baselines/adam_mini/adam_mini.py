@@ -14,7 +14,7 @@ from multinorm_optax._baselines.adam_mini.blocks import (
 )
 from multinorm_optax._baselines.adam_mini.means import Moments, mean_squares
 from multinorm_optax._matrices.axes import describe
-from multinorm_optax._matrices.paths import named_leaves, shape_of
+from multinorm_optax._matrices.paths import array_leaves, named_leaves, shape_of, unboxed
 from multinorm_optax._matrices.roles import is_norm_or_bias
 from multinorm_optax._norms.precision import compute_dtype
 from multinorm_optax._optimizers.arguments import Mask, check_numbers, check_schedules, documented
@@ -62,7 +62,8 @@ def scale_by_adam_mini(
       ...
 
     Returns:
-      A transformation with the state `(count, mu, nu)`. For each parameter nu is an array with as
+      A transformation with the state `(count, mu, nu)`. For each parameter nu is an array (without
+      the box of a `flax.linen.Partitioned` parameter, whose axes do not fit it) with as
       many axes, of size 1 where all entries share and n / length where runs of them do; with
       `FusedBlocks` a tuple of such arrays, one per part.
 
@@ -96,7 +97,7 @@ def scale_by_adam_mini(
         return ScaleByAdamMiniState(
             count=jnp.zeros([], jnp.int32),
             mu=optax.tree.zeros_like(params, dtype=mu_dtype),
-            nu=jax.tree.unflatten(jax.tree.structure(params), nu),
+            nu=jax.tree.unflatten(jax.tree.structure(unboxed(params)), nu),
         )
 
     def update(
@@ -118,10 +119,11 @@ def scale_by_adam_mini(
 
         gradients = jax.tree.leaves(jax.tree.map(jnp.asarray, updates))
         structure: Any = jax.tree.structure(state.mu)
-        moments = jax.tree.leaves(state.mu), structure.flatten_up_to(state.nu)
+        without_boxes: Any = jax.tree.structure(unboxed(state.mu))
+        moments = jax.tree.leaves(state.mu), without_boxes.flatten_up_to(state.nu)
         results = list(map(step, gradients, *moments, _resolve(blocks, updates)))
         directions, mu, nu = ([result[i] for result in results] for i in range(3))
-        state = ScaleByAdamMiniState(count, structure.unflatten(mu), structure.unflatten(nu))
+        state = ScaleByAdamMiniState(count, structure.unflatten(mu), without_boxes.unflatten(nu))
         return jax.tree.unflatten(jax.tree.structure(updates), directions), state
 
     return optax.GradientTransformation(init, update)
@@ -178,7 +180,7 @@ def _no_norms_or_biases(params: optax.Params) -> Any:
 
 def _resolve(blocks: BlocksLike, tree: Any) -> list[Blocks | FusedBlocks]:
     """Returns the blocks of every leaf; raises for integers."""
-    for path, leaf in named_leaves(tree):
+    for path, leaf in array_leaves(tree):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(

@@ -10,7 +10,7 @@ import optax
 from multinorm_optax._baselines.ldadam.step import LowRankPart, initial_part, next_part
 from multinorm_optax._baselines.ldadam.subspace import Sides
 from multinorm_optax._matrices.axes import Shape, describe
-from multinorm_optax._matrices.paths import FoundSpec, SpecKind, is_rules, resolve_specs
+from multinorm_optax._matrices.paths import FoundSpec, SpecKind, is_rules, resolve_specs, unboxed
 from multinorm_optax._matrices.rules import AxesLike, resolve_matrices
 from multinorm_optax._matrices.suggestions import pasteable, suggested_lines, uncovered_text
 from multinorm_optax._optimizers.arguments import (
@@ -75,7 +75,8 @@ def scale_by_ldadam(
 
     Returns:
       A transformation with the state `(count, basis, mu, nu, error)`: (batch..., m, r) for the
-      basis, (batch..., r, n) for each moment, and the weight's own shape for the error.
+      basis, (batch..., r, n) for each moment, and the weight's own shape for the error. Only the
+      error keeps the box of a `flax.linen.Partitioned` parameter.
 
     Raises:
       TypeError: if a rank is not an integer but, say, an array.
@@ -111,7 +112,7 @@ def scale_by_ldadam(
                     " by a rule (pattern, None) in `axes`"
                 )
             kept.append(initial_part(leaf, sides, r, error_feedback))
-        trees = _by_field(jax.tree.structure(params), kept)
+        trees = _by_field(_structures(params), kept)
         return ScaleByLDAdamState(jnp.zeros([], jnp.int32), *trees)
 
     def update(
@@ -120,23 +121,32 @@ def scale_by_ldadam(
         del params
         count, *kept = state
         leaves = jax.tree.leaves(jax.tree.map(jnp.asarray, updates))
-        structure: Any = jax.tree.structure(updates)
-        parts = map(LowRankPart, *map(structure.flatten_up_to, kept))
+        structures = _structures(updates)
+        fields = zip(structures, kept, strict=True)
+        parts = map(LowRankPart, *(each.flatten_up_to(tree) for each, tree in fields))
         results = [
             next_part(gradient, sides, part, count, (b1, b2, rho, eps))
             for gradient, sides, part in zip(leaves, sides_of(updates), parts, strict=True)
         ]
-        directions = structure.unflatten([direction for direction, _ in results])
-        trees = _by_field(structure, [part for _, part in results])
+        directions = structures.error.unflatten([direction for direction, _ in results])
+        trees = _by_field(structures, [part for _, part in results])
         return directions, ScaleByLDAdamState(optax.safe_increment(count), *trees)
 
     return optax.GradientTransformation(init, update)
 
 
-def _by_field(structure: Any, parts: Sequence[LowRankPart]) -> list[optax.Updates]:
+def _structures(params: optax.Params) -> LowRankPart:
+    """The structure of each field's tree: only the error has the shapes that flax's boxes fit."""
+    plain = jax.tree.structure(unboxed(params))
+    return LowRankPart(plain, plain, plain, error=jax.tree.structure(params))
+
+
+def _by_field(structures: LowRankPart, parts: Sequence[LowRankPart]) -> list[optax.Updates]:
     """A tree for every field of the parts."""
-    fields = range(len(LowRankPart._fields))
-    return [structure.unflatten([part[field] for part in parts]) for field in fields]
+    return [
+        structure.unflatten([part[field] for part in parts])
+        for field, structure in enumerate(structures)
+    ]
 
 
 def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
