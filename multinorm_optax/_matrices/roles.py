@@ -322,7 +322,7 @@ def sides(shape: Shape) -> int:
     return sum(size > 1 for size in shape)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class DefaultAxes(DefaultRule):
     """The default rule: what the names of a path say with certainty.
 
