@@ -114,7 +114,8 @@ def test_derivatives_are_finite_and_those_of_finite_differences(float64, rng, na
     V[2] = 0
 
     def value(G):
-        return jnp.sum(C * tx.update(G, tx.init(G))[0])
+        gradient = {"kernel": G}
+        return jnp.sum(C * tx.update(gradient, tx.init(gradient))[0]["kernel"])
 
     _, tangent = jax.jit(lambda: jax.jvp(value, (G,), (V,)))()
     run, h = jax.jit(value), 1e-6

@@ -140,7 +140,8 @@ update_three = jax.jit(THREE.update)
 class TestSubspace:
     def test_of_one_row_is_adam(self, float64, rng):
         gradients = {"kernel": rng.standard_normal((20, 7, 1))}
-        found, state = directions(mo.scale_by_ldadam(rank=1, b1=0.8), gradients)
+        axes = mo.MatrixAxes(output=1, input=0)
+        found, state = directions(mo.scale_by_ldadam(axes, rank=1, b1=0.8), gradients)
         want, _ = directions(optax.scale_by_adam(0.8, 0.99), gradients)
         np.testing.assert_allclose(found["kernel"], want["kernel"], rtol=1e-9)
         np.testing.assert_allclose(state.error["kernel"], 0, atol=1e-14)
