@@ -48,7 +48,8 @@ PROBLEMS = {
 def test_toy_problems(name):
     # Updates of unit size do not shrink near the minimum: the learning rate must.
     def fit(problem):
-        loss, start, rate = PROBLEMS[problem]
+        loss_of_kernel, start, rate = PROBLEMS[problem]
+        loss, start = (lambda params: loss_of_kernel(params["kernel"])), {"kernel": start}
         schedule = optax.exponential_decay(rate, 100, 0.5, transition_begin=STEPS // 3)
         tx = OPTIMIZERS[name](schedule, alpha=1.0)
 
