@@ -79,7 +79,11 @@ CASES = {
     ),
     "adam_group": (
         {
-            "adam_learning_rate": 0.3, "adam_b1": 0.8, "adam_b2": 0.95, "adam_eps": 1e-3, "adam_weight_decay": 0.2,
+            "adam_learning_rate": 0.3,
+            "adam_b1": 0.8,
+            "adam_b2": 0.95,
+            "adam_eps": 1e-3,
+            "adam_weight_decay": 0.2,
             "weight_decay": 0.1,
         },
         {"rate": constant(1e-3), "decay": 0.1},

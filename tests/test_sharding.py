@@ -291,8 +291,8 @@ class TestSpectral:
 
 HEAD_BLOCKS = mo.Blocks(whole=-2, groups={-1: 8})
 ROW_BLOCKS = mo.Blocks(whole=-2)
-FUSED_BLOCKS = mo.FusedBlocks(-1, [(32, HEAD_BLOCKS), (16, HEAD_BLOCKS), (16, ROW_BLOCKS)])
-FUSED_AXIS = mo.FusedBlocks(
+FUSED_BLOCKS = mo.Fused(-1, [(32, HEAD_BLOCKS), (16, HEAD_BLOCKS), (16, ROW_BLOCKS)])
+FUSED_AXIS = mo.Fused(
     -3, [(1, mo.Blocks(whole=(-4, -1))), (1, mo.Blocks(whole=(-4, -1))), (1, mo.Blocks(whole=-4))]
 )
 BLOCKS = {

@@ -10,6 +10,7 @@ import jax
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.fused import Fused, map_spec, specs_of
 from multinorm_optax._matrices.paths import named_leaves
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
 
@@ -20,8 +21,9 @@ class AuditRow:
 
     path: str
     shape: tuple[int, ...]
-    matrix_shape: tuple[int, int] | None  # (m, n), outputs by inputs, of each of its matrices
-    matrices: int  # the number of matrices that it stacks, or 0
+    # The number of matrices that it stacks and their shape (m, n), outputs by inputs; one such pair
+    # for each part of a fused weight, and none for a parameter that is not a matrix.
+    matrices: tuple[tuple[int, tuple[int, int]], ...]
     group: str  # "matrix" or "adam", as in group_labels
     parameter_bytes: int
     state_bytes: int
@@ -61,7 +63,7 @@ class Audit:
     def __str__(self) -> str:
         table = [("path", "shape", "matrix (m, n)", "group", "state")]
         for row in self.rows:
-            matrix = f"{row.matrices} x {row.matrix_shape}" if row.matrix_shape else "-"
+            matrix = " + ".join(f"{count} x {shape}" for count, shape in row.matrices) or "-"
             table.append((row.path, str(row.shape), matrix, row.group, _bytes(row.state_bytes)))
         widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
@@ -88,8 +90,8 @@ def audit(
       axes: the optimizer's own `axes`, see `resolve_axes`.
 
     Returns:
-      An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrix_shape`,
-      `matrices`, `group`, `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`,
+      An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrices`,
+      `group`, `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`,
       `state_bytes`, `state_bytes_of(group)`, `shared_state_bytes` and `summary()`. A parameter owns
       the state whose path ends in its path, or in its path and a number; all other state, such as
       step counts, is shared. Errors are those of `resolve_axes`.
@@ -110,15 +112,19 @@ def audit(
     for path, leaf in named_leaves(jax.eval_shape(optimizer.init, params)):
         sizes[_owner(path, leaf, {path for path, _ in resolved})] += leaf.size * leaf.dtype.itemsize
 
-    def row(leaf: Any, path: str, found: MatrixAxes | None) -> AuditRow:
+    def row(leaf: Any, path: str, found: MatrixAxes | Fused | None) -> AuditRow:
         shape, of_row = tuple(leaf.shape), (leaf.size * leaf.dtype.itemsize, sizes[path])
         if found is None:
-            return AuditRow(path, shape, None, 0, OTHER, *of_row)
-        matrices = math.prod(shape[axis] for axis in found.batch(len(shape)))
-        return AuditRow(path, shape, found.matrix_shape(shape), matrices, MATRIX, *of_row)
+            return AuditRow(path, shape, (), OTHER, *of_row)
+        matrices = specs_of(map_spec(_matrices, found, shape))
+        return AuditRow(path, shape, matrices, MATRIX, *of_row)
 
     leaves = zip(jax.tree.leaves(params), resolved, strict=True)
     return Audit(tuple(row(leaf, *found) for leaf, found in leaves), sizes[None])
+
+
+def _matrices(axes: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
+    return math.prod(shape[axis] for axis in axes.batch(len(shape))), axes.matrix_shape(shape)
 
 
 def _owner(state_path: str, state: Any, paths: Collection[str]) -> str | None:

@@ -76,7 +76,7 @@ def flax_blocks(
         if _FUSED.intersection(words_of(name)):
             raise ValueError(
                 f"{describe(path, shape)}: flax_blocks does not know the parts of a fused kernel;"
-                f" put a rule in front, such as ({re.escape(path)!r}, FusedBlocks(-1, [(heads *"
+                f" put a rule in front, such as ({re.escape(path)!r}, Fused(-1, [(heads *"
                 " head_dim, Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim,"
                 " Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2))"
                 "])) for a kernel (..., d, (heads + 2 kv_heads) * head_dim)"
