@@ -28,7 +28,7 @@ def mean_squares(
     The function's result broadcasts to the weight. With Explicit mesh axes the means are spread as
     the weight, as far as the numbers of devices divide theirs.
     """
-    squares = _mean(abs_sq(g.astype(compute_dtype(g.dtype))), _common_axes(blocks))
+    squares = _mean(abs_sq(g.astype(compute_dtype(g.dtype))), common_axes(blocks))
     if isinstance(blocks, Blocks) and not blocks.groups:
         return squares, lambda moments: moments
     fused = isinstance(blocks, Fused)
@@ -53,7 +53,7 @@ def mean_squares(
     return split(squares), join
 
 
-def _common_axes(blocks: Blocks | Fused) -> tuple[int, ...]:
+def common_axes(blocks: Blocks | Fused) -> tuple[int, ...]:
     """Returns the axes along which all entries of a block share, the same for all parts."""
     common = set.intersection(*(set(part.whole) for part in specs_of(blocks)))
     return tuple(sorted(common - {blocks.axis} if isinstance(blocks, Fused) else common))
