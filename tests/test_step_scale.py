@@ -130,3 +130,23 @@ def test_half_precisions_are_rounded_once(rng):
     )
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, want.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    ("rms", "scale", "rate"),
+    [
+        (None, "muon", lambda m, n: RATE),
+        (None, "rms", lambda m, n: RATE / math.sqrt(n)),
+        (0.3, "moonlight", lambda m, n: 5 * 0.3 * RATE),
+        (0.3, "rms", lambda m, n: 0.3 * RATE),
+    ],
+    ids=str,
+)
+def test_rates_of_the_migration_table(float64, rng, name, rms, scale, rate):
+    (n, m), tree = SHAPES[name], gradients(rng)[name]
+    muon = optax.contrib.muon(RATE, beta=0.0, nesterov=False, eps=0.0, consistent_rms=rms)
+    quintic = [mo.SpectralNorm(mo.muon_quintic())]
+    own = mo.mngd(rate(m, n), quintic, num_iters=1, alpha=1.0, step_scale=scale)
+    found, want = (update(tx, tree)["kernel"] for tx in (own, muon))
+    np.testing.assert_allclose(found, want, rtol=1e-6)
