@@ -31,6 +31,7 @@ TRANSFORMATIONS = {
     ),
     "rows_and_foreign": lambda axes: mo.multi_normalize(mo.normalize_rows(axes), optax.scale(0.5)),
     "tokens": mo.scale_by_token_sinkhorn,
+    "operator_norm": mo.scale_by_operator_norm,
     "ldadam": lambda axes: mo.scale_by_ldadam(axes, rank=2),
 }
 OPTIMIZERS = {
