@@ -396,15 +396,3 @@ class TestFused:
         assert result.sharding.is_equivalent_to(NamedSharding(mesh_of(mode), spec), G.ndim)
         want = jax.jit(step)(G)
         np.testing.assert_allclose(result, want, atol=1e-4 * np.max(np.abs(want)))
-
-    def test_state_and_trace_of_explicit_weights(self, rng):
-        spec, G = P(None, "tensor", "fsdp"), np.float32(rng.standard_normal((2, 64, 64)))
-        tx, rows = mo.scale_by_ldadam(FUSED, rank=4), mo.normalize_rows(FUSED)
-
-        def steps(G):
-            updates, _ = tx.update(G, tx.init(G))
-            return updates, mo.trace_multi_normalize(G, rows, num_iters=1).iterates
-
-        results, _ = run_sharded(steps, mesh_of(AxisType.Explicit), G, spec)
-        for result, want in zip(results, jax.jit(steps)(G), strict=True):
-            np.testing.assert_allclose(result, want, atol=1e-3 * np.max(np.abs(want)))
