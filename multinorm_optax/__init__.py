@@ -8,10 +8,11 @@ itself.
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._alternation.diagnostics import measure_residuals, trace_multi_normalize
 from multinorm_optax._baselines.adam_mini.adam_mini import adam_mini, scale_by_adam_mini
-from multinorm_optax._baselines.adam_mini.blocks import Blocks, FusedBlocks
+from multinorm_optax._baselines.adam_mini.blocks import Blocks
 from multinorm_optax._baselines.adam_mini.presets import flax_blocks
 from multinorm_optax._baselines.ldadam.ldadam import ldadam, scale_by_ldadam
 from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.fused import Fused
 from multinorm_optax._matrices.paths import UNCOVERED
 from multinorm_optax._matrices.rules import EQUINOX_RULES, FLAX_RULES, group_labels, resolve_axes
 from multinorm_optax._norms.base import Norm, Projection
@@ -51,7 +52,7 @@ __all__ = [
     "Blocks",
     "ColumnNorm",
     "FrobeniusNorm",
-    "FusedBlocks",
+    "Fused",
     "LayerwiseModel",
     "MatrixAxes",
     "MaxNorm",

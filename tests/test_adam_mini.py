@@ -17,7 +17,7 @@ from flax import nnx
 
 import multinorm_optax as mo
 from examples.llama.rules import llama_blocks
-from multinorm_optax import Blocks, FusedBlocks
+from multinorm_optax import Blocks, Fused
 from multinorm_optax._baselines.adam_mini.blocks import resolve_blocks
 from tests import reference
 from tests.updates import updated
@@ -31,7 +31,7 @@ class Case:
     """A weight's shape and blocks, and what it is to the paper."""
 
     shape: tuple[int, ...]
-    blocks: mo.Blocks | mo.FusedBlocks | mo.MatrixAxes | optax.contrib.MuonDimensionNumbers
+    blocks: mo.Blocks | mo.Fused | mo.MatrixAxes | optax.contrib.MuonDimensionNumbers
     matrices: Callable[[np.ndarray], Sequence[np.ndarray]]
     """The matrices (out, in) in it."""
     rows: int | Sequence[int]
@@ -83,19 +83,19 @@ CASES = {
     "whole_value": Case((3, 4, 6), Blocks(whole=(-2, -1)), transposed, 6),
     "fused": Case(
         (2, 5, 8 * HEAD),
-        FusedBlocks(-1, [(4 * HEAD, QUERY), (2 * HEAD, QUERY), (2 * HEAD, NEURON)]),
+        Fused(-1, [(4 * HEAD, QUERY), (2 * HEAD, QUERY), (2 * HEAD, NEURON)]),
         split_last(4 * HEAD, 2 * HEAD, 2 * HEAD),
         [HEAD, HEAD, 1, HEAD, HEAD, 1],
     ),
     "fused_axis": Case(
         (5, 3, 2, HEAD),
-        FusedBlocks(-3, [(1, Blocks(whole=(-4, -1))), (1, Blocks((-4, -1))), (1, Blocks(-4))]),
+        Fused(-3, [(1, Blocks(whole=(-4, -1))), (1, Blocks((-4, -1))), (1, Blocks(-4))]),
         lambda w: [part for i in range(3) for part in with_heads(w[:, i])],
         [HEAD, HEAD, 1],
     ),
     "fused_whole": Case(
         (4, 5),
-        FusedBlocks(1, [(2, Blocks(whole=(0, 1))), (3, mo.MatrixAxes(output=1, input=0))]),
+        Fused(1, [(2, Blocks(whole=(0, 1))), (3, mo.MatrixAxes(output=1, input=0))]),
         split_last(2, 3),
         [2, 1],
     ),

@@ -26,10 +26,10 @@ def test_sinkgd():
     audit = mo.audit(PARAMS, mo.sinkgd(axes=AXES), AXES)
     found = rows(audit)
     kernel = found["layers/kernel"]
-    assert (kernel.shape, kernel.matrix_shape, kernel.matrices) == ((3, 4, 5), (5, 4), 3)
+    assert (kernel.shape, kernel.matrices) == ((3, 4, 5), ((3, (5, 4)),))
     assert (kernel.group, kernel.parameter_bytes, kernel.state_bytes) == ("matrix", 120, 0)
     embedding = found["embed/embedding"]
-    assert (embedding.group, embedding.matrix_shape, embedding.matrices) == ("adam", None, 0)
+    assert (embedding.group, embedding.matrices) == ("adam", ())
     assert (embedding.parameter_bytes, embedding.state_bytes) == (144, 288)
     assert audit.parameters == 36 + 60 + 15
     assert audit.parameter_bytes == 144 + 120 + 60
@@ -81,7 +81,7 @@ def test_shapes_are_enough_and_a_root_leaf_is_fine():
     weight, axes = jax.ShapeDtypeStruct((1024, 2048), jnp.float32), mo.MatrixAxes(1, 0)
     audit = mo.audit(weight, mo.sinkgd(axes=axes), axes)
     [row] = audit.rows
-    assert row.matrix_shape == (2048, 1024)
+    assert row.matrices == ((1, (2048, 1024)),)
     assert audit.parameter_bytes == 8 * 2**20
     assert "8.00 MiB" in audit.summary()
     adam = mo.audit(weight, optax.adam(1.0), axes)
@@ -106,7 +106,7 @@ def test_empty_tree():
 def test_state_of_several_arrays_belongs_to_its_parameter():
     params = {"qkv": {"kernel": jnp.zeros((6, 12))}, "bias": jnp.zeros(3)}
     heads, neurons = mo.Blocks(whole=0, groups={1: 2}), mo.Blocks(whole=0)
-    fused = mo.FusedBlocks(axis=1, parts=((4, heads), (4, heads), (4, neurons)))
+    fused = mo.Fused(axis=1, parts=((4, heads), (4, heads), (4, neurons)))
     tx = mo.adam_mini(1e-3, blocks=[("qkv/kernel", fused), ("bias", mo.Blocks())])
     found = mo.audit(params, tx)
     assert rows(found)["qkv/kernel"].state_bytes == 4 * (6 * 12 + 2 + 2 + 4)

@@ -57,6 +57,8 @@ def test_updates_and_inner_state_are_those_of_the_plain_optimizer(name):
     [
         lambda: mo.sinkgd(momentum=0.9, nesterov=jnp.asarray(True)),
         lambda: mo.swan(centered=jnp.asarray(True)),
+        lambda: mo.sinkgd(cautious_weight_decay=jnp.asarray(True)),
+        lambda: mo.adam_mini(blocks=mo.Blocks(), cautious_weight_decay=jnp.asarray(True)),
         lambda: mo.ldadam(error_feedback=jnp.asarray(False)),
         lambda: mo.ldadam(rank=jnp.asarray(2)),
     ],

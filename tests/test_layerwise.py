@@ -135,11 +135,11 @@ RATE = optax.cosine_decay_schedule(0.1, 5)
 NEURON = mo.Blocks(whole=-2)
 BLOCKS = (
     (r"layers/up/kernel", mo.Blocks(whole=-2, groups={-1: 5})),
-    (r"layers/down/kernel", mo.FusedBlocks(-1, [(2, NEURON), (4, mo.Blocks(whole=(-2, -1)))])),
+    (r"layers/down/kernel", mo.Fused(-1, [(2, NEURON), (4, mo.Blocks(whole=(-2, -1)))])),
     (r"embed|norm|layers/scale", mo.Blocks(whole=-1)),
     (r"head", NEURON),
 )
-STATIC = ("num_iters", "tol", "adam", "axes", "momentum", "nesterov", "weight_decay_mask")
+STATIC = ("num_iters", "tol", "axes", "momentum", "nesterov", "weight_decay_mask")
 OPTIMIZERS = {
     "sinkgd": mo.sinkgd(RATE, axes=RULES, alpha=0.5),
     "sinkgd_momentum_decay": mo.sinkgd(

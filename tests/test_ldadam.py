@@ -339,7 +339,7 @@ class TestComposition:
             assert shapes == {(4, 3), (4, 1)}
 
     def test_injected_hyperparameters(self, rng):
-        static = ("axes", "rank", "error_feedback", "weight_decay_mask", "adam")
+        static = ("axes", "rank", "error_feedback", "weight_decay_mask")
         make = optax.inject_hyperparams(mo.ldadam, static_args=static)
         rate, tree = optax.linear_schedule(1e-2, 0.0, 10), {"kernel": jnp.eye(6, 4)}
         tx, plain = make(rate, rank=2, weight_decay=0.1), mo.ldadam(rate, rank=2, weight_decay=0.1)

@@ -16,6 +16,7 @@ import multinorm_optax as mo
 from examples.benchmark.exchanges import Collective
 from examples.benchmark.exchanges import collectives as exchanges
 from multinorm_optax._baselines.adam_mini.blocks import resolve_blocks
+from multinorm_optax._baselines.adam_mini.means import common_axes
 
 KERNEL = mo.MatrixAxes(output=-1, input=-2)
 HEADS = mo.MatrixAxes(output=(-2, -1), input=-3)
@@ -291,8 +292,8 @@ class TestSpectral:
 
 HEAD_BLOCKS = mo.Blocks(whole=-2, groups={-1: 8})
 ROW_BLOCKS = mo.Blocks(whole=-2)
-FUSED_BLOCKS = mo.FusedBlocks(-1, [(32, HEAD_BLOCKS), (16, HEAD_BLOCKS), (16, ROW_BLOCKS)])
-FUSED_AXIS = mo.FusedBlocks(
+FUSED_BLOCKS = mo.Fused(-1, [(32, HEAD_BLOCKS), (16, HEAD_BLOCKS), (16, ROW_BLOCKS)])
+FUSED_AXIS = mo.Fused(
     -3, [(1, mo.Blocks(whole=(-4, -1))), (1, mo.Blocks(whole=(-4, -1))), (1, mo.Blocks(whole=-4))]
 )
 BLOCKS = {
@@ -341,9 +342,9 @@ class TestAdamMini:
             assert np.all(np.abs(found - want) <= 16 * 2**-24 * size)
         # Sums over the axes that every block spans, and numbers of blocks.
         [(_, found)] = resolve_blocks(blocks, gradients[0])
-        longest = math.prod(n for axis, n in enumerate(shape) if axis not in found.whole)
+        longest = math.prod(n for axis, n in enumerate(shape) if axis not in common_axes(found))
         assert max((array.size for each in sent for array in each.arrays), default=0) <= longest
-        assert found.whole or not sent
+        assert common_axes(found) or not sent
 
     @pytest.mark.parametrize("case", ["within-heads", "fused"])
     def test_explicit_weights_bring_their_mesh(self, rng, case):
@@ -360,3 +361,38 @@ def devices(spec):
     """Over how many devices a weight is spread."""
     names = [name for part in spec if part for name in ([part] if isinstance(part, str) else part)]
     return math.prod({"fsdp": 4, "tensor": 2}[name] for name in names)
+
+
+FUSED = mo.Fused(-1, [(32, KERNEL), (16, KERNEL), (16, KERNEL)])
+INDIVISIBLE = mo.Fused(-1, [(44, KERNEL), (10, KERNEL), (10, KERNEL)])
+
+
+class TestFused:
+    @every_mode
+    @pytest.mark.parametrize("spec", [P(None, "fsdp", None), P("tensor", "fsdp", None)], ids=str)
+    def test_parts_that_no_mesh_axis_divides_send_vectors(self, rng, mode, spec):
+        G = np.float32(rng.standard_normal((2, 64, 64)))
+        step = direction(mo.scale_by_sinkhorn(FUSED))
+        result, sent = run_sharded(step, mesh_of(mode), G, spec)
+        assert result.sharding.is_equivalent_to(NamedSharding(mesh_of(mode), spec), G.ndim)
+        np.testing.assert_allclose(result, jax.jit(step)(G), atol=1e-5)
+        assert_sums_of_vectors(sent, 3, 2 * 64, 2)
+
+    @every_mode
+    @pytest.mark.parametrize("fused", [FUSED, INDIVISIBLE], ids=["divisible", "indivisible"])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            mo.scale_by_sinkhorn,
+            lambda axes: mo.normalize_spectral(axes, mo.newton_schulz(8)),
+            lambda axes: mo.sinkgd(0.1, axes=axes, momentum=0.9, step_scale="muon"),
+        ],
+        ids=["sinkhorn", "spectral", "sinkgd"],
+    )
+    def test_parts_that_are_spread(self, rng, mode, fused, make):
+        spec, G = P(None, "tensor", "fsdp"), np.float32(rng.standard_normal((2, 64, 64)))
+        step = direction(make(fused))
+        result, _ = run_sharded(step, mesh_of(mode), G, spec)
+        assert result.sharding.is_equivalent_to(NamedSharding(mesh_of(mode), spec), G.ndim)
+        want = jax.jit(step)(G)
+        np.testing.assert_allclose(result, want, atol=1e-4 * np.max(np.abs(want)))

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +10,16 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._alternation.base import Alternation, NumIters, Tolerance
-from multinorm_optax._alternation.matrix import MatrixAlternation, Member, WeightAlternation
+from multinorm_optax._alternation.matrix import (
+    MatrixAlternation,
+    Member,
+    WeightAlternation,
+    members_of,
+)
 from multinorm_optax._alternation.scales import ScaleAlternation, only_rescale
 from multinorm_optax._alternation.tree import TreeAlternation, empty_state
+from multinorm_optax._matrices.fused import split_fused
+from multinorm_optax._matrices.paths import named_leaves
 from multinorm_optax._matrices.rules import resolve_matrices
 from multinorm_optax._norms.base import Projection
 from multinorm_optax._norms.normalize import Normalization
@@ -72,8 +80,8 @@ def multi_normalize(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
         updates = jax.tree.map(jnp.asarray, updates)
-        found = alternations(projections, updates, params, **extra_args)
-        results = jax.tree.map(lambda each: _last_iterate(each, num_iters, tol), found)
+        found, join = alternations(projections, updates, params, **extra_args)
+        results = join(jax.tree.map(lambda each: _last_iterate(each, num_iters, tol), found))
         return jax.tree.map(lambda new, old: new.astype(old.dtype), results, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -132,16 +140,25 @@ def alternations(
     updates: optax.Updates,
     params: optax.Params | None,
     **extra_args: Any,
-) -> Any:
-    """The alternations of all weights if `normalize` made every member, else that of the tree."""
+) -> tuple[Any, Callable[..., Any]]:
+    """The alternations of all weights if `normalize` made every member, else that of the tree.
+
+    Parts of a fused weight have one each; the function that is returned too puts results together.
+    """
     own = [each for each in projections if isinstance(each, Normalization) and each.projection]
     if len(own) < len(projections):
-        return TreeAlternation(projections, updates, params, extra_args)
+        tree = TreeAlternation(projections, updates, params, extra_args)
+        return tree, lambda results, leading=0: results
     found = {id(each.axes): resolve_matrices(each.axes, updates) for each in own}
-    leaves, structure = jax.tree.flatten(updates)
-    results: list[Alternation[Any]] = []
-    for leaf, *axes in zip(leaves, *(found[id(each.axes)] for each in own), strict=True):
-        members = tuple(map(Member, (each.projection for each in own), axes))
-        kind = ScaleAlternation if only_rescale(members) else MatrixAlternation
-        results.append(kind(members, leaf))
-    return jax.tree.unflatten(structure, results)
+    chosen = [each.projection for each in own]
+    several = zip(*(found[id(each.axes)] for each in own), strict=True)
+    paths = [path for path, _ in named_leaves(updates)]
+    members = [members_of(chosen, axes, path) for axes, path in zip(several, paths, strict=True)]
+    parts, of_parts, join = split_fused(updates, members)
+    leaves, structure = jax.tree.flatten(parts)
+    return jax.tree.unflatten(structure, map(_alternation, leaves, of_parts)), join
+
+
+def _alternation(weight: jax.Array, members: tuple[Member, ...]) -> Alternation[Any]:
+    kind = ScaleAlternation if only_rescale(members) else MatrixAlternation
+    return kind(members, weight)

@@ -10,7 +10,9 @@ import optax
 
 from multinorm_optax._alternation.base import Alternation
 from multinorm_optax._alternation.combinator import alternations, check_arguments
-from multinorm_optax._alternation.matrix import MatrixAlternation, Member
+from multinorm_optax._alternation.matrix import MatrixAlternation, Member, members_of
+from multinorm_optax._matrices.fused import split_fused
+from multinorm_optax._matrices.paths import named_leaves
 from multinorm_optax._matrices.rules import resolve_axes
 from multinorm_optax._norms.euclidean import FrobeniusNorm
 from multinorm_optax._norms.normalize import Normalization
@@ -51,7 +53,8 @@ def trace_multi_normalize(
         dual norm of the gradient; the following ones never decrease if K = 2.
 
       Where members treat different axes as batch, and for transformations of the whole tree,
-      residuals and dual values have no batch.
+      residuals and dual values have no batch. A `Fused` leaf has a tuple of residuals and one of
+      dual values, with an array for each part.
 
     Example:
       >>> import jax
@@ -65,11 +68,12 @@ def trace_multi_normalize(
     """
     check_arguments(projections, num_iters)
     updates = jax.tree.map(jnp.asarray, updates)
-    found = alternations(projections, updates, params)
+    found, join = alternations(projections, updates, params)
     structure: Any = jax.tree.structure(found)
     traces = [_trace(each, num_iters) for each in jax.tree.leaves(found)]
     fields = ([trace[i] for trace in traces] for i in range(len(MultiNormalizeTrace._fields)))
-    return MultiNormalizeTrace(*map(structure.unflatten, fields))
+    iterates, residuals, dual_values = map(structure.unflatten, fields)
+    return MultiNormalizeTrace(join(iterates, leading=1), residuals, dual_values)
 
 
 def _trace(alternation: Alternation[Any], num_iters: int) -> MultiNormalizeTrace:
@@ -94,6 +98,12 @@ def _residuals(alternation: Alternation[Any], state: Any) -> jax.Array:
     return jnp.stack([alternation.per_matrix(residual) for residual in each])
 
 
+def _residuals_at_unit_size(x: jax.Array, members: tuple[Member, ...]) -> jax.Array:
+    unit = MatrixAlternation((Member(FrobeniusNorm(), members[0].axes),), x)
+    alternation = MatrixAlternation(members, unit.last_iterate(num_iters=1))
+    return _residuals(alternation, alternation.start)
+
+
 def measure_residuals(
     *projections: optax.GradientTransformation,
 ) -> Callable[[optax.Updates], dict[str, jax.Array]]:
@@ -106,7 +116,8 @@ def measure_residuals(
       *projections: made by `normalize` or the functions built on it; others are a TypeError.
 
     Returns:
-      A function of updates that returns, by path, the residuals of shape (K, *batch).
+      A function of updates that returns, by path, the residuals of shape (K, *batch). The parts of
+      a `Fused` leaf have the paths `qkv/kernel/0`, `qkv/kernel/1`, and so on.
 
     Example:
       >>> import jax, optax
@@ -129,12 +140,12 @@ def measure_residuals(
         found = [resolve_axes(each.axes, updates) for each in members]
         measured = {}
         for leaf, *resolved in zip(jax.tree.leaves(updates), *found, strict=True):
-            axes = [each for _, each in resolved if each is not None]
+            path, axes = resolved[0][0], [each for _, each in resolved if each is not None]
             if len(axes) == len(members):
-                chosen = tuple(map(Member, (each.projection for each in members), axes))
-                x = MatrixAlternation((Member(FrobeniusNorm(), axes[0]),), leaf)
-                alternation = MatrixAlternation(chosen, x.last_iterate(num_iters=1))
-                measured[resolved[0][0]] = _residuals(alternation, alternation.start)
+                chosen = members_of([each.projection for each in members], axes, path)
+                parts, of_parts, _ = split_fused({path: jnp.asarray(leaf)}, [chosen])
+                for (name, part), each in zip(named_leaves(parts), of_parts, strict=True):
+                    measured[name] = _residuals_at_unit_size(part, each)
         return measured
 
     return measure

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from multinorm_optax._alternation.base import Alternation, Residual
 from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.fused import Fused
 from multinorm_optax._norms.base import MatrixSize, Projection
 from multinorm_optax._norms.precision import compute_dtype, largest
 
@@ -21,6 +23,34 @@ class Member:
 
     projection: Projection
     axes: MatrixAxes
+
+
+def members_of(
+    projections: Sequence[Projection], axes: Sequence[MatrixAxes | Fused], path: str
+) -> tuple[Member, ...] | Fused:
+    """The members of one weight, or with `Fused` those of each of its parts.
+
+    A projection that acts entry by entry does so on every part, whatever its own axes are.
+    """
+    plain = [each for each in axes if not isinstance(each, Fused)]
+    if len(plain) == len(axes):
+        return tuple(map(Member, projections, plain))
+    layouts = {(each.axis, each.sizes) for each in axes if isinstance(each, Fused)}
+    pairs = zip(projections, axes, strict=True)
+    fused = all(isinstance(each, Fused) or projection.entrywise for projection, each in pairs)
+    if len(layouts) > 1 or not fused:
+        raise ValueError(
+            f"{path or '<root>'}: the projections take this weight for fused parts in different"
+            f" ways, {list(axes)}; give all of them the same `axes`"
+        )
+    ((axis, sizes),) = layouts
+    of_parts = zip(*(_of_each_part(each, len(sizes)) for each in axes), strict=True)
+    members = [tuple(map(Member, projections, of_part)) for of_part in of_parts]
+    return Fused(axis, list(zip(sizes, members, strict=True)))
+
+
+def _of_each_part(axes: MatrixAxes | Fused, count: int) -> tuple[MatrixAxes, ...]:
+    return axes.specs if isinstance(axes, Fused) else (axes,) * count
 
 
 class WeightAlternation(Alternation[State]):

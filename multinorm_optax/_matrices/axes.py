@@ -40,7 +40,7 @@ class MatrixAxes:
     def __init__(self, output: int | Sequence[int], input: int | Sequence[int]):
         for side, value in (("output", output), ("input", input)):
             axes = (value,) if isinstance(value, int) else tuple(value)
-            if not all(isinstance(axis, int) and not isinstance(axis, bool) for axis in axes):
+            if not all(map(is_integer, axes)):
                 raise TypeError(f"MatrixAxes.{side} must be integers, got {value!r}")
             object.__setattr__(self, side, axes)
 
@@ -90,6 +90,11 @@ def as_matrix_axes(spec: Any) -> MatrixAxes:
     raise TypeError(
         f"expected MatrixAxes, optax.contrib.MuonDimensionNumbers or None, got {spec!r}"
     )
+
+
+def is_integer(number: Any) -> bool:
+    """Whether it is a Python integer and no boolean."""
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def describe(path: str, shape: Shape) -> str:

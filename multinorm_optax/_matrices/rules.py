@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape, as_matrix_axes, describe
+from multinorm_optax._matrices.fused import Fused, split_fused
 from multinorm_optax._matrices.paths import (
     UNCOVERED,
     FoundSpec,
@@ -29,7 +30,7 @@ from multinorm_optax._matrices.suggestions import (
     uncovered_text,
 )
 
-Spec: TypeAlias = MatrixAxes | optax.contrib.MuonDimensionNumbers | None
+Spec: TypeAlias = MatrixAxes | optax.contrib.MuonDimensionNumbers | Fused | None
 AxesRule: TypeAlias = tuple[str, Spec | Callable[[str, Shape], Spec | Uncovered]]
 AxesTree: TypeAlias = Any  # with the structure of the parameters, or a prefix of it
 AxesLike: TypeAlias = Spec | Sequence[AxesRule] | Callable[[optax.Params], AxesTree] | AxesTree
@@ -109,13 +110,21 @@ def _likely(out_first: bool) -> Callable[[FoundSpec], str]:
     return lambda leaf: spec_text(likely_axes(leaf.path, leaf.shape, out_first))
 
 
+def _resolve(spec: Spec, shape: Shape, path: str) -> MatrixAxes | Fused | None:
+    if isinstance(spec, Fused):
+        return spec.resolve(shape, path, _resolve_part)
+    return None if spec is None else as_matrix_axes(spec).resolve(shape, path)
+
+
+def _resolve_part(spec: Any, shape: Shape, path: str) -> MatrixAxes:
+    return as_matrix_axes(spec).resolve(shape, path)
+
+
 _AXES = SpecKind(
     argument="axes",
     name="MatrixAxes",
     is_spec=lambda node: isinstance(node, Spec),
-    resolve=lambda spec, shape, path: (
-        None if spec is None else as_matrix_axes(spec).resolve(shape, path)
-    ),
+    resolve=_resolve,
     missing=missing_axes,
 )
 
@@ -125,16 +134,18 @@ def look_up_axes(axes: AxesLike, tree: Any) -> list[FoundSpec]:
     return look_up(FLAX_RULES if axes is None else axes, tree, _AXES)
 
 
-def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None]]:
+def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | Fused | None]]:
     """The path and matrix axes of every leaf of a tree; `None` for a leaf that is not a matrix.
+
+    A fused leaf has `Fused` with the matrix axes of each part.
 
     Args:
       axes: what says which axes are rows and columns:
 
         - `None`: `FLAX_RULES`;
-        - one `MatrixAxes` or `optax.contrib.MuonDimensionNumbers`, for every leaf;
+        - one `MatrixAxes` or `optax.contrib.MuonDimensionNumbers`, for every leaf, or `Fused`;
         - rules: a sequence of `(pattern, spec)`; the first whose regular expression matches the
-          whole path (`layers/mlp/up/kernel`) decides. A spec is one of these two, `None` (not a
+          whole path (`layers/mlp/up/kernel`) decides. A spec is one of these, `None` (not a
           matrix), or a callable of path and shape that returns a spec, or `UNCOVERED` to leave the
           leaf to the next rule;
         - a tree of specs with the structure of the parameters, or a prefix of it, or a callable
@@ -158,12 +169,14 @@ def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | None
 
 
 def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> Any:
-    """Applies `function(leaf, axes)` to every leaf, which must be a matrix."""
-    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, updates))
-    return jax.tree.unflatten(structure, map(function, leaves, resolve_matrices(axes, updates)))
+    """Applies `function(leaf, axes)` to every leaf, or part of one, which must be a matrix."""
+    arrays = jax.tree.map(jnp.asarray, updates)
+    parts, of_parts, join = split_fused(arrays, resolve_matrices(axes, updates))
+    leaves, structure = jax.tree.flatten(parts)
+    return join(jax.tree.unflatten(structure, map(function, leaves, of_parts)))
 
 
-def resolve_matrices(axes: AxesLike, tree: Any) -> list[MatrixAxes]:
+def resolve_matrices(axes: AxesLike, tree: Any) -> list[MatrixAxes | Fused]:
     """The axes of every leaf of a tree of matrices; raises for any other leaf."""
     matrices = []
     for leaf, (path, found) in zip(jax.tree.leaves(tree), resolve_axes(axes, tree), strict=True):

@@ -31,6 +31,9 @@ _TEXTS = {
     f" `resolve_axes`.{_IF_FUNCTION}",
     "b1": "decay of the first moment.",
     "b2": "decay of the second moment.",
+    "cautious_weight_decay": "whether, in both groups, only those entries decay whose sign is not"
+    " opposite to that of the direction, which is subtracted (Chen et al., arXiv 2510.12402); a"
+    " Python boolean.",
     "centered": "whether each row's mean is subtracted, as in the first of the two papers; a Python"
     " boolean.",
     "eps": "added to the root of the second moment.",
@@ -48,6 +51,12 @@ _TEXTS = {
     "rank": "r, for every matrix, or rules `[(pattern, r), ...]`; the first whose regular"
     f" expression matches a leaf's whole path decides.{_STATIC}.",
     "rho": "how much of the power iteration's matrix is the first moment.",
+    "step_scale": 'factor of each m x n matrix\'s direction X, of root mean square 1: "rms" for 1,'
+    ' "muon" for 1/sqrt(n), "moonlight" for 0.2, "operator" for sqrt(m/n)/sqrt(max(m, n)), or a'
+    " function of m and n. With X = sqrt(max(m, n)) U V^T these are the steps sqrt(max(1, m/n)) U"
+    " V^T of Muon, 0.2 sqrt(max(m, n)) U V^T of Moonlight (arXiv 2502.16982), and sqrt(m/n) U V^T,"
+    " which changes features of unit size by at most the rate. It leaves the decay alone."
+    f"{_IF_FUNCTION}",
     "threshold": "tau, relative to the mean row norm.",
     "tol": "if given, the sweeps of a matrix stop as soon as no norm is violated by more than this;"
     " see `multi_normalize`.",
@@ -120,7 +129,3 @@ def check_static(**arguments: Any) -> None:
                 f"{name} must not be an array, {value!r}: it decides what is computed and kept;"
                 " under optax.inject_hyperparams name it in static_args"
             )
-
-
-def is_integer(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)

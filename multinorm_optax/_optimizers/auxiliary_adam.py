@@ -17,6 +17,8 @@ from multinorm_optax._optimizers.arguments import (
     documented,
     given,
 )
+from multinorm_optax._optimizers.step_scale import StepScale, factor_of, scale_by_matrix_shape
+from multinorm_optax._optimizers.weight_decay import add_decayed_weights
 
 
 @documented
@@ -29,8 +31,10 @@ def auxiliary_adam(
     momentum: jax.typing.ArrayLike | None = None,
     nesterov: bool = False,
     momentum_dtype: jax.typing.DTypeLike | None = None,
+    step_scale: StepScale = "rms",
     weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
+    cautious_weight_decay: bool = False,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
     adam_b1: jax.typing.ArrayLike = 0.9,
     adam_b2: jax.typing.ArrayLike = 0.999,
@@ -41,10 +45,11 @@ def auxiliary_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Train matrices along any direction, and every other parameter with AdamW.
 
-    Matrices: W <- W - alpha * learning_rate * (T(M) + weight_decay * W), where M is the gradient G,
-    or with `momentum` the sum M <- momentum * M + G (with `nesterov`: G + momentum * M). All of
-    this is computed in at least float32, and updates are rounded once, to the gradients' dtype
-    (Scetbon et al., arXiv 2502.06742; Ma et al., arXiv 2412.13148, Section 6).
+    Matrices: W <- W - alpha * learning_rate * (s T(M) + weight_decay * W), where M is the gradient
+    G, or with `momentum` the sum M <- momentum * M + G (with `nesterov`: G + momentum * M), and s
+    is the factor of `step_scale`, 1 by default. All of this is computed in at least float32, and
+    updates are rounded once, to the gradients' dtype (Scetbon et al., arXiv 2502.06742; Ma et al.,
+    arXiv 2412.13148, Section 6).
 
     Args:
       direction: the function from axes to T, such as `scale_by_swan` or
@@ -58,7 +63,8 @@ def auxiliary_adam(
 
     Raises:
       TypeError: for an argument that is not of the kind described above; the message names it.
-      ValueError: in `init` and `update`, for leaves that no rule in `axes` covers.
+      ValueError: for an unknown `step_scale`; in `init` and `update`, for leaves that no rule in
+        `axes` covers.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -88,14 +94,15 @@ def auxiliary_adam(
         adam_eps=adam_eps,
         **given(momentum=momentum, adam_clip_norm=adam_clip_norm),
     )
-    check_static(nesterov=nesterov)
+    check_static(nesterov=nesterov, cautious_weight_decay=cautious_weight_decay)
+    factor_of(step_scale)
     direction(axes)
 
     clip = optax.identity() if adam_clip_norm is None else optax.clip_by_global_norm(adam_clip_norm)
     others = optax.chain(
         clip,
         optax.scale_by_adam(adam_b1, adam_b2, adam_eps),
-        add_decayed_weights(adam_weight_decay, weight_decay_mask),
+        add_decayed_weights(adam_weight_decay, weight_decay_mask, cautious_weight_decay),
         optax.scale_by_learning_rate(
             learning_rate if adam_learning_rate is None else adam_learning_rate
         ),
@@ -109,7 +116,8 @@ def auxiliary_adam(
         matrices = optax.chain(
             optax.identity() if momentum is None else optax.trace(momentum, nesterov),
             direction(of_matrices),
-            add_decayed_weights(weight_decay, weight_decay_mask),
+            scale_by_matrix_shape(step_scale, of_matrices),
+            add_decayed_weights(weight_decay, weight_decay_mask, cautious_weight_decay),
             optax.scale_by_learning_rate(_product(alpha, learning_rate)),
         )
         inner = {
@@ -131,16 +139,6 @@ def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
     if any(map(callable, factors)):
         return lambda count: math.prod(x(count) if callable(x) else x for x in factors)
     return math.prod(factors)
-
-
-def add_decayed_weights(
-    weight_decay: optax.ScalarOrSchedule, mask: Mask
-) -> optax.GradientTransformation:
-    """Decay as optax does; the number 0 needs no parameters, and has the same state."""
-    decay = optax.add_decayed_weights(weight_decay, mask)
-    if not (callable(weight_decay) or isinstance(weight_decay, jax.Array)) and weight_decay == 0:
-        return optax.GradientTransformation(decay.init, lambda g, state, params=None: (g, state))
-    return decay
 
 
 def in_float32(

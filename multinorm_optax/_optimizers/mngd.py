@@ -12,6 +12,7 @@ from multinorm_optax._norms.base import Projection
 from multinorm_optax._norms.normalize import normalize
 from multinorm_optax._optimizers.arguments import Mask, documented
 from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
+from multinorm_optax._optimizers.step_scale import StepScale
 
 
 @documented
@@ -26,8 +27,10 @@ def mngd(
     momentum: jax.typing.ArrayLike | None = None,
     nesterov: bool = False,
     momentum_dtype: jax.typing.DTypeLike | None = None,
+    step_scale: StepScale = "rms",
     weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
+    cautious_weight_decay: bool = False,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
     adam_b1: jax.typing.ArrayLike = 0.9,
     adam_b2: jax.typing.ArrayLike = 0.999,
@@ -63,8 +66,10 @@ def mngd(
         momentum=momentum,
         nesterov=nesterov,
         momentum_dtype=momentum_dtype,
+        step_scale=step_scale,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
+        cautious_weight_decay=cautious_weight_decay,
         adam_learning_rate=adam_learning_rate,
         adam_b1=adam_b1,
         adam_b2=adam_b2,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.axes import MatrixAxes, is_integer
 from multinorm_optax._matrices.rules import AxesLike, map_matrices
 from multinorm_optax._norms.precision import (
     abs_sq,
@@ -16,7 +16,6 @@ from multinorm_optax._norms.precision import (
     peak,
     sqrt_or_zero,
 )
-from multinorm_optax._optimizers.arguments import is_integer
 
 
 def scale_by_operator_norm(

@@ -10,6 +10,7 @@ import optax
 
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.fused import Fused, map_spec
 from multinorm_optax._matrices.paths import shape_of
 from multinorm_optax._matrices.rules import AxesLike, resolve_axes
 from multinorm_optax._norms.base import MatrixSize, Projection
@@ -19,6 +20,7 @@ from multinorm_optax._norms.orthogonalize import Orthogonalizer, swan_whitening
 from multinorm_optax._norms.precision import inverse_power_of_two, peak
 from multinorm_optax._optimizers.arguments import Mask, check_static, documented
 from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
+from multinorm_optax._optimizers.step_scale import StepScale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +73,12 @@ def scale_by_swan(
     """
     check_static(centered=centered)
 
-    def oriented(tree: Any) -> dict[str, MatrixAxes | None]:
+    def oriented(tree: Any) -> dict[str, MatrixAxes | Fused | None]:
         found = zip(resolve_axes(axes, tree), jax.tree.leaves(tree), strict=True)
-        return {path: each and each.oriented(shape_of(leaf)) for (path, each), leaf in found}
+        return {
+            path: each and map_spec(MatrixAxes.oriented, each, shape_of(leaf))
+            for (path, each), leaf in found
+        }
 
     return multi_normalize(
         normalize(CenteredRows() if centered else RowNorm(), oriented),
@@ -94,8 +99,10 @@ def swan(
     momentum: jax.typing.ArrayLike | None = None,
     nesterov: bool = False,
     momentum_dtype: jax.typing.DTypeLike | None = None,
+    step_scale: StepScale = "rms",
     weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
+    cautious_weight_decay: bool = False,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
     adam_b1: jax.typing.ArrayLike = 0.9,
     adam_b2: jax.typing.ArrayLike = 0.999,
@@ -129,8 +136,10 @@ def swan(
         momentum=momentum,
         nesterov=nesterov,
         momentum_dtype=momentum_dtype,
+        step_scale=step_scale,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
+        cautious_weight_decay=cautious_weight_decay,
         adam_learning_rate=adam_learning_rate,
         adam_b1=adam_b1,
         adam_b2=adam_b2,

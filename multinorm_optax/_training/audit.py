@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.fused import map_spec, specs_of
 from multinorm_optax._matrices.paths import (
     UNCOVERED,
     FoundSpec,
@@ -29,8 +30,9 @@ class AuditRow:
 
     path: str
     shape: tuple[int, ...]
-    matrix_shape: tuple[int, int] | None  # (m, n), outputs by inputs, of each of its matrices
-    matrices: int  # the number of matrices that it stacks, or 0
+    # The number of matrices that it stacks and their shape (m, n), outputs by inputs; one such pair
+    # for each part of a fused weight, and none for a parameter that is not a matrix.
+    matrices: tuple[tuple[int, tuple[int, int]], ...]
     group: str  # "matrix" or "adam", as in group_labels, or "uncovered"
     parameter_bytes: int
     state_bytes: int | None  # None without an optimizer
@@ -78,7 +80,7 @@ class Audit:
         with_state = self.shared_state_bytes is not None
         table = [("path", "shape", "matrix (m, n)", "group", *(("state",) if with_state else ()))]
         for row in self.rows:
-            matrix = f"{row.matrices} x {row.matrix_shape}" if row.matrix_shape else "-"
+            matrix = " + ".join(f"{count} x {shape}" for count, shape in row.matrices) or "-"
             state = (_bytes(row.state_bytes),) if row.state_bytes is not None else ()
             table.append((row.path, str(row.shape), matrix, row.group, *state))
         widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
@@ -115,8 +117,8 @@ def audit(
       axes: the optimizer's own `axes`, see `resolve_axes`.
 
     Returns:
-      An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrix_shape`,
-      `matrices`, `group`, `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`,
+      An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrices`,
+      `group`, `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`,
       `state_bytes`, `state_bytes_of(group)`, `shared_state_bytes`, `summary()` and `suggestion`. A
       parameter owns the state whose path ends in its path, or in its path and a number; all other
       state, such as step counts, is shared. A leaf that no rule covers has the group
@@ -150,11 +152,11 @@ def audit(
     def row(leaf: Any, found: FoundSpec) -> AuditRow:
         axes, shape = found.spec, found.shape
         of_row = _size(leaf), None if optimizer is None else sizes[found.path]
-        if not isinstance(axes, MatrixAxes):
-            group = UNCOVERED_GROUP if axes is UNCOVERED else OTHER
-            return AuditRow(found.path, shape, None, 0, group, *of_row)
-        matrices = math.prod(shape[axis] for axis in axes.batch(len(shape)))
-        return AuditRow(found.path, shape, axes.matrix_shape(shape), matrices, MATRIX, *of_row)
+        if axes is None or axes is UNCOVERED:
+            group = OTHER if axes is None else UNCOVERED_GROUP
+            return AuditRow(found.path, shape, (), group, *of_row)
+        matrices = specs_of(map_spec(_matrices, axes, shape))
+        return AuditRow(found.path, shape, matrices, MATRIX, *of_row)
 
     uncovered = any(each.spec is UNCOVERED for each in found)
     return Audit(
@@ -168,6 +170,10 @@ def _size(leaf: Any) -> int:
     """The bytes of an array, `jax.ShapeDtypeStruct` or number."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
     return math.prod(shape_of(leaf)) * dtype.itemsize
+
+
+def _matrices(axes: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
+    return math.prod(shape[axis] for axis in axes.batch(len(shape))), axes.matrix_shape(shape)
 
 
 def _owner(state_path: str, state: Any, paths: Collection[str]) -> str | None:

@@ -78,7 +78,7 @@ def _matrices(gradients: Params) -> dict[str, np.ndarray]:
             np.asarray(leaf, np.float64), axes.output[0], 1
         )
         for leaf, (path, axes) in found
-        if axes is not None
+        if isinstance(axes, mo.MatrixAxes)  # none of this model is fused
     }
 
 

@@ -9,16 +9,23 @@ import optax
 from multinorm_optax._baselines.adam_mini.blocks import (
     Blocks,
     BlocksLike,
-    FusedBlocks,
     resolve_blocks,
 )
 from multinorm_optax._baselines.adam_mini.means import Moments, mean_squares
 from multinorm_optax._matrices.axes import describe
+from multinorm_optax._matrices.fused import Fused
 from multinorm_optax._matrices.paths import array_leaves, named_leaves, shape_of, unboxed
 from multinorm_optax._matrices.roles import is_norm_or_bias
 from multinorm_optax._norms.precision import compute_dtype
-from multinorm_optax._optimizers.arguments import Mask, check_numbers, check_schedules, documented
-from multinorm_optax._optimizers.auxiliary_adam import add_decayed_weights, in_float32
+from multinorm_optax._optimizers.arguments import (
+    Mask,
+    check_numbers,
+    check_schedules,
+    check_static,
+    documented,
+)
+from multinorm_optax._optimizers.auxiliary_adam import in_float32
+from multinorm_optax._optimizers.weight_decay import add_decayed_weights
 
 _update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
 
@@ -56,7 +63,7 @@ def scale_by_adam_mini(
         regular expression matches a leaf's whole path decides (`flax_blocks` makes such rules); a
         tree of specs, or a prefix of one; or a function of the parameters that makes one, and
         belongs into the `static_args` of `optax.inject_hyperparams`. A spec is `Blocks` or
-        `FusedBlocks`, or `MatrixAxes` or `optax.contrib.MuonDimensionNumbers` for a block per
+        `Fused`, or `MatrixAxes` or `optax.contrib.MuonDimensionNumbers` for a block per
         output neuron. In a rule it may be a function of path and shape that returns a spec, or
         `UNCOVERED` to leave the leaf to the next rule.
       ...
@@ -65,7 +72,7 @@ def scale_by_adam_mini(
       A transformation with the state `(count, mu, nu)`. For each parameter nu is an array (without
       the box of a `flax.linen.Partitioned` parameter, whose axes do not fit it) with as
       many axes, of size 1 where all entries share and n / length where runs of them do; with
-      `FusedBlocks` a tuple of such arrays, one per part.
+      `Fused` a tuple of such arrays, one per part.
 
     Raises:
       ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
@@ -107,7 +114,7 @@ def scale_by_adam_mini(
         count = optax.safe_increment(state.count)
 
         def step(
-            g: jax.Array, mu: jax.Array, nu: Moments, found: Blocks | FusedBlocks
+            g: jax.Array, mu: jax.Array, nu: Moments, found: Blocks | Fused
         ) -> tuple[jax.Array, jax.Array, Moments]:
             x = g.astype(compute_dtype(g.dtype))
             means, spread = mean_squares(x, found)
@@ -139,6 +146,7 @@ def adam_mini(
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
+    cautious_weight_decay: bool = False,
     mu_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam-mini: AdamW with one second moment per block, which halves its state.
@@ -166,10 +174,11 @@ def adam_mini(
       >>> jax.tree.map(jnp.shape, tx.init(params)[0].nu)
       {'attention': {'query': {'kernel': (1, 3)}}, 'up': {'bias': (128,), 'kernel': (1, 128)}}
     """
+    check_static(cautious_weight_decay=cautious_weight_decay)
     check_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
     mask = _no_norms_or_biases if weight_decay_mask is None else weight_decay_mask
     direction = scale_by_adam_mini(b1, b2, eps, blocks=blocks, mu_dtype=mu_dtype)
-    decay = add_decayed_weights(weight_decay, mask)
+    decay = add_decayed_weights(weight_decay, mask, cautious_weight_decay)
     return in_float32(optax.chain(direction, decay, optax.scale_by_learning_rate(learning_rate)))
 
 
@@ -178,7 +187,7 @@ def _no_norms_or_biases(params: optax.Params) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), decayed)
 
 
-def _resolve(blocks: BlocksLike, tree: Any) -> list[Blocks | FusedBlocks]:
+def _resolve(blocks: BlocksLike, tree: Any) -> list[Blocks | Fused]:
     """Returns the blocks of every leaf; raises for integers."""
     for path, leaf in array_leaves(tree):
         dtype = jnp.result_type(leaf)

@@ -6,7 +6,14 @@ from typing import Any, TypeAlias
 
 import optax
 
-from multinorm_optax._matrices.axes import MatrixAxes, Shape, as_matrix_axes, describe
+from multinorm_optax._matrices.axes import (
+    MatrixAxes,
+    Shape,
+    as_matrix_axes,
+    describe,
+    is_integer,
+)
+from multinorm_optax._matrices.fused import Fused
 from multinorm_optax._matrices.paths import FoundSpec, Rule, SpecKind, is_rules, resolve_specs
 from multinorm_optax._matrices.roles import OUT_IN_WEIGHTS, is_norm_or_bias, names_of, sides
 from multinorm_optax._matrices.suggestions import (
@@ -15,7 +22,6 @@ from multinorm_optax._matrices.suggestions import (
     suggested_lines,
     uncovered_text,
 )
-from multinorm_optax._optimizers.arguments import is_integer
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -94,76 +100,8 @@ class Blocks:
         )
 
 
-@dataclasses.dataclass(frozen=True, init=False)
-class FusedBlocks:
-    """The blocks of several weights stored as one, such as fused query, key and value kernels.
-
-    Attributes:
-      axis: the axis along which the parts lie one after another.
-      parts: for each part its size along this axis and its blocks, as `Blocks`, `MatrixAxes` or
-        `optax.contrib.MuonDimensionNumbers`.
-
-    Raises:
-      TypeError: if the axis or a size is not an integer, or if a part's blocks have another type.
-
-    Example:
-      >>> from multinorm_optax import Blocks, FusedBlocks
-      >>> heads, kv_heads, width = 16, 4, 64
-      >>> per_head, per_neuron = Blocks(whole=-2, groups={-1: width}), Blocks(whole=-2)
-      >>> qkv = FusedBlocks(-1, [(heads * width, per_head), (kv_heads * width, per_head),
-      ...                        (kv_heads * width, per_neuron)])     # (d, (16 + 4 + 4) * 64)
-      >>> qkv.moment_shapes((512, 1536))
-      ((1, 16), (1, 4), (1, 256))
-    """
-
-    axis: int
-    parts: tuple[tuple[int, Blocks], ...]
-
-    def __init__(self, axis: int, parts: Sequence[tuple[int, "PartSpec"]]):
-        if not all(map(is_integer, (axis, *(size for size, _ in parts)))):
-            raise TypeError(f"axis and sizes of FusedBlocks are integers, got {axis!r}, {parts!r}")
-        object.__setattr__(self, "axis", axis)
-        object.__setattr__(self, "parts", tuple((size, _as_blocks(spec)) for size, spec in parts))
-
-    @property
-    def whole(self) -> tuple[int, ...]:
-        """The axes along which all entries of each part share, the same for all parts."""
-        common = set.intersection(*(set(blocks.whole) for _, blocks in self.parts)) - {self.axis}
-        return tuple(sorted(common))
-
-    def resolve(self, shape: Shape, path: str = "") -> "FusedBlocks":
-        """Returns these blocks with non-negative axes; raises if they do not fit the shape."""
-        ndim, sizes = len(shape), [size for size, _ in self.parts]
-        if not -ndim <= self.axis < ndim:
-            raise ValueError(
-                f"{describe(path, shape)}: {self} lies along an axis that the weight does not have;"
-                " correct the rule"
-            )
-        if min(sizes, default=0) < 1 or sum(sizes) != shape[self.axis]:
-            raise ValueError(
-                f"{describe(path, shape)}: the parts of FusedBlocks have sizes {sizes} along axis"
-                f" {self.axis}; correct them to positive numbers whose sum is {shape[self.axis]}"
-            )
-        axis, parts = parts_of(self, shape)
-        return FusedBlocks(axis, [(part[axis], each.resolve(part, path)) for part, each in parts])
-
-    def moment_shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        """Returns the shape of each part's second moment, for a weight of this shape."""
-        _, parts = parts_of(self.resolve(shape), shape)
-        return tuple(each.moment_shape(part) for part, each in parts)
-
-
-def parts_of(blocks: Blocks | FusedBlocks, shape: Shape) -> tuple[int, list[tuple[Shape, Blocks]]]:
-    """Returns the axis along which the parts of a weight lie, and each part's shape and blocks."""
-    if isinstance(blocks, Blocks):
-        return 0, [(shape, blocks)]
-    axis = blocks.axis % len(shape)
-    before, after = shape[:axis], shape[axis + 1 :]
-    return axis, [((*before, size, *after), part) for size, part in blocks.parts]
-
-
 PartSpec: TypeAlias = Blocks | MatrixAxes | optax.contrib.MuonDimensionNumbers
-BlocksSpec: TypeAlias = PartSpec | FusedBlocks
+BlocksSpec: TypeAlias = PartSpec | Fused
 BlocksLike: TypeAlias = (
     BlocksSpec | Sequence[Rule] | optax.Params | Callable[[optax.Params], optax.Params]
 )
@@ -175,20 +113,26 @@ def _as_blocks(spec: PartSpec) -> Blocks:
     if not isinstance(spec, Blocks):
         raise TypeError(
             "expected Blocks, MatrixAxes, optax.contrib.MuonDimensionNumbers or, for a whole"
-            f" weight, FusedBlocks, got {spec!r}"
+            f" weight, Fused, got {spec!r}"
         )
     return spec
 
 
-def _resolve(spec: BlocksSpec | None, shape: Shape, path: str) -> Blocks | FusedBlocks:
+def _resolve(spec: BlocksSpec | None, shape: Shape, path: str) -> Blocks | Fused:
     if spec is None:
         raise ValueError(
             f"{describe(path, shape)}: None says nothing of blocks; write Blocks() for full Adam,"
             " or Blocks(whole=...) with the axes inside a block"
         )
+    if isinstance(spec, Fused):
+        return spec.resolve(shape, path, _resolve_part)
+    return _resolve_part(spec, shape, path)
+
+
+def _resolve_part(spec: PartSpec, shape: Shape, path: str) -> Blocks:
     if isinstance(spec, MatrixAxes | optax.contrib.MuonDimensionNumbers):
         spec = as_matrix_axes(spec).resolve(shape, path)
-    return (spec if isinstance(spec, FusedBlocks) else _as_blocks(spec)).resolve(shape, path)
+    return _as_blocks(spec).resolve(shape, path)
 
 
 def _likely(leaf: FoundSpec) -> str:
@@ -227,6 +171,6 @@ _BLOCKS = SpecKind(
 )
 
 
-def resolve_blocks(blocks: BlocksLike, tree: Any) -> list[tuple[str, Blocks | FusedBlocks]]:
+def resolve_blocks(blocks: BlocksLike, tree: Any) -> list[tuple[str, Blocks | Fused]]:
     """Returns the path and the resolved blocks of every leaf of a tree."""
     return resolve_specs(blocks, tree, _BLOCKS)

@@ -6,36 +6,35 @@ Axes that every block spans are reduced first, as the gradient lies: devices exc
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from multinorm_optax._baselines.adam_mini.blocks import Blocks, FusedBlocks, parts_of
+from multinorm_optax._baselines.adam_mini.blocks import Blocks
 from multinorm_optax._matrices.axes import Shape
+from multinorm_optax._matrices.fused import Fused, as_far_as_divisible, map_spec, specs_of
 from multinorm_optax._matrices.stacks import left_to_xla
 from multinorm_optax._norms.precision import abs_sq, compute_dtype
 
-Moments: TypeAlias = jax.Array | tuple[jax.Array, ...]  # one per part of `FusedBlocks`
+Moments: TypeAlias = jax.Array | tuple[jax.Array, ...]  # one per part of `Fused`
 
 
 def mean_squares(
-    g: jax.Array, blocks: Blocks | FusedBlocks
+    g: jax.Array, blocks: Blocks | Fused
 ) -> tuple[Moments, Callable[[Moments], jax.Array]]:
     """Returns the mean of |g|^2 over each resolved block, and a function from blocks to entries.
 
     The function's result broadcasts to the weight. With Explicit mesh axes the means are spread as
     the weight, as far as the numbers of devices divide theirs.
     """
-    squares = _mean(abs_sq(g.astype(compute_dtype(g.dtype))), blocks.whole)
+    squares = _mean(abs_sq(g.astype(compute_dtype(g.dtype))), common_axes(blocks))
     if isinstance(blocks, Blocks) and not blocks.groups:
         return squares, lambda moments: moments
-    fused = isinstance(blocks, FusedBlocks)
-    axis, parts = parts_of(blocks, squares.shape)
-    shapes = [shape for shape, _ in parts]
-    moment_shapes = [part.moment_shape(shape) for shape, part in parts]
+    fused = isinstance(blocks, Fused)
+    axis = blocks.axis if isinstance(blocks, Fused) else 0
+    shapes = blocks.shapes(squares.shape) if isinstance(blocks, Fused) else [squares.shape]
+    moment_shapes = specs_of(map_spec(Blocks.moment_shape, blocks, squares.shape))
     *ends, _ = itertools.accumulate(shape[axis] for shape in shapes)
 
     def split(squares: jax.Array) -> Moments:
@@ -48,10 +47,16 @@ def mean_squares(
 
     sharding = jax.typeof(squares).sharding
     if any(sharding.spec):
-        shardings = tuple(_as_far_as_divisible(sharding, shape) for shape in moment_shapes)
+        shardings = tuple(as_far_as_divisible(sharding, shape) for shape in moment_shapes)
         split = left_to_xla(split, shardings if fused else shardings[0])
         join = left_to_xla(join, sharding)
     return split(squares), join
+
+
+def common_axes(blocks: Blocks | Fused) -> tuple[int, ...]:
+    """Returns the axes along which all entries of a block share, the same for all parts."""
+    common = set.intersection(*(set(part.whole) for part in specs_of(blocks)))
+    return tuple(sorted(common - {blocks.axis} if isinstance(blocks, Fused) else common))
 
 
 def _mean(x: jax.Array, axes: Sequence[int]) -> jax.Array:
@@ -70,13 +75,3 @@ def _repeat(x: jax.Array, shape: Shape) -> jax.Array:
     for axis, size in enumerate(shape):
         x = jnp.repeat(x, size // max(1, x.shape[axis]), axis)
     return x
-
-
-def _as_far_as_divisible(sharding: NamedSharding, shape: Shape) -> NamedSharding:
-    """Returns the sharding without the axes whose size the number of devices does not divide."""
-
-    def kept(size: int, names: Any) -> Any:
-        several = (names,) if isinstance(names, str) else names or ()
-        return names if size % math.prod(sharding.mesh.shape[n] for n in several) == 0 else None
-
-    return NamedSharding(sharding.mesh, P(*map(kept, shape, sharding.spec)))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from multinorm_optax._baselines.adam_mini.blocks import Blocks
-from multinorm_optax._matrices.axes import Shape, describe
+from multinorm_optax._matrices.axes import Shape, describe, is_integer
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Rule, Uncovered
 from multinorm_optax._matrices.roles import (
     EMBEDDINGS,
@@ -15,7 +15,6 @@ from multinorm_optax._matrices.roles import (
     names_of,
     words_of,
 )
-from multinorm_optax._optimizers.arguments import is_integer
 
 _NEURON = Blocks(whole=-2)
 _QUERY_KEY = {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
@@ -114,7 +113,7 @@ class _FlaxBlocks(DefaultRule):
         if _FUSED.intersection(words_of(name)):
             raise ValueError(
                 f"{describe(path, shape)}: flax_blocks does not know the parts of a fused kernel;"
-                f" put a rule in front, such as ({re.escape(path)!r}, FusedBlocks(-1, [(heads *"
+                f" put a rule in front, such as ({re.escape(path)!r}, Fused(-1, [(heads *"
                 " head_dim, Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim,"
                 " Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2))"
                 "])) for a kernel (..., d, (heads + 2 kv_heads) * head_dim)"

@@ -9,7 +9,8 @@ import optax
 
 from multinorm_optax._baselines.ldadam.step import LowRankPart, initial_part, next_part
 from multinorm_optax._baselines.ldadam.subspace import Sides
-from multinorm_optax._matrices.axes import Shape, describe
+from multinorm_optax._matrices.axes import MatrixAxes, Shape, describe, is_integer
+from multinorm_optax._matrices.fused import specs_of, split_fused
 from multinorm_optax._matrices.paths import FoundSpec, SpecKind, is_rules, resolve_specs, unboxed
 from multinorm_optax._matrices.rules import AxesLike, resolve_matrices
 from multinorm_optax._matrices.suggestions import pasteable, suggested_lines, uncovered_text
@@ -18,7 +19,6 @@ from multinorm_optax._optimizers.arguments import (
     check_numbers,
     check_static,
     documented,
-    is_integer,
 )
 from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
 
@@ -75,7 +75,8 @@ def scale_by_ldadam(
 
     Returns:
       A transformation with the state `(count, basis, mu, nu, error)`: (batch..., m, r) for the
-      basis, (batch..., r, n) for each moment, and the weight's own shape for the error. Only the
+      basis, (batch..., r, n) for each moment, and the weight's own shape for the error; for a
+      `Fused` weight a tuple of such arrays, one per part, all of the weight's rank r. Only the
       error keeps the box of a `flax.linen.Partitioned` parameter.
 
     Raises:
@@ -95,15 +96,13 @@ def scale_by_ldadam(
     check_static(rank=rank, error_feedback=error_feedback)
     check_numbers(b1=b1, b2=b2, rho=rho, eps=eps)
 
-    def sides_of(tree: optax.Params) -> list[Sides]:
-        shapes = map(jnp.shape, jax.tree.leaves(tree))
-        found = zip(shapes, resolve_matrices(axes, tree), strict=True)
-        return [Sides(shape, each.oriented(shape)) for shape, each in found]
-
     def init(params: optax.Params) -> ScaleByLDAdamState:
-        kept = []
-        leaves, ranks = jax.tree.leaves(params), resolve_specs(rank, params, _RANK)
-        for leaf, sides, (path, r) in zip(leaves, sides_of(params), ranks, strict=True):
+        kept, found = [], resolve_matrices(axes, params)
+        parts, of_parts, _ = split_fused(jax.tree.map(jnp.asarray, params), found)
+        ranks = zip(resolve_specs(rank, params, _RANK), found, strict=True)
+        of_each = [ranked for ranked, spec in ranks for _ in specs_of(spec)]
+        for leaf, each, (path, r) in zip(jax.tree.leaves(parts), of_parts, of_each, strict=True):
+            sides = _sides(leaf, each)
             m, n = sides.axes.matrix_shape(sides.shape)
             if not 1 <= r <= m:
                 raise ValueError(
@@ -112,7 +111,7 @@ def scale_by_ldadam(
                     " by a rule (pattern, None) in `axes`"
                 )
             kept.append(initial_part(leaf, sides, r, error_feedback))
-        trees = _by_field(_structures(params), kept)
+        trees = _by_field(_structures(parts), kept)
         return ScaleByLDAdamState(jnp.zeros([], jnp.int32), *trees)
 
     def update(
@@ -120,19 +119,25 @@ def scale_by_ldadam(
     ) -> tuple[optax.Updates, ScaleByLDAdamState]:
         del params
         count, *kept = state
-        leaves = jax.tree.leaves(jax.tree.map(jnp.asarray, updates))
-        structures = _structures(updates)
+        gradients, of_parts, join = split_fused(
+            jax.tree.map(jnp.asarray, updates), resolve_matrices(axes, updates)
+        )
+        leaves, structures = jax.tree.leaves(gradients), _structures(gradients)
         fields = zip(structures, kept, strict=True)
         parts = map(LowRankPart, *(each.flatten_up_to(tree) for each, tree in fields))
         results = [
-            next_part(gradient, sides, part, count, (b1, b2, rho, eps))
-            for gradient, sides, part in zip(leaves, sides_of(updates), parts, strict=True)
+            next_part(gradient, _sides(gradient, each), part, count, (b1, b2, rho, eps))
+            for gradient, each, part in zip(leaves, of_parts, parts, strict=True)
         ]
-        directions = structures.error.unflatten([direction for direction, _ in results])
+        directions = join(structures.error.unflatten([direction for direction, _ in results]))
         trees = _by_field(structures, [part for _, part in results])
         return directions, ScaleByLDAdamState(optax.safe_increment(count), *trees)
 
     return optax.GradientTransformation(init, update)
+
+
+def _sides(weight: jax.Array, axes: MatrixAxes) -> Sides:
+    return Sides(weight.shape, axes.oriented(weight.shape))
 
 
 def _structures(params: optax.Params) -> LowRankPart:
@@ -188,6 +193,7 @@ def ldadam(
     error_feedback: bool = True,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
+    cautious_weight_decay: bool = False,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
     adam_b1: jax.typing.ArrayLike = 0.908,
     adam_b2: jax.typing.ArrayLike = 0.99,
@@ -223,6 +229,7 @@ def ldadam(
         alpha=1.0,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
+        cautious_weight_decay=cautious_weight_decay,
         adam_learning_rate=adam_learning_rate,
         adam_b1=adam_b1,
         adam_b2=adam_b2,

@@ -1,0 +1,198 @@
+"""Several weights stored as one, such as fused query, key and value kernels."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from multinorm_optax._matrices.axes import Shape, describe, is_integer
+from multinorm_optax._matrices.stacks import left_to_xla
+
+Spec = TypeVar("Spec")
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Fused:
+    """Several weights that are stored as one, each with a spec of its own.
+
+    Use it for `axes`, with `MatrixAxes` for each part, or for `blocks`, with `Blocks`. Optimizers
+    then treat the parts as weights of their own: each is normalized by itself, as if the kernel had
+    been split. Results are written where they belong; where only scales are iterated (rows,
+    columns, Frobenius) no array of the weight's size is made for that. On a CPU XLA copies the
+    parts that it reads, the first into the result. Choose another axis to spread a kernel over
+    devices than that of its parts: otherwise parts move between devices.
+
+    Attributes:
+      axis: the axis along which the parts lie one after another. Like the axes of a part it may
+        count from the end, so that one description serves stacks of layers too.
+      parts: for each part its size along this axis and its spec: `MatrixAxes` or
+        `optax.contrib.MuonDimensionNumbers`, or for `blocks` also `Blocks`.
+
+    Raises:
+      TypeError: if the axis or a size is not an integer, or if a part is None or fused itself.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from multinorm_optax import Fused, MatrixAxes, scale_by_sinkhorn
+      >>> heads, kv_heads, width = 8, 2, 4
+      >>> kernel = MatrixAxes(output=-1, input=-2)
+      >>> sizes = heads * width, kv_heads * width, kv_heads * width
+      >>> qkv = Fused(axis=-1, parts=[(size, kernel) for size in sizes])
+      >>> gradient = {"qkv": jax.random.normal(jax.random.key(0), (24, sum(sizes)))}
+      >>> tx = scale_by_sinkhorn([("qkv", qkv)])
+      >>> updates, _ = tx.update(gradient, tx.init(gradient))
+      >>> [round(float(jnp.mean(part**2)), 5) for part in jnp.split(updates["qkv"], (32, 40), -1)]
+      [1.0, 1.0, 1.0]
+    """
+
+    axis: int
+    parts: tuple[tuple[int, Any], ...]
+
+    def __init__(self, axis: int, parts: Sequence[tuple[int, Any]]):
+        if not all(map(is_integer, (axis, *(size for size, _ in parts)))):
+            raise TypeError(f"axis and sizes of Fused are integers, got {axis!r}, {parts!r}")
+        if any(spec is None or isinstance(spec, Fused) for _, spec in parts):
+            raise TypeError(
+                "each part of Fused is a weight of its own, with MatrixAxes or Blocks, got"
+                f" {parts!r}"
+            )
+        object.__setattr__(self, "axis", axis)
+        object.__setattr__(self, "parts", tuple((size, spec) for size, spec in parts))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The size of each part along the axis."""
+        return tuple(size for size, _ in self.parts)
+
+    @property
+    def specs(self) -> tuple[Any, ...]:
+        """The spec of each part."""
+        return tuple(spec for _, spec in self.parts)
+
+    def resolve(
+        self, shape: Shape, path: str, of_part: Callable[[Any, Shape, str], Any]
+    ) -> "Fused":
+        """Return this with a non-negative axis and resolved parts; raise if they do not fit."""
+        if not -len(shape) <= self.axis < len(shape):
+            raise ValueError(
+                f"{describe(path, shape)}: {self} lies along an axis that the weight does not have;"
+                " correct the rule"
+            )
+        if min(self.sizes, default=0) < 1 or sum(self.sizes) != shape[self.axis]:
+            raise ValueError(
+                f"{describe(path, shape)}: the parts of Fused have sizes {[*self.sizes]} along axis"
+                f" {self.axis}; correct them to positive numbers whose sum is {shape[self.axis]}"
+            )
+        resolved = Fused(self.axis % len(shape), self.parts)
+        return resolved.map(lambda spec, part: of_part(spec, part, path), shape)
+
+    def map(self, function: Callable[[Any, Shape], Any], shape: Shape) -> "Fused":
+        """The same parts with `function(spec, shape)` of each instead of its spec."""
+        shapes = self.shapes(shape)
+        specs = map(function, self.specs, shapes)
+        return Fused(self.axis, list(zip(self.sizes, specs, strict=True)))
+
+    def shapes(self, shape: Shape) -> list[Shape]:
+        """The shape of each part of a weight of this shape."""
+        axis = self.axis % len(shape)
+        return [(*shape[:axis], size, *shape[axis + 1 :]) for size in self.sizes]
+
+
+def map_spec(function: Callable[[Any, Shape], Spec], spec: Any, shape: Shape) -> Spec | Fused:
+    """`function(spec, shape)`, or that of every part of a fused weight."""
+    return spec.map(function, shape) if isinstance(spec, Fused) else function(spec, shape)
+
+
+def specs_of(spec: Any) -> tuple[Any, ...]:
+    """The spec of each part of a weight; a weight that is not fused is its only part."""
+    return spec.specs if isinstance(spec, Fused) else (spec,)
+
+
+def split_fused(tree: Any, specs: Sequence[Any]) -> tuple[Any, list[Any], Callable[..., Any]]:
+    """A tree with a tuple of parts in place of each fused weight, their specs, and the way back.
+
+    Args:
+      tree: arrays.
+      specs: the resolved spec of every leaf.
+
+    Returns:
+      - the tree of parts;
+      - the spec of each of its leaves;
+      - `join(parts, leading=0)`, which puts such a tree together again; its arrays may have so many
+        leading axes more than the weights.
+    """
+    leaves = jax.tree.leaves(tree)
+    structure: Any = jax.tree.structure(tree)
+    parts = [split(leaf, spec) for leaf, spec in zip(leaves, specs, strict=True)]
+
+    def join(tree: Any, leading: int = 0) -> Any:
+        found = zip(leaves, specs, structure.flatten_up_to(tree), strict=True)
+        return structure.unflatten([_joined(*each, leading) for each in found])
+
+    return structure.unflatten(parts), [each for spec in specs for each in specs_of(spec)], join
+
+
+def split(x: jax.Array, spec: Any) -> Any:
+    """The parts of a fused weight as a tuple; any other weight as it is.
+
+    With Explicit mesh axes the parts are spread as the weight, as far as the numbers of devices
+    divide their sizes.
+    """
+    if not isinstance(spec, Fused):
+        return x
+    *ends, _ = itertools.accumulate(spec.sizes)
+
+    def apart(x: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(jnp.split(x, ends, spec.axis))
+
+    sharding = jax.typeof(x).sharding
+    if not any(sharding.spec) or sharding.spec[spec.axis] is None:
+        return apart(x)
+    shardings = tuple(as_far_as_divisible(sharding, shape) for shape in spec.shapes(x.shape))
+    return left_to_xla(apart, shardings)(x)
+
+
+def _joined(x: jax.Array, spec: Any, parts: Any, leading: int) -> Any:
+    """The parts put together as the weight x is."""
+    if not isinstance(spec, Fused):
+        return parts
+
+    axis, sharding = spec.axis + leading, jax.typeof(x).sharding
+    if not any(sharding.spec) or sharding.spec[spec.axis] is None:
+        return _end_to_end(parts, axis)
+    # What lies on other devices has to be sent, of which a concatenation needs the least.
+    whole = NamedSharding(sharding.mesh, P(*[None] * leading, *sharding.spec))
+    return left_to_xla(lambda parts: jnp.concatenate(parts, axis), whole)(parts)
+
+
+def _end_to_end(parts: Sequence[jax.Array], axis: int) -> jax.Array:
+    """A concatenation that XLA computes in one pass; for another it may make room for all parts."""
+    *starts, total = itertools.accumulate((part.shape[axis] for part in parts), initial=0)
+
+    def padded(part: jax.Array, start: int) -> jax.Array:
+        widths = [(0, 0, 0)] * part.ndim
+        widths[axis] = (start, total - start - part.shape[axis], 0)
+        return jax.lax.pad(part, jnp.zeros((), part.dtype), widths)
+
+    shape = [total if each == axis else 1 for each in range(parts[0].ndim)]
+    position = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+    whole = padded(parts[0], 0)
+    for part, start in zip(parts[1:], starts[1:], strict=True):
+        whole = jnp.where(position < start, whole, padded(part, start))
+    return whole
+
+
+def as_far_as_divisible(sharding: NamedSharding, shape: Shape) -> NamedSharding:
+    """The sharding without the axes whose size the number of devices does not divide."""
+
+    def kept(size: int, names: Any) -> Any:
+        several = (names,) if isinstance(names, str) else names or ()
+        return names if size % math.prod(sharding.mesh.shape[n] for n in several) == 0 else None
+
+    return NamedSharding(sharding.mesh, P(*map(kept, shape, sharding.spec)))

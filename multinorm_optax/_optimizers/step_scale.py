@@ -1,0 +1,61 @@
+"""The scale of a matrix's step: a factor that depends on its shape, m outputs by n inputs."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import jax
+import optax
+
+from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.rules import AxesLike, map_matrices
+
+StepScale: TypeAlias = (
+    Literal["rms", "muon", "moonlight", "operator"] | Callable[[int, int], jax.typing.ArrayLike]
+)
+
+_FACTORS: dict[str, Callable[[int, int], float]] = {
+    "rms": lambda m, n: 1.0,
+    "muon": lambda m, n: 1 / math.sqrt(n),
+    "moonlight": lambda m, n: 0.2,
+    "operator": lambda m, n: math.sqrt(m / n) / math.sqrt(max(m, n)),
+}
+
+
+def factor_of(scale: StepScale) -> Callable[[int, int], jax.typing.ArrayLike]:
+    """The factor as a function of m and n; raises for an unknown name."""
+    if callable(scale):
+        return scale
+    if not isinstance(scale, str) or scale not in _FACTORS:
+        raise ValueError(
+            f"step_scale is one of {', '.join(map(repr, _FACTORS))} or a function of m and n that"
+            f" returns a factor, got {scale!r}"
+        )
+    return _FACTORS[scale]
+
+
+def scale_by_matrix_shape(scale: StepScale, axes: AxesLike) -> optax.GradientTransformation:
+    """Multiply directions X of root mean square 1 by a factor of their shape (m, n).
+
+    For an orthogonalized direction, X = sqrt(max(m, n)) U V^T, the factors are
+
+        "rms"        1                               X, of root mean square 1
+        "muon"       1 / sqrt(n)                     sqrt(max(1, m/n)) U V^T
+        "moonlight"  0.2                             0.2 sqrt(max(m, n)) U V^T
+        "operator"   sqrt(m/n) / sqrt(max(m, n))     sqrt(m/n) U V^T
+
+    (Jordan's Muon; Liu et al., arXiv 2502.16982; Bernstein and Newhouse, arXiv 2410.21265.)
+    """
+    factor = factor_of(scale)
+
+    def scaled(x: jax.Array, found: MatrixAxes) -> jax.Array:
+        m, n = found.matrix_shape(x.shape)
+        return x * factor(m, n) if m and n else x
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params
+        return (updates if scale == "rms" else map_matrices(scaled, axes, updates)), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
