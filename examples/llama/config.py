@@ -140,6 +140,9 @@ class OptimizerConfig:
     root mean square 1; norms stay with Adam (sinkgd)."""
     num_iters: int | None = None
     """Sweeps of row and column normalization (sinkgd)."""
+    orthogonalizer: Literal["paper", "exact"] | None = None
+    """How gradients are whitened: by the coupled iteration of the paper, or to rounding by Polar
+    Express (swan)."""
     momentum: float | None = None
     """Decay of a running sum of the matrices' gradients, kept before they are normalized, which
     costs one buffer; 0 is off (sinkgd, swan, muon; for sgd, of all gradients)."""
@@ -182,10 +185,11 @@ class Setup:
     """Steps between validations; the last step is always validated."""
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
+        """Refuse counts below one. The steps may also be a traced number, which has no value."""
         for name in ("steps", "validate_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+            count = getattr(self, name)
+            if isinstance(count, int) and count < 1:
+                raise InputError(f"{name} is {count}, but must be at least 1")
 
 
 @dataclass(frozen=True)

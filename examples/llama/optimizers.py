@@ -47,7 +47,10 @@ RECIPES: Mapping[OptimizerName, Recipe] = {
     ),
     "swan": Recipe(
         recipes.swan,
-        _TWO_RATES | _STATELESS | _ADAM | {"learning_rate": 4e-3, "rest_learning_rate": 4e-2},
+        _TWO_RATES
+        | _STATELESS
+        | _ADAM
+        | {"learning_rate": 4e-3, "rest_learning_rate": 4e-2, "orthogonalizer": "paper"},
         "SWAN",
     ),
     "muon": Recipe(

@@ -97,8 +97,12 @@ def sinkgd(options: Options, setup: Setup) -> optax.GradientTransformation:
 
 
 def swan(options: Options, setup: Setup) -> optax.GradientTransformation:
-    """SWAN."""
-    return auxiliary_adam(mo.scale_by_swan, options, setup)
+    """SWAN, with the paper's whitening or an exact one."""
+    exact = options["orthogonalizer"] == "exact"
+    orthogonalizer = mo.polar_express() if exact else mo.swan_whitening()
+    return auxiliary_adam(
+        lambda axes: mo.scale_by_swan(axes, orthogonalizer=orthogonalizer), options, setup
+    )
 
 
 def muon(options: Options, setup: Setup) -> optax.GradientTransformation:
