@@ -206,7 +206,8 @@ class CorpusConfig:
 
     text: str = "python"
     """python: the standard library's source. hub: C4 English, streamed. Anything else: a folder
-    with C4's own files (c4-train.*.json.gz and c4-validation.*.json.gz)."""
+    with C4's own files (c4-train.*.json.gz and c4-validation.*.json.gz) or with token shards
+    (*_train_*.bin and *_val_*.bin, as llm.c and modded-nanogpt have them)."""
     tokenizer: str = "bytes"
     """bytes: each byte a token. bpe: byte pairs, learned from the training text, as many as
     --vocabulary. Anything else: the file of a SentencePiece model (*.model) or of the tokenizers

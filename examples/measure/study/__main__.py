@@ -14,7 +14,8 @@ from examples.llama.config import CorpusConfig, InputError
 from examples.llama.environment import machine, versions
 from examples.llama.figures import figures_table
 from examples.llama.records import write_atomically
-from examples.llama.text.corpus import Corpus, load_corpus
+from examples.llama.text.corpus import load_corpus
+from examples.llama.text.shards import shard_tokens
 from examples.measure.study.due import due_trials
 from examples.measure.study.estimate import Left, duration, left, seconds_per_step
 from examples.measure.study.findings import findings
@@ -22,7 +23,7 @@ from examples.measure.study.pictures import plot_best_of, plot_lengths, plot_los
 from examples.measure.study.plan import CELLS, CPU_CELLS, ENTRIES
 from examples.measure.study.results import ResultsFile, Run, Trial
 from examples.measure.study.tables import as_markdown, as_rich, tabulate, tabulate_progress
-from examples.measure.study.training import Trainer
+from examples.measure.study.training import Tokens, Trainer
 
 _WAIT = 5.0
 """Seconds between two looks at what other processes have finished."""
@@ -72,7 +73,7 @@ class Study:
         """Read nothing yet."""
         self._command, self._console = command, console
         self._file = ResultsFile(command.results)
-        self._corpora: dict[str, tuple[Corpus, int]] = {}
+        self._corpora: dict[str, tuple[Tokens, int]] = {}
         self._trainers: dict[tuple[str, str], Trainer] = {}
         self._deadline = None
         if command.budget is not None:
@@ -112,19 +113,21 @@ class Study:
         each = seconds_per_step(trial.cell, trial.optimizer, self._file.runs())
         return time.monotonic() + each * trial.steps > self._deadline
 
-    def _corpus(self, cell: str) -> tuple[Corpus, int]:
+    def _corpus(self, cell: str) -> tuple[Tokens, int]:
         if cell not in self._corpora:
             command, vocabulary = self._command, CELLS[cell].setup.model.vocabulary
-            config = command.corpus
+            corpus: Tokens
             if CELLS[cell].shards:
-                config = CorpusConfig(text=str(command.tokens), cache=command.corpus.cache)
-            corpus = load_corpus(config, vocabulary, self._console)
+                assert command.tokens is not None  # the command refuses it
+                corpus = shard_tokens(command.tokens, vocabulary)
+            else:
+                corpus = load_corpus(command.corpus, vocabulary, self._console)
             self._check_text(cell, corpus)
             found = {"corpus": corpus.name, **versions(), **machine()}
             self._corpora[cell] = corpus, self._file.environment(found)
         return self._corpora[cell]
 
-    def _check_text(self, cell: str, corpus: Corpus) -> None:
+    def _check_text(self, cell: str, corpus: Tokens) -> None:
         texts = [each["corpus"] for each in self._file.environments()]
         used = {texts[run.environment] for run in self._file.runs() if run.trial.cell == cell}
         if other := used - {corpus.name}:

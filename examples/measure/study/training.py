@@ -2,21 +2,35 @@
 
 import dataclasses
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from examples.llama.config import Setup
+from examples.llama.config import DataConfig, Setup
 from examples.llama.loss import make_validate
 from examples.llama.model import Params, abstract_llama, init_llama
 from examples.llama.optimizers import make_optimizer, peak_rates, settle
 from examples.llama.step import mean_loss_and_gradients
-from examples.llama.text.corpus import Corpus
 from examples.measure.study.plan import Cell, Entry
 from examples.measure.study.results import Run, Trial
+
+
+class Tokens(Protocol):
+    """A text as token ids."""
+
+    @property
+    def name(self) -> str:
+        """Two texts of one name give the same rows."""
+
+    def training_batches(self, config: DataConfig) -> grain.IterDataset:
+        """Endless batches (B, S), in an order that the data seed determines."""
+
+    def validation_rows(self, config: DataConfig) -> np.ndarray:
+        """The fixed validation rows (R, S)."""
 
 
 class Trainer:
@@ -25,7 +39,7 @@ class Trainer:
     Rates, length and seed are arguments of one compiled step.
     """
 
-    def __init__(self, cell: Cell, entry: Entry, corpus: Corpus):
+    def __init__(self, cell: Cell, entry: Entry, corpus: Tokens):
         """Prepare; compilation waits for the first run."""
         setup = cell.setup
         config = settle(entry.optimizer, setup.preset)
