@@ -291,6 +291,16 @@ def test_schedule_is_a_line_and_a_cosine(
     assert float(rate(jnp.int32(count))) == pytest.approx(expected, rel=1e-5, abs=1e-6 * peak)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 25, 80])
+def test_length_of_a_schedule_may_be_traced(steps: int) -> None:
+    counts = jnp.arange(steps + 3)
+    shape = optax.warmup_cosine_decay_schedule(
+        0.0, 0.3, max(1, round(steps / 10)), max(2, steps), 0.03
+    )
+    rates = jax.jit(lambda steps: schedule(0.3, steps)(counts))(steps)
+    np.testing.assert_allclose(rates, shape(counts), rtol=1e-5, atol=1e-7)
+
+
 def test_peak_of_a_schedule_may_be_traced() -> None:
     counts = jnp.arange(100)
     rates = jax.jit(lambda peak: schedule(peak, 100)(counts))(0.3)

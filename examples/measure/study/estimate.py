@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from examples.measure.study.plan import CANDIDATES, CELLS, SEEDS, SHORTER
+from examples.measure.study.plan import CELLS, REPEATED, SEEDS, SHORTER
 from examples.measure.study.results import Run
 from examples.measure.study.search import repetitions, search
 
@@ -34,7 +34,7 @@ def left(cell: str, optimizer: str, runs: Sequence[Run]) -> Left:
     again = repetitions(found, runs)
     lengths = [trial.steps for trial in (*found.missing, *again.missing, *again.missing_shorter)]
     if found.missing:
-        lengths += [whole] * (CANDIDATES * len(SEEDS))
+        lengths += [whole] * (REPEATED * len(SEEDS))
     if found.missing or again.missing:
         lengths += [whole // fraction for fraction in SHORTER for _ in SEEDS]
     seconds = sum(lengths) * seconds_per_step(cell, optimizer, runs)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from examples.llama.config import DataConfig, ModelConfig, OptimizerConfig, Setup
+from examples.llama.costs.candidates import CANDIDATES
 from examples.llama.presets import PRESETS
 from examples.measure.study.points import Box, Rates
 
@@ -16,7 +17,7 @@ MOVES = 4
 """How often a box may move, each time with half as many points again."""
 FIRST = 8
 """Points of each well-searched optimizer that come before everything else in a cell."""
-CANDIDATES = 2
+REPEATED = 2
 """Best points that are repeated."""
 SEEDS = (1, 2, 3)
 """Of initial weights and order of the text in the repetitions; the search has seed 0."""
@@ -43,6 +44,7 @@ class Cell:
 class Entry:
     """One optimizer."""
 
+    name: str
     title: str
     """Display name."""
     optimizer: OptimizerConfig
@@ -114,76 +116,108 @@ CPU_CELLS = ("large-8k", "small-8k", "small-1k")
 """The cells that are run unless others are named."""
 
 
-def _centers(large_8k: Rates, small_8k: Rates, small_1k: Rates, big: Rates) -> Mapping[str, Rates]:
-    return {
+def _entry(
+    name: str,
+    points: int,
+    *,
+    large_8k: Rates,
+    small_8k: Rates,
+    small_1k: Rates,
+    big: Rates,
+) -> Entry:
+    centers = {
         "large-8k": large_8k,
         "small-8k": small_8k,
         "small-1k": small_1k,
         "60m": big,
         "60m-rehearsal": big,
     }
+    candidate = CANDIDATES[name]
+    return Entry(name, candidate.title, candidate.optimizer, points, centers)
 
 
-ENTRIES: Mapping[str, Entry] = {
-    "adamw2": Entry(
-        "AdamW, two rates",
-        OptimizerConfig("adamw2"),
+_ENTRIES = (
+    _entry(
+        "adamw2",
         16,
-        _centers(Rates(1e-3, 2e-2), Rates(2e-3, 4e-2), Rates(2e-3, 4e-2), Rates(1e-3, 4e-3)),
+        large_8k=Rates(1e-3, 2e-2),
+        small_8k=Rates(2e-3, 4e-2),
+        small_1k=Rates(2e-3, 4e-2),
+        big=Rates(1e-3, 4e-3),
     ),
-    "muon": Entry(
-        "Muon",
-        OptimizerConfig("muon"),
+    _entry(
+        "muon",
         16,
-        _centers(Rates(2e-3, 8e-2), Rates(4e-3, 8e-2), Rates(2e-3, 8e-2), Rates(1e-3, 1e-2)),
+        large_8k=Rates(2e-3, 8e-2),
+        small_8k=Rates(4e-3, 8e-2),
+        small_1k=Rates(2e-3, 8e-2),
+        big=Rates(1e-3, 1e-2),
     ),
-    "swan": Entry(
-        "SWAN",
-        OptimizerConfig("swan"),
+    _entry(
+        "swan",
         16,
-        _centers(Rates(2e-3, 4e-2), Rates(4e-3, 4e-2), Rates(4e-3, 1.6e-1), Rates(1e-3, 2e-2)),
+        large_8k=Rates(2e-3, 4e-2),
+        small_8k=Rates(4e-3, 4e-2),
+        small_1k=Rates(4e-3, 1.6e-1),
+        big=Rates(1e-3, 2e-2),
     ),
-    "swan-exact": Entry(
-        "SWAN, polar factor to rounding",
-        OptimizerConfig("swan", orthogonalizer="exact"),
+    _entry(
+        "swan-exact",
         16,
-        _centers(Rates(2e-3, 4e-2), Rates(4e-3, 4e-2), Rates(4e-3, 1.6e-1), Rates(1e-3, 2e-2)),
+        large_8k=Rates(2e-3, 4e-2),
+        small_8k=Rates(4e-3, 4e-2),
+        small_1k=Rates(4e-3, 1.6e-1),
+        big=Rates(1e-3, 2e-2),
     ),
-    "sinkgd-2": Entry(
-        "SinkGD, L = 2",
-        OptimizerConfig("sinkgd", num_iters=2),
+    _entry(
+        "sinkgd-2",
         16,
-        _centers(Rates(5e-4, 4e-2), Rates(2e-3, 8e-2), Rates(2e-3, 8e-2), Rates(1e-3, 2e-2)),
+        large_8k=Rates(5e-4, 4e-2),
+        small_8k=Rates(2e-3, 8e-2),
+        small_1k=Rates(2e-3, 8e-2),
+        big=Rates(1e-3, 2e-2),
     ),
-    "adamw": Entry(
-        "AdamW, one rate",
-        OptimizerConfig("adamw"),
+    _entry(
+        "adamw",
         8,
-        _centers(Rates(2.8e-3), Rates(2.8e-3), Rates(1e-3), Rates(1e-3)),
+        large_8k=Rates(2.8e-3),
+        small_8k=Rates(2.8e-3),
+        small_1k=Rates(1e-3),
+        big=Rates(1e-3),
     ),
-    "sinkgd": Entry(
-        "SinkGD, L = 5",
-        OptimizerConfig("sinkgd"),
+    _entry(
+        "sinkgd",
         8,
-        _centers(Rates(5e-4, 4e-2), Rates(2e-3, 8e-2), Rates(2e-3, 8e-2), Rates(1e-3, 2e-2)),
+        large_8k=Rates(5e-4, 4e-2),
+        small_8k=Rates(2e-3, 8e-2),
+        small_1k=Rates(2e-3, 8e-2),
+        big=Rates(1e-3, 2e-2),
     ),
-    "sinkgd-tokens": Entry(
-        "SinkGD, L = 5, stateless embedding and head",
-        OptimizerConfig("sinkgd", rest="sinkhorn"),
+    _entry(
+        "sinkgd-tokens",
         8,
-        _centers(Rates(1e-3, 8e-2), Rates(4e-3, 8e-2), Rates(2e-3, 4e-2), Rates(1e-3, 2e-2)),
+        large_8k=Rates(1e-3, 8e-2),
+        small_8k=Rates(4e-3, 8e-2),
+        small_1k=Rates(2e-3, 4e-2),
+        big=Rates(1e-3, 2e-2),
     ),
-    "adam-mini": Entry(
-        "Adam-mini",
-        OptimizerConfig("adam-mini"),
+    _entry(
+        "adam-mini",
         8,
-        _centers(Rates(5e-4, 4e-2), Rates(1e-3, 8e-2), Rates(2e-3, 8e-2), Rates(1e-3, 4e-3)),
+        large_8k=Rates(5e-4, 4e-2),
+        small_8k=Rates(1e-3, 8e-2),
+        small_1k=Rates(2e-3, 8e-2),
+        big=Rates(1e-3, 4e-3),
     ),
-    "ldadam": Entry(
-        "LDAdam",
-        OptimizerConfig("ldadam"),
+    _entry(
+        "ldadam",
         8,
-        _centers(Rates(4e-3, 2e-2), Rates(8e-3, 2e-2), Rates(8e-3, 8e-2), Rates(1e-3, 4e-3)),
+        large_8k=Rates(4e-3, 2e-2),
+        small_8k=Rates(8e-3, 2e-2),
+        small_1k=Rates(8e-3, 8e-2),
+        big=Rates(1e-3, 4e-3),
     ),
-}
+)
+
+ENTRIES: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 """By name; in this order they are run."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from examples.llama.config import InputError
 from examples.llama.records import read_lines
@@ -75,7 +75,8 @@ class Claim:
 
     trial: Trial
     path: Path
-    lock: IO[bytes]
+    lock: int
+    """Descriptor of the locked file."""
 
 
 class ResultsFile:
@@ -137,11 +138,11 @@ class ResultsFile:
             trials = due(self.runs())
             for trial in trials:
                 path = self._claims / "-".join(map(str, trial.key))
-                lock = path.open("ab")
+                lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    lock.close()
+                    os.close(lock)
                 else:
                     return Claim(trial, path, lock)
             return bool(trials)
@@ -159,9 +160,7 @@ class ResultsFile:
 
     def _release(self, claim: Claim) -> None:
         claim.path.unlink(missing_ok=True)
-        claim.lock.close()
-        with contextlib.suppress(OSError):  # other claims are in the folder
-            self._claims.rmdir()
+        os.close(claim.lock)
 
     @property
     def _claims(self) -> Path:
@@ -169,10 +168,9 @@ class ResultsFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(self.path.name + ".lock").open("ab") as lock:
+        self._claims.mkdir(parents=True, exist_ok=True)
+        with (self._claims / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self._claims.mkdir(exist_ok=True)
             yield
 
     def _append(self, record: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from examples.measure.study.plan import CANDIDATES, CELLS, ENTRIES, MOVES, SEEDS, SHORTER
+from examples.measure.study.plan import CELLS, ENTRIES, MOVES, REPEATED, SEEDS, SHORTER
 from examples.measure.study.points import Box
 from examples.measure.study.results import Run, Trial
 
@@ -96,7 +96,7 @@ def repetitions(found: Search, runs: Sequence[Run]) -> Repetitions:
     if not found.complete:
         return Repetitions([], [], [], [])
     by_key = {run.trial.key: run for run in runs}
-    candidates = [run.trial for run in found.tries if run.loss is not None][:CANDIDATES]
+    candidates = [run.trial for run in found.tries if run.loss is not None][:REPEATED]
     wanted = [[_again(one, seed, one.steps) for seed in SEEDS] for one in candidates]
     # every candidate's first seed before any second one
     missing = [t for turn in zip(*wanted, strict=True) for t in turn if t.key not in by_key]
