@@ -169,7 +169,7 @@ class ResultsFile:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self._claims.mkdir(parents=True, exist_ok=True)
-        with (self._claims / "lock").open("ab") as lock:
+        with self.path.with_name(self.path.name + ".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
