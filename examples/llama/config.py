@@ -140,6 +140,9 @@ class OptimizerConfig:
     root mean square 1; norms stay with Adam (sinkgd)."""
     num_iters: int | None = None
     """Sweeps of row and column normalization (sinkgd)."""
+    operator_norm: bool | None = None
+    """Whether the matrices' directions are scaled to operator norm sqrt(rows / columns), so that a
+    rate suits every width (sinkgd)."""
     orthogonalizer: Literal["paper", "exact"] | None = None
     """How gradients are whitened: by the coupled iteration of the paper, or to rounding by Polar
     Express (swan)."""

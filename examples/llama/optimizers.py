@@ -42,7 +42,7 @@ RECIPES: Mapping[OptimizerName, Recipe] = {
         _TWO_RATES
         | _STATELESS
         | _ADAM
-        | {"rest_learning_rate": 8e-2, "num_iters": 5, "rest": "adam"},
+        | {"rest_learning_rate": 8e-2, "num_iters": 5, "rest": "adam", "operator_norm": False},
         "SinkGD",
     ),
     "swan": Recipe(

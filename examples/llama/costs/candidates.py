@@ -25,6 +25,10 @@ CANDIDATES: Mapping[str, Candidate] = {
     "sinkgd": Candidate("SinkGD, L = 5", OptimizerConfig("sinkgd")),
     "sinkgd-1": Candidate("SinkGD, L = 1", OptimizerConfig("sinkgd", num_iters=1)),
     "sinkgd-2": Candidate("SinkGD, L = 2", OptimizerConfig("sinkgd", num_iters=2)),
+    "sinkgd-operator": Candidate(
+        "SinkGD, L = 2, operator norm set",
+        OptimizerConfig("sinkgd", num_iters=2, operator_norm=True),
+    ),
     "sinkgd-momentum": Candidate(
         "SinkGD, L = 5, momentum", OptimizerConfig("sinkgd", momentum=0.95, nesterov=True)
     ),

@@ -178,6 +178,14 @@ _ENTRIES = (
         big=Rates(1e-3, 2e-2),
     ),
     _entry(
+        "sinkgd-operator",
+        16,
+        large_8k=Rates(1e-1, 4e-2),
+        small_8k=Rates(1e-1, 8e-2),
+        small_1k=Rates(1e-1, 8e-2),
+        big=Rates(5e-2, 2e-2),
+    ),
+    _entry(
         "adamw",
         8,
         large_8k=Rates(2.8e-3),
