@@ -175,6 +175,10 @@ class TestDueRuns:
         assert len(runs) == 16
         assert findings(CELL, runs) == []
 
+    def test_runs_of_another_plan_are_refused(self) -> None:
+        with pytest.raises(InputError, match=r"point 3 was run with the rates 0.1 / 0.2, but the"):
+            search(CELL, "adamw2", [_run(_trial(Rates(0.1, 0.2), 3), 2.0)])
+
     def test_better_mean_wins(self) -> None:
         bowl = _bowl(_center("adamw2"))
         second = sorted(BOX.points(16), key=lambda rates: bowl(_trial(rates)))[1]

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from examples.llama.config import InputError
 from examples.measure.study.plan import CELLS, ENTRIES, MOVES, REPEATED, SEEDS, SHORTER
 from examples.measure.study.points import Box
 from examples.measure.study.results import Run, Trial
@@ -36,6 +37,9 @@ def search(cell: str, optimizer: str, runs: Sequence[Run]) -> Search:
         cell: name of the cell.
         optimizer: name of the optimizer.
         runs: any runs.
+
+    Raises:
+        InputError: a run has other rates than the plan has for its point.
     """
     entry, steps = ENTRIES[optimizer], CELLS[cell].setup.steps
     done = {
@@ -48,9 +52,17 @@ def search(cell: str, optimizer: str, runs: Sequence[Run]) -> Search:
     boxes, count = [entry.box(cell)], entry.points
     while True:
         number = len(boxes) - 1
+        points = list(enumerate(boxes[-1].points(count)))
+        for point, rates in points:
+            if (number, point) in done and done[number, point].trial.rates != rates:
+                raise InputError(
+                    f"{cell}, {optimizer}, box {number}, point {point} was run with the rates "
+                    f"{done[number, point].trial.rates}, but the plan has {rates}; choose other "
+                    f"--results"
+                )
         missing = [
             Trial(cell, optimizer, number, point, rates, 0, steps)
-            for point, rates in enumerate(boxes[-1].points(count))
+            for point, rates in points
             if (number, point) not in done
         ]
         if missing:
