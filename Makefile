@@ -25,8 +25,8 @@ train: setup ## train a small LLaMA on real text with SinkGD; options in ARGS
 compare: setup ## every optimizer on the same weights and batches, half an hour; options in ARGS
 	@$(BIN)/python -m examples.llama.compare $(ARGS)
 
-study: setup ## the learning study behind the example's results, hours; goes on where it stopped; options in ARGS
-	@$(BIN)/python -m examples.llama.study $(ARGS)
+study: setup ## the learning study, hours on a CPU; goes on where it stopped; options in ARGS
+	@$(BIN)/python -m examples.measure.study $(ARGS)
 
 memory: setup ## what every preset needs with every optimizer, from shapes and compiled steps; options in ARGS
 	@$(BIN)/python -m examples.llama.memory $(ARGS)

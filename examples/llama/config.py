@@ -140,6 +140,12 @@ class OptimizerConfig:
     root mean square 1; norms stay with Adam (sinkgd)."""
     num_iters: int | None = None
     """Sweeps of row and column normalization (sinkgd)."""
+    operator_norm: bool | None = None
+    """Whether the matrices' directions are scaled to operator norm sqrt(rows / columns), so that a
+    rate suits every width (sinkgd)."""
+    orthogonalizer: Literal["paper", "exact"] | None = None
+    """How gradients are whitened: by the coupled iteration of the paper, or to rounding by Polar
+    Express (swan)."""
     momentum: float | None = None
     """Decay of a running sum of the matrices' gradients, kept before they are normalized, which
     costs one buffer; 0 is off (sinkgd, swan, muon; for sgd, of all gradients)."""
@@ -182,10 +188,11 @@ class Setup:
     """Steps between validations; the last step is always validated."""
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
+        """Refuse counts below one. The steps may also be a traced number, which has no value."""
         for name in ("steps", "validate_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+            count = getattr(self, name)
+            if isinstance(count, int) and count < 1:
+                raise InputError(f"{name} is {count}, but must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,8 @@ class CorpusConfig:
 
     text: str = "python"
     """python: the standard library's source. hub: C4 English, streamed. Anything else: a folder
-    with C4's own files (c4-train.*.json.gz and c4-validation.*.json.gz)."""
+    with C4's own files (c4-train.*.json.gz and c4-validation.*.json.gz) or with token shards
+    (*_train_*.bin and *_val_*.bin, as llm.c and modded-nanogpt have them)."""
     tokenizer: str = "bytes"
     """bytes: each byte a token. bpe: byte pairs, learned from the training text, as many as
     --vocabulary. Anything else: the file of a SentencePiece model (*.model) or of the tokenizers

@@ -67,7 +67,7 @@ class Command:
     presets: tuple[PresetName, ...] = tuple(PRESETS)
     """Models to ask about."""
     optimizers: tuple[str, ...] = (*RECIPES, "sgd-plain", "ldadam-plain", "sinkgd-layerwise")
-    """Optimizers to ask about, each with its default options; variants of the learning study, such
+    """Optimizers to ask about, each with its default options; variants of some, such
     as sinkgd-momentum and sinkgd-tokens, are possible too; sgd-plain is SGD without momentum,
     ldadam-plain LDAdam without error feedback. A name with -layerwise added has the step that
     does not materialize the full gradient."""

@@ -42,12 +42,15 @@ RECIPES: Mapping[OptimizerName, Recipe] = {
         _TWO_RATES
         | _STATELESS
         | _ADAM
-        | {"rest_learning_rate": 8e-2, "num_iters": 5, "rest": "adam"},
+        | {"rest_learning_rate": 8e-2, "num_iters": 5, "rest": "adam", "operator_norm": False},
         "SinkGD",
     ),
     "swan": Recipe(
         recipes.swan,
-        _TWO_RATES | _STATELESS | _ADAM | {"learning_rate": 4e-3, "rest_learning_rate": 4e-2},
+        _TWO_RATES
+        | _STATELESS
+        | _ADAM
+        | {"learning_rate": 4e-3, "rest_learning_rate": 4e-2, "orthogonalizer": "paper"},
         "SWAN",
     ),
     "muon": Recipe(

@@ -85,8 +85,14 @@ def _token_labels(params: Params) -> Any:
 
 def sinkgd(options: Options, setup: Setup) -> optax.GradientTransformation:
     """SinkGD; embedding and head under Adam or stateless too."""
-    sweeps = options["num_iters"]
-    whole = auxiliary_adam(lambda axes: mo.scale_by_sinkhorn(axes, sweeps), options, setup)
+
+    def direction(axes: Any) -> optax.GradientTransformation:
+        sinkhorn = mo.scale_by_sinkhorn(axes, options["num_iters"])
+        if not options["operator_norm"]:
+            return sinkhorn
+        return optax.chain(sinkhorn, mo.scale_by_operator_norm(axes))
+
+    whole = auxiliary_adam(direction, options, setup)
     if options["rest"] == "adam":
         return whole
     tokens = optax.chain(
@@ -97,8 +103,12 @@ def sinkgd(options: Options, setup: Setup) -> optax.GradientTransformation:
 
 
 def swan(options: Options, setup: Setup) -> optax.GradientTransformation:
-    """SWAN."""
-    return auxiliary_adam(mo.scale_by_swan, options, setup)
+    """SWAN, with the paper's whitening or an exact one."""
+    exact = options["orthogonalizer"] == "exact"
+    orthogonalizer = mo.polar_express() if exact else mo.swan_whitening()
+    return auxiliary_adam(
+        lambda axes: mo.scale_by_swan(axes, orthogonalizer=orthogonalizer), options, setup
+    )
 
 
 def muon(options: Options, setup: Setup) -> optax.GradientTransformation:

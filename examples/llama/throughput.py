@@ -45,7 +45,7 @@ class Command:
     """
 
     optimizers: tuple[str, ...] = tuple(CANDIDATES)
-    """What to measure beside AdamW: optimizers, or variants of the learning study."""
+    """What to measure beside AdamW: optimizers, or variants of some."""
     setup: Setup = field(default_factory=Setup)
     rounds: int = 15
     """Rounds that count, after one that does not."""

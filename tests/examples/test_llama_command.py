@@ -103,20 +103,20 @@ def test_run_counts_from_one(name: str) -> None:
 @pytest.mark.parametrize(
     ("module_name", "options"),
     [
-        ("train", ["--steps", "--corpus-root", "--batch-size", "--run-dir"]),
-        ("compare", ["--steps", "--corpus-root", "--batch-size", "--optimizers"]),
-        ("study.__main__", ["--cells", "--corpus-root", "--variants", "--results", "--show"]),
+        ("llama.train", ["--steps", "--corpus-root", "--batch-size", "--run-dir"]),
+        ("llama.compare", ["--steps", "--corpus-root", "--batch-size", "--optimizers"]),
+        ("measure.study.__main__", ["--cells", "--optimizers", "--results", "--tokens", "--show"]),
     ],
 )
 def test_help_is_a_page(
     module_name: str, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = importlib.import_module(f"examples.llama.{module_name}")
+    module = importlib.import_module(f"examples.{module_name}")
     with pytest.raises(SystemExit) as end:
         module.main(["--help"])
     assert end.value.code == 0
     page = capsys.readouterr().out
     command = module_name.removesuffix(".__main__")
-    assert f"python -m examples.llama.{command}" in page
+    assert f"python -m examples.{command}" in page
     for option in options:
         assert option in page

@@ -16,10 +16,6 @@ from examples.llama.costs.largest import make_table as table_of_largest
 from examples.llama.costs.table import Row, make_table, state_table
 from examples.llama.figures import figures_table
 from examples.llama.presets import PRESETS
-from examples.llama.study.plan import CELLS, VARIANTS
-from examples.llama.study.report import Finding
-from examples.llama.study.search import Rates
-from examples.llama.study.tables import as_rich, tabulate
 
 _words = st.text(st.characters(categories=["Lu", "Ll", "Nd"]), min_size=1, max_size=9)
 
@@ -76,34 +72,3 @@ def test_memory_of_every_optimizer(preset: PresetName) -> None:
         for card in (24, 80)
     ]
     assert _shown(table_of_largest(found)).count("25.00 B (128)") == 2 * len(rows)
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("measured", [True, False])
-def test_study_with_every_variant(cell: str, measured: bool) -> None:
-    found = [
-        Finding(
-            cell,
-            name,
-            Rates(0.000707107, None if name == "adamw" else 0.11314),
-            6,
-            ["no smaller rate of the rest was tried"],
-            [10.25, 12.5, 14.75],
-            [-1.25, 2.5, 4.75],
-            ([100_000, 655_360], [13.0, 12.5]),
-            None,
-        )
-        for name in VARIANTS
-    ]
-    cost = {
-        "seconds_per_step": 12.3456,
-        "time_ratio": {"median": 12.34},
-        "state_bytes": 20_430_000,
-        "matrix_state_bytes": 19_500_000,
-        "peak_bytes": 123_400_000,
-    }
-    costs = dict.fromkeys(list(VARIANTS)[1:], cost) if measured else {}
-    text = _shown(as_rich(tabulate(cell, found, costs)))
-    assert text.count("12.500 ± 2.250") == len(VARIANTS)
-    assert text.count("0.000707") == len(VARIANTS)
-    assert text.count("20.43 / 19.50 MB") == text.count("123.4 MB") == len(costs)

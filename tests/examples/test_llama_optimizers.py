@@ -270,6 +270,26 @@ def test_every_optimizer_learns(options: dict[str, Any], tiny_setup: Setup, corp
     assert losses[-1] < min(losses[:3]) - 0.01
 
 
+@pytest.mark.parametrize(
+    ("option", "least", "most"),
+    [
+        ({"name": "swan", "orthogonalizer": "exact"}, 0.99, 1.01),
+        ({"name": "sinkgd", "operator_norm": True}, 0, 1.3),
+    ],
+)
+def test_singular_values_that_options_set(
+    option: dict[str, Any], least: float, most: float, tiny_model: ModelConfig
+) -> None:
+    update = _second_update(OptimizerConfig(**option, learning_rate=1.0), tiny_model)
+    for matrix in np.asarray(update["layers"]["mlp"]["up"]["kernel"]):
+        inputs, outputs = matrix.shape
+        # an orthogonal factor of root mean square 1, or the operator norm sqrt(outputs / inputs)
+        unit = math.sqrt(outputs / (1 if option["name"] == "swan" else inputs))
+        values = np.linalg.svd(matrix, compute_uv=False) / unit
+        assert values[0] == pytest.approx(1, abs=0.01) or 1 <= values[0] <= most
+        assert values[-1] >= least
+
+
 def test_schedule_warms_up_and_falls_to_a_tenth() -> None:
     rates = scheduled_rates(settle(OptimizerConfig("adamw", learning_rate=1.0)), 100)
     assert rates.keys() == {"learning_rate"}
@@ -289,6 +309,16 @@ def test_schedule_is_a_line_and_a_cosine(
         expected = peak * (0.1 + 0.9 * (1 + math.cos(angle)) / 2)
     rate = schedule(jnp.float32(peak) if traced else peak, steps)
     assert float(rate(jnp.int32(count))) == pytest.approx(expected, rel=1e-5, abs=1e-6 * peak)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 25, 80])
+def test_length_of_a_schedule_may_be_traced(steps: int) -> None:
+    counts = jnp.arange(steps + 3)
+    shape = optax.warmup_cosine_decay_schedule(
+        0.0, 0.3, max(1, round(steps / 10)), max(2, steps), 0.03
+    )
+    rates = jax.jit(lambda steps: schedule(0.3, steps)(counts))(steps)
+    np.testing.assert_allclose(rates, shape(counts), rtol=1e-5, atol=1e-7)
 
 
 def test_peak_of_a_schedule_may_be_traced() -> None:

@@ -1,4 +1,4 @@
-"""What can be measured side by side: every optimizer, and the variants of the learning study."""
+"""What can be measured side by side: every optimizer, and variants of some."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from examples.llama.config import InputError, OptimizerConfig, PresetName
 from examples.llama.optimizers import RECIPES, settle
-from examples.llama.study.plan import VARIANTS
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,7 @@ class Candidate:
     """An optimizer with its options."""
 
     title: str
-    """How tables and pictures call it."""
+    """Display name."""
     optimizer: OptimizerConfig
     """Options left out are the optimizer's defaults."""
     layerwise: bool = False
@@ -22,8 +21,25 @@ class Candidate:
 
 
 CANDIDATES: Mapping[str, Candidate] = {
-    name: Candidate(recipe.title, OptimizerConfig(name)) for name, recipe in RECIPES.items()
-} | {name: Candidate(variant.title, variant.optimizer) for name, variant in VARIANTS.items()}
+    **{name: Candidate(recipe.title, OptimizerConfig(name)) for name, recipe in RECIPES.items()},
+    "sinkgd": Candidate("SinkGD, L = 5", OptimizerConfig("sinkgd")),
+    "sinkgd-1": Candidate("SinkGD, L = 1", OptimizerConfig("sinkgd", num_iters=1)),
+    "sinkgd-2": Candidate("SinkGD, L = 2", OptimizerConfig("sinkgd", num_iters=2)),
+    "sinkgd-operator": Candidate(
+        "SinkGD, L = 2, operator norm set",
+        OptimizerConfig("sinkgd", num_iters=2, operator_norm=True),
+    ),
+    "sinkgd-momentum": Candidate(
+        "SinkGD, L = 5, momentum", OptimizerConfig("sinkgd", momentum=0.95, nesterov=True)
+    ),
+    "sinkgd-tokens": Candidate(
+        "SinkGD, L = 5, stateless embedding and head", OptimizerConfig("sinkgd", rest="sinkhorn")
+    ),
+    "swan-exact": Candidate(
+        "SWAN, polar factor to rounding", OptimizerConfig("swan", orthogonalizer="exact")
+    ),
+    "sgd": Candidate("SGD with momentum", OptimizerConfig("sgd")),
+}
 """By the name that `--optimizers` takes."""
 
 

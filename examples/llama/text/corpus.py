@@ -1,8 +1,8 @@
 """What the trainer trains on: a text with a tokenizer, as rows of token ids.
 
 The text is the Python standard library's source, cut into rows of T + 1 tokens, or C4 with one
-document per row of T tokens, padded with `examples.llama.text.data.PADDING`. Either way a row of S
-tokens predicts S - 1, except padding.
+document per row of T tokens, padded with `examples.llama.text.data.PADDING`, or token shards, cut
+into rows of T + 1 tokens. In all of them a row of S tokens predicts S - 1, except padding.
 """
 
 import os
@@ -16,6 +16,7 @@ from rich.console import Console
 from examples.llama.config import CorpusConfig, DataConfig, InputError
 from examples.llama.text.c4 import folder_documents, hub_documents
 from examples.llama.text.hub import HubDataset
+from examples.llama.text.shards import ShardText, shard_files
 from examples.llama.text.stdlib_text import python_source
 from examples.llama.text.tokenizer import ByteTokenizer, Tokenizer, check_vocabulary, read_tokenizer
 
@@ -64,11 +65,12 @@ def _text(config: CorpusConfig) -> Text:
     if config.corpus_root is not None:
         raise InputError(
             f"--corpus-root {config.corpus_root} is only for --text python; for a folder with C4's "
-            f"files use --text FOLDER"
+            f"files or token shards use --text FOLDER"
         )
     if config.text == "hub":
         return hub_documents(HubDataset())
-    return folder_documents(Path(config.text).expanduser())
+    folder = Path(config.text).expanduser()
+    return ShardText(folder) if shard_files(folder, "train") else folder_documents(folder)
 
 
 def _cache_folder(config: CorpusConfig) -> Path:

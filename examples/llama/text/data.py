@@ -52,7 +52,13 @@ def training_batches(tokens: np.ndarray, config: DataConfig) -> grain.IterDatase
 
     Its iterators can be saved in a checkpoint.
     """
-    rows = cut_rows(tokens, config.sequence_length)
+    return shuffled_batches(cut_rows(tokens, config.sequence_length), config)
+
+
+def shuffled_batches(
+    rows: Sequence[np.ndarray] | np.ndarray, config: DataConfig
+) -> grain.IterDataset:
+    """The same from rows that are cut already; each is asked for when its batch is made."""
     return (
         grain.MapDataset.source(rows)
         .seed(config.data_seed)
@@ -65,13 +71,18 @@ def training_batches(tokens: np.ndarray, config: DataConfig) -> grain.IterDatase
 
 def validation_rows(tokens: np.ndarray, config: DataConfig) -> np.ndarray:
     """The fixed validation rows (R, T + 1), spread evenly over the validation text."""
-    rows = cut_rows(tokens, config.sequence_length)
+    return spread_rows(cut_rows(tokens, config.sequence_length), config)
+
+
+def spread_rows(rows: Sequence[np.ndarray] | np.ndarray, config: DataConfig) -> np.ndarray:
+    """The same from rows that are cut already."""
     if config.validation_rows == 0:
-        return rows
+        return np.stack(list(rows))
     if config.validation_rows > len(rows):
         raise InputError(
             f"the validation text has {len(rows)} rows of sequence length "
             f"{config.sequence_length}, fewer than --validation-rows {config.validation_rows}; "
             f"0 takes all"
         )
-    return rows[np.arange(config.validation_rows) * len(rows) // config.validation_rows]
+    chosen = np.arange(config.validation_rows) * len(rows) // config.validation_rows
+    return np.stack([rows[index] for index in chosen.tolist()])

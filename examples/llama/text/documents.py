@@ -94,7 +94,8 @@ def c4_files(folder: Path, split: str) -> tuple[C4File, ...]:
     if not folder.is_dir():
         raise InputError(
             f"--text {folder} is no folder; it takes python, hub, or a folder with C4's files "
-            f"(c4-train.*.json.gz and c4-validation.*.json.gz)"
+            f"(c4-train.*.json.gz and c4-validation.*.json.gz) or token shards (*_train_*.bin and "
+            f"*_val_*.bin)"
         )
     files = tuple(C4File(path) for path in sorted(folder.glob(pattern)) if path.is_file())
     if not files:

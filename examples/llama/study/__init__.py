@@ -1,1 +1,0 @@
-"""The learning study: its plan, its search of rates, its file, its report."""

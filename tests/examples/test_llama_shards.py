@@ -1,0 +1,157 @@
+"""Token shards: what is read, and what is refused."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from examples.llama.config import CorpusConfig, DataConfig, InputError
+from examples.llama.text.corpus import load_corpus
+from examples.llama.text.shards import (
+    MAGIC,
+    VERSION,
+    ShardCorpus,
+    ShardRows,
+    open_shard,
+    shard_tokens,
+)
+from examples.measure.study.plan import CELLS, ENTRIES
+from examples.measure.study.points import Rates
+from examples.measure.study.results import Trial
+from examples.measure.study.training import Trainer
+
+DATA = DataConfig(batch_size=2, sequence_length=8, validation_rows=3)
+VOCABULARY = 500
+
+
+def write_shard(path: Path, tokens: np.ndarray, *, magic: int = MAGIC, count: int | None = None):
+    header = np.zeros(256, "<i4")
+    header[:3] = magic, VERSION, len(tokens) if count is None else count
+    path.write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for name, size in (("train_000000", 90), ("train_000001", 50), ("val_000000", 60)):
+        write_shard(tmp_path / f"a_{name}.bin", generator.integers(VOCABULARY, size=size))
+    return tmp_path
+
+
+def tokens_of(path: Path) -> np.ndarray:
+    return np.frombuffer(path.read_bytes()[1024:], "<u2")
+
+
+def test_rows_are_those_of_the_shards_in_turn(folder: Path) -> None:
+    paths = sorted(folder.glob("*train*"))
+    rows = ShardRows(paths, 8, VOCABULARY)
+    first, second = map(tokens_of, paths)
+    assert len(rows) == 11 + 6
+    np.testing.assert_array_equal(rows[1], first[8:17])
+    np.testing.assert_array_equal(rows[10], first[80:89])
+    np.testing.assert_array_equal(rows[11], second[:9])
+    np.testing.assert_array_equal(rows[16], second[40:49])
+    with pytest.raises(IndexError):
+        rows[17]
+
+
+def test_tokens_are_mapped_not_read(folder: Path) -> None:
+    assert isinstance(open_shard(folder / "a_val_000000.bin"), np.memmap)
+
+
+def test_batches_hold_every_row_once_in_an_epoch(folder: Path) -> None:
+    tokens = shard_tokens(folder, VOCABULARY)
+    batches = iter(tokens.training_batches(DATA))
+    found = np.concatenate([next(batches) for _ in range(8)])
+    rows = [tuple(row) for row in ShardRows(tokens.train, 8, VOCABULARY)]
+    assert len({tuple(row) for row in found}) == 16
+    assert {tuple(row) for row in found} < set(rows)
+
+
+def test_validation_rows_are_spread_evenly(folder: Path) -> None:
+    tokens = tokens_of(folder / "a_val_000000.bin")
+    rows = shard_tokens(folder, VOCABULARY).validation_rows(DATA)
+    np.testing.assert_array_equal(rows, [tokens[8 * k : 8 * k + 9] for k in (0, 2, 4)])
+
+
+def test_name_follows_from_the_content(folder: Path) -> None:
+    name = shard_tokens(folder, VOCABULARY).name
+    assert shard_tokens(folder, VOCABULARY).name == name
+    tokens = tokens_of(folder / "a_val_000000.bin").copy()
+    tokens[-1] += 1
+    write_shard(folder / "a_val_000000.bin", tokens)
+    assert shard_tokens(folder, VOCABULARY).name != name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.write_bytes(b"short"), "has 5 bytes, fewer than the header"),
+        (
+            lambda path: write_shard(path, np.arange(60), magic=1),
+            "begins with 1, 1, a token shard with 20240520, 1",
+        ),
+        (
+            lambda path: write_shard(path, np.arange(60), count=61),
+            "has 1144 bytes, but its header says 61 tokens, which are 1146 bytes",
+        ),
+        (lambda path: path.unlink(), r"has 2 files \*_train_\*.bin and 0 \*_val_\*.bin"),
+    ],
+)
+def test_damage_is_named(folder: Path, change, message: str) -> None:
+    change(folder / "a_val_000000.bin")
+    with pytest.raises(InputError, match=message):
+        shard_tokens(folder, VOCABULARY)
+
+
+def test_token_beyond_the_vocabulary_is_named(folder: Path) -> None:
+    tokens = tokens_of(folder / "a_val_000000.bin").copy()
+    tokens[36] = 777
+    write_shard(folder / "a_val_000000.bin", tokens)
+    with pytest.raises(InputError, match=r"val_000000.bin: token 36 has id 777.* only 500"):
+        shard_tokens(folder, VOCABULARY).validation_rows(DATA)
+    tokens = tokens_of(folder / "a_train_000001.bin").copy()
+    tokens[:] = 60_000
+    write_shard(folder / "a_train_000001.bin", tokens)
+    batches = iter(shard_tokens(folder, VOCABULARY).training_batches(DATA))
+    with pytest.raises(InputError, match=r"train_000001.bin: token \d+ has id 60000"):
+        [next(batches) for _ in range(8)]
+
+
+def test_trainer_needs_the_tokenizer(folder: Path) -> None:
+    console = Console(file=io.StringIO())
+    for tokenizer in ("bytes", "bpe"):
+        config = CorpusConfig(text=str(folder), tokenizer=tokenizer, cache=folder)
+        with pytest.raises(InputError, match="give the file of the tokenizer that made them"):
+            load_corpus(config, 512, console)
+
+
+def test_trainer_knows_the_bytes_of_a_token(folder: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {f"w{number}": number for number in range(VOCABULARY)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    path = folder / "tokenizer.json"
+    tokenizer.save(str(path))
+    config = CorpusConfig(text=str(folder), tokenizer=str(path), cache=folder)
+    corpus = load_corpus(config, VOCABULARY, Console(file=io.StringIO()))
+    assert isinstance(corpus, ShardCorpus)
+    rows = corpus.validation_rows(DATA)[:, 1:]
+    text = [" ".join(f"w{token}" for token in row) for row in rows.tolist()]
+    assert corpus.validation_bytes_per_token(DATA) == sum(map(len, text)) / rows.size
+
+
+def test_study_trains_on_shards(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name, size in (("train", 3000), ("val", 1500)):
+        write_shard(tmp_path / f"a_{name}_0.bin", generator.integers(32_000, size=size))
+    cell = CELLS["60m-rehearsal"]
+    tokens = shard_tokens(tmp_path, cell.setup.model.vocabulary)
+    trainer = Trainer(cell, ENTRIES["sinkgd-2"], tokens)
+    losses = [
+        trainer.run(Trial("60m-rehearsal", "sinkgd-2", 0, 0, Rates(1e-3, 1e-2), seed, 8), 0).loss
+        for seed in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    assert losses[0] == pytest.approx(np.log(32_000), abs=0.5)

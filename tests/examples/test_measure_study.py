@@ -1,0 +1,524 @@
+"""The learning study: its points, which runs it makes, its file, and what it says."""
+
+import dataclasses
+import io
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from examples.llama.config import (
+    CorpusConfig,
+    DataConfig,
+    Experiment,
+    InputError,
+    ModelConfig,
+    Setup,
+)
+from examples.llama.loop import Validated, fit, prepare
+from examples.llama.optimizers import settle
+from examples.llama.text.corpus import Corpus
+from examples.measure.study import plan
+from examples.measure.study.__main__ import main
+from examples.measure.study.due import due_trials
+from examples.measure.study.estimate import duration, left
+from examples.measure.study.findings import (
+    FLAT,
+    expected_best,
+    findings,
+    flat_factor,
+    tokens_to_reach,
+    untrained,
+)
+from examples.measure.study.plan import CELLS, ENTRIES, FIRST, MOVES, SEEDS, SHORTER
+from examples.measure.study.points import OUTER, Box, Rates
+from examples.measure.study.results import Claim, ResultsFile, Run, Trial
+from examples.measure.study.search import Search, repetitions, search
+from examples.measure.study.tables import as_markdown, as_rich, tabulate, tabulate_progress
+from examples.measure.study.training import Trainer
+
+CELL = "large-8k"
+BOX = Box(Rates(1e-3, 2e-2), 16.0)
+
+
+class TestPoints:
+    @pytest.mark.parametrize("count", [1, 4, 8, 16])
+    def test_each_interval_of_each_rate_has_one(self, count: int) -> None:
+        places = np.array([BOX.place(rates) for rates in BOX.points(count)])
+        for side in places.T:
+            assert sorted((side * count).astype(int)) == list(range(count))
+
+    def test_box_is_as_wide_as_it_says(self) -> None:
+        matrices = sorted(rates.matrices for rates in BOX.points(16))
+        ratio = matrices[-1] / matrices[0]
+        assert ratio == pytest.approx(16 ** (15 / 16), rel=1e-3)
+        assert math.sqrt(matrices[0] * matrices[-1]) == pytest.approx(1e-3, rel=1e-3)
+
+    def test_one_rate_has_points_on_a_line(self) -> None:
+        points = Box(Rates(1e-3), 16.0).points(8)
+        assert len({rates.matrices for rates in points}) == 8
+        assert all(rates.rest is None for rates in points)
+
+    def test_other_numbers_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="12 points are not balanced"):
+            BOX.points(12)
+
+    def test_box_stays_where_the_best_point_lies_inside(self) -> None:
+        assert BOX.moved_to(Rates(1e-3 * 16**0.39, 2e-2 * 16**-0.39)) is None
+
+    def test_box_moves_along_the_sides_where_it_is_too_small(self) -> None:
+        best = Rates(1e-3 * 16**0.41, 2e-2 * 16**0.1)
+        moved = BOX.moved_to(best)
+        assert moved is not None
+        assert moved.center.matrices == pytest.approx(best.matrices, rel=1e-4)
+        assert moved.center.rest == BOX.center.rest
+        assert moved.width == BOX.width
+
+    @given(st.floats(0, 1), st.floats(0, 1))
+    def test_best_point_is_inside_after_a_move(self, along: float, across: float) -> None:
+        best = Rates(1e-3 * 16 ** (along - 0.5), 2e-2 * 16 ** (across - 0.5))
+        moved = BOX.moved_to(best)
+        outer = min(along, across) < OUTER or max(along, across) > 1 - OUTER
+        near = any(abs(abs(share - 0.5) - (0.5 - OUTER)) < 1e-9 for share in (along, across))
+        assert near or (moved is not None) == outer
+        assert moved is None or moved.moved_to(best) is None
+
+
+def _run(trial: Trial, loss: float | None) -> Run:
+    return Run(trial, loss, None if loss is not None else 3, 2.0, 0)
+
+
+def _bowl(optimum: Rates, depth: float = 2.0) -> Callable[[Trial], float | None]:
+    """Losses that grow with the distance to an optimum, in powers of ten."""
+
+    def loss(trial: Trial) -> float:
+        pairs = zip(trial.rates.each, optimum.each, strict=True)
+        square = sum(math.log10(rate / best) ** 2 for rate, best in pairs)
+        whole = CELLS[trial.cell].setup.steps
+        return depth + square + 0.01 * trial.seed + 0.5 * math.log2(whole / trial.steps)
+
+    return loss
+
+
+def _carry_out(
+    optimizers: Sequence[str], losses: dict[str, Callable[[Trial], float | None]]
+) -> list[Run]:
+    """Make everything that is due, one run at a time."""
+    runs: list[Run] = []
+    while due := due_trials([CELL], optimizers, runs):
+        runs.append(_run(due[0], losses[due[0].optimizer](due[0])))
+        assert len(runs) < 500
+    assert len({run.trial.key for run in runs}) == len(runs)
+    return runs
+
+
+def _center(name: str) -> Rates:
+    return ENTRIES[name].centers[CELL]
+
+
+class TestDueRuns:
+    def test_every_optimizer_is_carried_out_as_planned(self) -> None:
+        names = ["adamw2", "swan", "adamw"]
+        runs = _carry_out(names, {name: _bowl(_center(name)) for name in names})
+        for name in names:
+            own = [run.trial for run in runs if run.trial.optimizer == name]
+            whole = [one for one in own if one.steps == CELLS[CELL].setup.steps]
+            assert sum(one.seed == 0 for one in whole) == ENTRIES[name].points
+            assert sum(one.seed != 0 for one in whole) == 2 * len(SEEDS)
+            assert len(own) - len(whole) == len(SHORTER) * len(SEEDS)
+
+    def test_what_tells_most_comes_first(self) -> None:
+        names = ["adamw2", "adamw", "swan"]
+        runs = _carry_out(names, {name: _bowl(_center(name)) for name in names})
+        order = [run.trial for run in runs]
+        assert [one.optimizer for one in order[:4]] == ["adamw2", "swan"] * 2
+        assert all(one.point < FIRST for one in order[: 2 * FIRST])
+        assert all(one.point >= FIRST for one in order[2 * FIRST : 4 * FIRST])
+        assert all(one.optimizer == "adamw" for one in order[4 * FIRST : 5 * FIRST])
+        assert all(one.seed for one in order[5 * FIRST :])
+        steps = [one.steps for one in order]
+        assert steps == sorted(steps[: -3 * 6], reverse=True) + steps[-3 * 6 :]
+        assert all(one < steps[0] for one in steps[-3 * 6 :])
+
+    def test_box_moves_to_an_optimum_outside(self) -> None:
+        optimum = Rates(1e-3 * 16**0.8, 2e-2 * 16**-0.6)
+        runs = _carry_out(["adamw2"], {"adamw2": _bowl(optimum)})
+        found = search(CELL, "adamw2", runs)
+        assert found.complete
+        assert len(found.boxes) > 1
+        assert len(found.tries) == 16 + 8 * (len(found.boxes) - 1)
+        assert not BOX.contains(found.tries[0].trial.rates)
+        assert found.boxes[-1].contains(optimum)
+
+    def test_nothing_is_said_of_an_optimum_that_is_never_reached(self) -> None:
+        runs = _carry_out(["adamw2"], {"adamw2": lambda trial: -math.log(trial.rates.matrices)})
+        found = search(CELL, "adamw2", runs)
+        assert found.at_edge
+        assert len(found.boxes) == 1 + MOVES
+        assert len(runs) == 16 + 8 * MOVES
+        assert findings(CELL, runs) == []
+
+    def test_nothing_is_said_of_an_optimizer_that_always_diverges(self) -> None:
+        runs = _carry_out(["adamw2"], {"adamw2": lambda trial: None})
+        assert len(runs) == 16
+        assert findings(CELL, runs) == []
+
+    def test_runs_of_another_plan_are_refused(self) -> None:
+        with pytest.raises(InputError, match=r"point 3 was run with the rates 0.1 / 0.2, but the"):
+            search(CELL, "adamw2", [_run(_trial(Rates(0.1, 0.2), 3), 2.0)])
+
+    def test_better_mean_wins(self) -> None:
+        bowl = _bowl(_center("adamw2"))
+        second = sorted(BOX.points(16), key=lambda rates: bowl(_trial(rates)))[1]
+
+        def loss(trial: Trial) -> float:
+            lucky = trial.seed == 0 or trial.rates == second
+            return bowl(trial) + (0 if lucky else 1)
+
+        runs = _carry_out(["adamw2"], {"adamw2": loss})
+        found = repetitions(search(CELL, "adamw2", runs), runs)
+        assert found.winner[0].trial.rates == second
+        assert {run.trial.rates for group in found.shorter for run in group} == {second}
+
+    def test_point_that_diverges_with_a_seed_loses(self) -> None:
+        bowl = _bowl(_center("adamw2"))
+        best = min(BOX.points(16), key=lambda rates: bowl(_trial(rates)))
+        runs = _carry_out(
+            ["adamw2"],
+            {"adamw2": lambda one: None if (one.seed, one.rates) == (2, best) else bowl(one)},
+        )
+        [finding] = findings(CELL, runs)
+        assert finding.rates != best
+        assert math.isfinite(finding.mean)
+
+    def test_runs_of_the_center_come_first_where_time_is_short(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cell = dataclasses.replace(CELLS[CELL], center_first=True)
+        monkeypatch.setitem(plan.CELLS, CELL, cell)  # type: ignore[arg-type]
+        order = due_trials([CELL], ["adamw2"], [])
+        distances = [max(abs(x - 0.5) for x in BOX.place(one.rates)) for one in order]
+        assert distances == sorted(distances)
+
+    def test_estimate_counts_what_is_left(self) -> None:
+        bowl = _bowl(_center("adamw2"))
+        runs: list[Run] = []
+        counts = [left(CELL, "adamw2", runs).runs]
+        while due := due_trials([CELL], ["adamw2"], runs):
+            runs.append(_run(due[0], bowl(due[0])))
+            counts.append(left(CELL, "adamw2", runs).runs)
+        assert counts == list(range(16 + 6 + 6, -1, -1))
+
+    def test_estimate_goes_by_the_seconds_of_the_runs(self) -> None:
+        assert left(CELL, "adamw2", []).seconds == pytest.approx(
+            CELLS[CELL].seconds * (16 + 6 + 3 / 4 + 3 / 2)
+        )
+        run = _run(_trial(BOX.points(16)[0]), 2.0)
+        assert left(CELL, "adamw2", [run]).seconds == pytest.approx(2.0 * (15 + 6 + 3 / 4 + 3 / 2))
+
+    def test_durations(self) -> None:
+        assert [duration(s) for s in (5, 600, 7500)] == ["5 s", "10 min", "2 h 05 min"]
+
+
+def _trial(rates: Rates, point: int = 0, seed: int = 0) -> Trial:
+    return Trial(CELL, "adamw2", 0, point, rates, seed, CELLS[CELL].setup.steps)
+
+
+class TestResultsFile:
+    def _trials(self) -> list[Trial]:
+        return [_trial(rates, point) for point, rates in enumerate(BOX.points(4))]
+
+    def _missing(self, runs: Sequence[Run]) -> list[Trial]:
+        done = {run.trial.key for run in runs}
+        return [trial for trial in self._trials() if trial.key not in done]
+
+    def test_runs_come_back(self, tmp_path: Path) -> None:
+        file = ResultsFile(tmp_path / "runs.jsonl")
+        claim = file.claim(self._missing)
+        assert isinstance(claim, Claim)
+        file.finish(claim, _run(claim.trial, 2.5))
+        claim = file.claim(self._missing)
+        assert isinstance(claim, Claim)
+        file.finish(claim, _run(claim.trial, None))
+        one, other = ResultsFile(file.path).runs()
+        assert (one, other) == (_run(self._trials()[0], 2.5), _run(self._trials()[1], None))
+        assert (one.score, other.score) == (2.5, math.inf)
+
+    def test_trial_is_claimed_once(self, tmp_path: Path) -> None:
+        files = [ResultsFile(tmp_path / "runs.jsonl") for _ in range(2)]
+        claims = [file.claim(self._missing) for file in files * 2]
+        assert [claim.trial for claim in claims] == self._trials()  # type: ignore[union-attr]
+        assert files[0].claim(self._missing) is True
+        assert files[0].claim(lambda runs: []) is False
+        files[1].abandon(claims[3])  # type: ignore[arg-type]
+        again = files[0].claim(self._missing)
+        assert isinstance(again, Claim)
+        assert again.trial == self._trials()[3]
+
+    def test_claim_ends_with_its_process(self, tmp_path: Path) -> None:
+        file = ResultsFile(tmp_path / "runs.jsonl")
+        claim = file.claim(self._missing)
+        assert isinstance(claim, Claim)
+        os.close(claim.lock)  # as the system does when a process is killed
+        again = file.claim(self._missing)
+        assert isinstance(again, Claim)
+        assert again.trial == claim.trial
+
+    def test_line_cut_short_is_left_out_and_replaced(self, tmp_path: Path) -> None:
+        file = ResultsFile(tmp_path / "runs.jsonl")
+        for loss in (2.5, 2.6):
+            claim = file.claim(self._missing)
+            assert isinstance(claim, Claim)
+            file.finish(claim, _run(claim.trial, loss))
+        file.path.write_bytes(file.path.read_bytes()[:-20])
+        assert [run.loss for run in file.runs()] == [2.5]
+        claim = file.claim(self._missing)
+        assert isinstance(claim, Claim)
+        file.finish(claim, _run(claim.trial, 2.7))
+        assert [run.loss for run in file.runs()] == [2.5, 2.7]
+
+    def test_other_file_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "runs.jsonl"
+        path.write_text('{"a": 1}\n')
+        with pytest.raises(InputError, match="line 1: not a run of this study"):
+            ResultsFile(path).runs()
+
+    def test_environment_is_written_once(self, tmp_path: Path) -> None:
+        file = ResultsFile(tmp_path / "runs.jsonl")
+        numbers = [file.environment({"corpus": name}) for name in ("a", "b", "a")]
+        assert numbers == [0, 1, 0]
+        assert [each["corpus"] for each in file.environments()] == ["a", "b"]
+
+    def test_two_processes_share_the_file(self, tmp_path: Path) -> None:
+        program = textwrap.dedent(
+            """
+            import sys, time
+            from pathlib import Path
+            from examples.measure.study.points import Box, Rates
+            from examples.measure.study.results import ResultsFile, Run, Trial
+
+            points = Box(Rates(1e-3, 2e-2), 16.0).points(16)
+            trials = [Trial("a", "b", 0, n, rates, 0, 8) for n, rates in enumerate(points)]
+            file = ResultsFile(Path(sys.argv[1]))
+
+            def missing(runs):
+                done = {run.trial.key for run in runs}
+                return [trial for trial in trials if trial.key not in done]
+
+            while claim := file.claim(missing):
+                if claim is True:
+                    time.sleep(0.01)
+                    continue
+                time.sleep(0.02)
+                file.finish(claim, Run(claim.trial, 1.0, None, 0.0, int(sys.argv[2])))
+            """
+        )
+        path = tmp_path / "runs.jsonl"
+        processes = [
+            subprocess.Popen([sys.executable, "-c", program, str(path), str(number)])
+            for number in range(2)
+        ]
+        assert [process.wait(120) for process in processes] == [0, 0]
+        runs = ResultsFile(path).runs()
+        assert sorted(run.trial.point for run in runs) == list(range(16))
+
+
+class TestFindings:
+    def test_expected_best_is_the_mean_over_all_orders(self) -> None:
+        losses = [3.0, 1.0, 2.0, 5.0, 4.0]
+        orders = list(itertools.permutations(losses))
+        want = [statistics.fmean(min(order[:k]) for order in orders) for k in range(1, 6)]
+        np.testing.assert_allclose(expected_best(losses), want)
+
+    def test_flat_region_is_the_share_of_the_box(self) -> None:
+        losses = [2.0, *[2.0 + 0.9 * FLAT] * 2, *[2.0 + 1.1 * FLAT] * 13]
+        points = enumerate(zip(BOX.points(16), losses, strict=True))
+        tries = [_run(_trial(rates, point), loss) for point, (rates, loss) in points]
+        found = Search([BOX], tries, [], at_edge=False)
+        # three of sixteen points: a square with the same share has sides of width^sqrt(3/16)
+        assert flat_factor(found) == pytest.approx(16 ** math.sqrt(3 / 16))
+
+    def test_tokens_are_interpolated_between_runs_of_their_own(self) -> None:
+        lengths = [(100, 3.0), (200, 2.0), (400, 1.0)]
+        assert tokens_to_reach(1.5, lengths) == pytest.approx(200 * math.sqrt(2))
+        assert tokens_to_reach(1.0, lengths) == pytest.approx(400)
+        assert tokens_to_reach(3.5, lengths) == 100
+        assert tokens_to_reach(0.9, lengths) is None
+        assert tokens_to_reach(1.5, [(100, math.inf), (200, 1.0)]) == 200
+
+    def _study(self) -> list[Run]:
+        losses = {
+            "adamw2": _bowl(_center("adamw2"), 2.0),
+            "swan": _bowl(_center("swan"), 1.5),
+            "adamw": _bowl(_center("adamw"), 3.0),
+        }
+        return _carry_out(list(losses), losses)
+
+    def test_figures_are_those_of_the_runs(self) -> None:
+        swan, adamw2, adamw = findings(CELL, self._study())
+        assert [one.optimizer for one in (swan, adamw2, adamw)] == ["swan", "adamw2", "adamw"]
+        assert (swan.points, adamw.points, swan.moves) == (16, 8, 0)
+        assert swan.spread == pytest.approx(0.01)
+        assert np.mean(swan.differences) == pytest.approx(-0.5, abs=0.02)
+        assert np.std(swan.differences) < 1e-9
+        # each halving of the length costs half a nat, which is what SWAN is ahead
+        assert swan.tokens_to_reference == pytest.approx(80 * 8192 / 2, rel=0.05)
+        assert adamw2.tokens_to_reference == 80 * 8192
+        assert adamw.tokens_to_reference is None
+        assert [tokens for tokens, _ in swan.lengths] == [20 * 8192, 40 * 8192, 80 * 8192]
+
+    def test_run_that_diverged_counts_as_untrained(self) -> None:
+        bowl = _bowl(_center("adamw"))
+        large = max(rates.matrices for rates in ENTRIES["adamw"].box(CELL).points(8))
+        runs = _carry_out(
+            ["adamw"], {"adamw": lambda one: None if one.rates.matrices == large else bowl(one)}
+        )
+        [finding] = findings(CELL, runs)
+        first = [run.score for run in runs if run.trial.seed == 0]
+        want = [untrained(CELL) if math.isinf(loss) else loss for loss in first]
+        assert finding.best_of[0] == pytest.approx(np.mean(want))
+        assert finding.best_of[-1] == min(want)
+        assert untrained(CELL) == pytest.approx(math.log(256))
+
+    def test_tables_fit_a_terminal_and_say_the_figures(self) -> None:
+        runs = self._study()
+        table = tabulate(CELL, findings(CELL, runs))
+        console = Console(file=io.StringIO(), width=100)
+        console.print(as_rich(table))
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "1.5" in text
+        assert "not reached" in text
+        assert as_markdown(table).count("\n| ") == 1 + 3
+        progress = tabulate_progress(CELL, ["adamw2", "muon"], runs[:3])
+        assert [row[1] for row in progress.rows] == ["2 of 16", "0 of 16"]
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell and two optimizers of seconds."""
+    setup = Setup(
+        model=ModelConfig(hidden=16, mlp=24, heads=2, layers=1),
+        data=DataConfig(batch_size=4, microbatches=2, sequence_length=16, validation_rows=8),
+        steps=8,
+    )
+    monkeypatch.setitem(plan.CELLS, CELL, dataclasses.replace(CELLS[CELL], setup=setup))  # type: ignore[arg-type]
+    for name in ("adamw2", "sinkgd"):
+        monkeypatch.setitem(plan.ENTRIES, name, dataclasses.replace(ENTRIES[name], points=2))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def options(corpus_config: CorpusConfig, tmp_path: Path) -> list[str]:
+    return [
+        *("--cells", CELL, "--optimizers", "adamw2", "sinkgd"),
+        *("--corpus-root", str(corpus_config.corpus_root), "--cache", str(corpus_config.cache)),
+        *("--results", str(tmp_path / "study.jsonl")),
+    ]
+
+
+@pytest.mark.usefixtures("tiny")
+class TestStudy:
+    @pytest.mark.parametrize("steps", [8, 4])
+    @pytest.mark.parametrize("name", ["adamw2", "swan-exact"])
+    def test_run_is_that_of_the_example(self, corpus: Corpus, name: str, steps: int) -> None:
+        cell, rates = CELLS[CELL], Rates(3e-3, 5e-2)
+        trial = Trial(CELL, name, 0, 0, rates, 2, steps)
+        run = Trainer(cell, ENTRIES[name], corpus).run(trial, 0)
+        optimizer = dataclasses.replace(
+            settle(ENTRIES[name].optimizer),
+            learning_rate=rates.matrices,
+            rest_learning_rate=rates.rest,
+        )
+        data = dataclasses.replace(cell.setup.data, data_seed=2)
+        setup = dataclasses.replace(cell.setup, data=data, seed=2, steps=steps)
+        task = prepare(Experiment(optimizer, setup), corpus)
+        *_, last = fit(task, task.initial_state(), iter(task.batches))
+        assert isinstance(last, Validated)
+        assert run.loss == pytest.approx(last.validation.loss, rel=1e-5)
+
+    def test_runs_that_diverge_are_recorded(self, corpus: Corpus) -> None:
+        trial = Trial(CELL, "adamw2", 0, 0, Rates(1e30, 1e30), 0, 8)
+        run = Trainer(CELLS[CELL], ENTRIES["adamw2"], corpus).run(trial, 0)
+        assert run.loss is None
+        assert run.diverged_at is not None
+        assert 1 <= run.diverged_at <= 8
+        json.dumps(run.as_json(), allow_nan=False)
+
+    def test_end_to_end_and_again(
+        self, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "study.jsonl"
+        assert main([*options, "--budget", "0"]) == 0
+        assert ResultsFile(path).runs() == []
+        assert "would end after --budget" in capsys.readouterr().out
+        assert main(options) == 0
+        output = capsys.readouterr().out
+        assert "0 runs left" in output
+        runs = ResultsFile(path).runs()
+        assert len(path.read_text().splitlines()) == len(runs) + 1
+        assert {run.trial.seed for run in runs} <= {0, *SEEDS}
+        before = path.read_bytes()
+        assert main(options) == 0
+        assert main([*options, "--show"]) == 0
+        assert path.read_bytes() == before
+        assert main([*options, "--estimate"]) == 0
+        assert CELLS[CELL].title in capsys.readouterr().out
+
+    def test_study_goes_on_after_a_part_of_it(self, options: list[str], tmp_path: Path) -> None:
+        assert main(options) == 0
+        path = tmp_path / "study.jsonl"
+        whole = {run.trial.key: run.loss for run in ResultsFile(path).runs()}
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:4]))
+        assert main(options) == 0
+        assert {run.trial.key: run.loss for run in ResultsFile(path).runs()} == whole
+
+    def test_report_is_written_beside_the_runs(self, options: list[str], tmp_path: Path) -> None:
+        losses = {name: _bowl(_center(name)) for name in ("adamw2", "sinkgd")}
+        runs = _carry_out(list(losses), losses)
+        path = tmp_path / "study.jsonl"
+        path.write_text("".join(json.dumps(run.as_json()) + "\n" for run in runs))
+        assert main([*options, "--show"]) == 0
+        assert "AdamW, two rates" in path.with_suffix(".md").read_text()
+        for name in ("losses", "best_of", "lengths"):
+            picture = tmp_path / f"study_{name}.png"
+            assert picture.read_bytes().startswith(b"\x89PNG")
+
+    def test_runs_of_another_text_are_refused(
+        self, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = ResultsFile(tmp_path / "study.jsonl")
+        file.environment({"corpus": "another"})
+        claim = file.claim(lambda runs: [_trial(Rates(1e-3, 1e-2))])
+        assert isinstance(claim, Claim)
+        file.finish(claim, _run(claim.trial, 2.0))
+        assert main(options) == 2
+        assert "are of the text another" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cells", "none"], "--cells: none is none of large-8k"),
+        (["--optimizers", "none"], "--optimizers: none is none of adamw2"),
+        (["--cells", "60m"], "60m trains on token shards; give --tokens"),
+    ],
+)
+def test_command_refuses(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
