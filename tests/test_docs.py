@@ -64,6 +64,15 @@ class TestReference:
         assert {*listed, "index"} == set(API)
 
 
+def test_every_recipe_is_on_a_page():
+    pages = sorted((DOCS / "frameworks").glob("*.md"))
+    shown = re.findall(
+        r"^```{literalinclude} .*/(\w+)\.py$", "".join(map(Path.read_text, pages)), re.M
+    )
+    recipes = [path.stem for path in (EXAMPLES / "recipes").glob("[a-z]*.py")]
+    assert sorted(shown) == sorted(recipes)
+
+
 def raised_texts():
     """(file and line, the first words written out) of every error that the library raises."""
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -97,6 +106,18 @@ class TestSite:
         site = build()
         for page in ("index", "quickstart", "guide/errors", "api/norms", "changelog"):
             assert (site / f"{page}.html").stat().st_size > 5000
+
+    @pytest.mark.parametrize(
+        "name",
+        ["Flax NNX", "LoRA in Flax NNX", "Flax Linen", "Equinox", "Haiku", "Keras", "Levanter"]
+        + ["haliax", "MaxText", "Tunix"],
+    )
+    def test_frameworks_are_found_by_their_name(self, name):
+        titles = [
+            re.search(r"<h1>(.*?)<", page.read_text())[1]
+            for page in (build() / "frameworks").glob("*.html")
+        ]
+        assert sum(name in title for title in titles) == 1 + (name == "Flax NNX")
 
     def test_signatures_are_those_of_the_source(self):
         signature = re.sub(r"<[^>]+>|\s+", "", (build() / "api" / "optimizers.html").read_text())

@@ -14,7 +14,7 @@ Vocabulary, Width, Heads, Size = hax.make_axes(vocabulary=64, width=32, heads=4,
 
 
 def named_axes(params: optax.Params) -> optax.Params:
-    def spec(path: tuple, node: object) -> object:
+    def spec(path: tuple, node: optax.Params) -> optax.Params:
         linear = isinstance(node, hax.nn.Linear | hax.nn.MoELinear)
         if not linear or node.weight is None or "head" in str(path[-1]):
             return None

@@ -31,7 +31,7 @@ def model_input(batch: TrainingInput) -> dict:
 def main(steps: int = 50, lora: bool = False) -> tuple[list[float], object]:
     sizes = {"vocab_size": 64, "embed_dim": 32, "hidden_dim": 64, "num_heads": 4, "head_dim": 8}
     config = ModelConfig(num_layers=2, num_kv_heads=2, rope_theta=10_000, norm_eps=1e-5, **sizes)
-    model, axes, kind = Llama3(config, rngs=nnx.Rngs(0)), FULL, nnx.Param
+    model, axes, kind = Llama3(config, rngs=nnx.Rngs(0)), tuple(FULL), nnx.Param
     tokens = (np.arange(0, 64, 4)[:, None] + np.arange(16)) % 64
     batch = TrainingInput(input_tokens=tokens, input_mask=np.ones_like(tokens, bool))
     if lora:
@@ -39,7 +39,7 @@ def main(steps: int = 50, lora: bool = False) -> tuple[list[float], object]:
         inputs = model_input(batch)
         example = (tokens, inputs["positions"], None, inputs["attention_mask"])
         model = qwix.apply_lora_to_model(model, adapters, *example, rngs=nnx.Rngs(1))
-        axes, kind = LORA, nnx.LoRAParam
+        axes, kind = tuple(LORA), nnx.LoRAParam
     tx = sinkgd(axes=axes)
     trainer = PeftTrainer(model, tx, TrainingConfig(eval_every_n_steps=steps, max_steps=steps))
     trainer = trainer.with_gen_model_input_fn(model_input)
