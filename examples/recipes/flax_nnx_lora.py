@@ -42,7 +42,7 @@ def main(steps: int = 50) -> tuple[list[float], object]:
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.LoRAParam)
     losses = [float(train_step(model, optimizer, tokens)) for _ in range(steps)]
     params = nnx.state(model, nnx.LoRAParam)
-    table, adamw = audit(tx, params, AXES), audit(optax.adamw(1e-3), params, AXES)
+    table, adamw = audit(params, tx, AXES), audit(params, optax.adamw(1e-3), AXES)
     print(table, f"AdamW keeps {adamw.state_bytes:,} B", f"losses: {losses[::10]}", sep="\n")
     return losses, table
 

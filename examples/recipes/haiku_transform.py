@@ -51,7 +51,7 @@ def main(steps: int = 50) -> tuple[list[float], object]:
     for _ in range(steps):
         params, state, loss = train_step(params, state)
         losses.append(float(loss))
-    table, adamw = audit(tx, params, AXES), audit(optax.adamw(1e-3), params, AXES)
+    table, adamw = audit(params, tx, AXES), audit(params, optax.adamw(1e-3), AXES)
     print(table, f"AdamW keeps {adamw.state_bytes:,} B", f"losses: {losses[::10]}", sep="\n")
     return losses, table
 

@@ -50,7 +50,7 @@ def main(steps: int = 50) -> tuple[list[float], object]:
         losses.append(float(loss))
     for v in model.trainable_variables:
         v.assign(params[v.path])
-    table, adamw = audit(tx, params, AXES), audit(optax.adamw(1e-3), params, AXES)
+    table, adamw = audit(params, tx, AXES), audit(params, optax.adamw(1e-3), AXES)
     print(table, f"AdamW keeps {adamw.state_bytes:,} B", f"losses: {losses[::10]}", sep="\n")
     return losses, table
 

@@ -62,7 +62,7 @@ def main(steps: int = 50) -> tuple[list[float], object]:
     for _ in range(steps):
         model, state, loss = train_step(model, state)
         losses.append(float(loss))
-    table, adamw = audit(tx, params, named_axes), audit(optax.adamw(1e-3), params, named_axes)
+    table, adamw = audit(params, tx, named_axes), audit(params, optax.adamw(1e-3), named_axes)
     print(table, f"AdamW keeps {adamw.state_bytes:,} B", f"losses: {losses[::10]}", sep="\n")
     return losses, table
 

@@ -46,7 +46,7 @@ def main(steps: int = 50, lora: bool = False) -> tuple[list[float], object]:
     trainer.train([batch] * steps)
     losses = [float(x) for x in trainer.metrics_logger.get_metric_history("", "loss", "train")]
     params = nnx.state(model, kind)
-    table, adamw = audit(tx, params, axes), audit(optax.adamw(1e-3), params, axes)
+    table, adamw = audit(params, tx, axes), audit(params, optax.adamw(1e-3), axes)
     print(table, f"AdamW keeps {adamw.state_bytes:,} B", f"losses: {losses[::10]}", sep="\n")
     return losses, table
 

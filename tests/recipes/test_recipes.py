@@ -1,8 +1,10 @@
 """Every recipe runs where its framework is installed, and its rules fit real trees elsewhere."""
 
 import ast
+import collections
 import importlib
 import math
+import os
 from pathlib import Path
 
 import jax
@@ -93,6 +95,7 @@ RECIPES = {
 
 def recipe(name):
     """The module of a recipe; skips if a package is missing or does not fit this version of jax."""
+    os.environ["KERAS_BACKEND"] = "jax"
     for package in RECIPES[name][0]:
         pytest.importorskip(package, reason=f"needs {package}", exc_type=ImportError)
     return importlib.import_module(f"examples.recipes.{name}")
@@ -112,18 +115,23 @@ def test_fits_on_a_page(path):
     assert len(path.read_text().splitlines()) <= limit
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("name", RECIPES)
-def test_trains(name, capsys):
-    losses, table = recipe(name).main(steps=30)
-    assert losses[-1] < 0.97 * losses[0]
+def check(name, losses, table):
+    """The loss falls, and the matrices are those of the table above, without state."""
     assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0]
     matrices = [row for row in table.rows if row.group == "matrix"]
+    others = [row for row in table.rows if row.group == "adam"]
     assert sorted(row.path for row in matrices) == sorted(RECIPES[name][1])
     assert all(row.state_bytes == 0 for row in matrices)
-    assert all(
-        row.state_bytes == 2 * row.parameter_bytes for row in table.rows if row not in matrices
-    )
+    assert all(row.state_bytes == 2 * row.parameter_bytes for row in others)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "maxtext_optimizer"])
+def test_trains(name, capsys):
+    losses, table = recipe(name).main(steps=30)
+    check(name, losses, table)
+    assert losses[-1] < 0.9 * losses[0]
     assert "AdamW keeps" in capsys.readouterr().out
 
 
@@ -149,17 +157,15 @@ class TestMaxText:
             assert math.prod(shape) == matrices * math.prod(size)
 
     def test_a_class_of_its_own_with_more_fields(self):
-        class Numbers(tuple):
-            reduction_axis, output_axis, component_splits = (0,), (-1,), (128, 128)
-
-        axes = recipe("maxtext_optimizer").matrix_axes({"kernel": Numbers(), "scale": None})
+        numbers = collections.namedtuple("Numbers", "reduction_axis output_axis component_splits")
+        tree = {"kernel": numbers((0,), (-1,), (128, 128)), "scale": None}
+        axes = recipe("maxtext_optimizer").matrix_axes(tree)
         assert axes == {"kernel": mo.MatrixAxes(-1, 0), "scale": None}
 
     @pytest.mark.devices(8)
     @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
     def test_meshes(self, axis_type):
-        losses, _ = recipe("maxtext_optimizer").main(steps=5, axis_type=axis_type)
-        assert losses[-1] < losses[0]
+        check("maxtext_optimizer", *recipe("maxtext_optimizer").main(4, axis_type))
 
     @pytest.mark.devices(8)
     @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
@@ -207,7 +213,7 @@ def test_levanter_names_say_rows_and_columns():
 
     model = trees.nested({path: linear(*args) for path, args in trees.LEVANTER_LINEARS.items()})
     model["input_layernorm"] = {"weight": hax.zeros((hax.Axis("layer", 2), hax.Axis("embed", 32)))}
-    rows = {row.path: row for row in mo.audit(mo.sinkgd(axes=named_axes), model, named_axes).rows}
+    rows = {row.path: row for row in mo.audit(model, mo.sinkgd(axes=named_axes), named_axes).rows}
     for path, (into, out, weight) in trees.LEVANTER_LINEARS.items():
         row = rows.pop(f"{path}/weight/0")
         if path == "lm_head":
