@@ -16,7 +16,7 @@ setup: $(VENV)/.ready ## make the virtual environment with the pinned versions
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Installing the dependencies into $(VENV) (once; about a minute)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint,docs]'
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[test,lint,docs,recipes]'
 	@touch $@
 
 train: setup ## train a small LLaMA on real text with SinkGD; options in ARGS

@@ -14,6 +14,9 @@ from tests.site import DOCS, build
 PACKAGE = Path(mo.__file__).parent
 PAGES = [DOCS / "quickstart.md", *sorted((DOCS / "guide").glob("*.md"))]
 API = {page.stem: page.read_text() for page in sorted((DOCS / "api").glob("*.md"))}
+FRAMEWORKS = ["Flax NNX", "LoRA in Flax NNX", "Flax Linen", "Equinox", "Haiku", "Keras on JAX"]
+FRAMEWORKS += ["Levanter and haliax", "MaxText", "Tunix"]
+RECIPES = DOCS.parent / "examples" / "recipes"
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SYMBOL = re.compile(r"^\.\. auto\w+:: (\w+)$", re.MULTILINE)
@@ -64,6 +67,15 @@ class TestReference:
         assert {*listed, "index"} == set(API)
 
 
+def test_every_recipe_is_on_a_page():
+    pages = sorted((DOCS / "frameworks").glob("*.md"))
+    shown = re.findall(
+        r"^```{literalinclude} .*/(\w+)\.py$", "".join(map(Path.read_text, pages)), re.M
+    )
+    recipes = [path.stem for path in RECIPES.glob("[a-z]*.py")]
+    assert sorted(shown) == sorted(recipes)
+
+
 def raised_texts():
     """(file and line, the first words written out) of every error that the library raises."""
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -97,6 +109,14 @@ class TestSite:
         site = build()
         for page in ("index", "quickstart", "guide/errors", "api/norms", "changelog"):
             assert (site / f"{page}.html").stat().st_size > 5000
+
+    @pytest.mark.parametrize("name", FRAMEWORKS)
+    def test_frameworks_are_found_by_their_name(self, name):
+        titles = [
+            re.search(r"<h1>(.*?)<", page.read_text())[1]
+            for page in (build() / "frameworks").glob("*.html")
+        ]
+        assert name in titles
 
     def test_signatures_are_those_of_the_source(self):
         signature = re.sub(r"<[^>]+>|\s+", "", (build() / "api" / "optimizers.html").read_text())

@@ -192,11 +192,11 @@ def test_groups_and_audit():
     params = {"qkv": jnp.zeros((2, 6, 16)), "bias": jnp.zeros(3)}
     axes = [("qkv", QKV), *mo.FLAX_RULES]
     assert mo.group_labels(axes)(params) == {"qkv": "matrix", "bias": "adam"}
-    audit = mo.audit(mo.sinkgd(axes=axes), params, axes)
+    audit = mo.audit(params, mo.sinkgd(axes=axes), axes)
     row = {row.path: row for row in audit.rows}["qkv"]
     assert row.matrices == ((2, (8, 6)), (2, (4, 6)), (2, (4, 6)))
     assert "2 x (8, 6) + 2 x (4, 6) + 2 x (4, 6)" in str(audit)
-    audit = mo.audit(mo.ldadam(axes=axes, rank=2, error_feedback=False), params, axes)
+    audit = mo.audit(params, mo.ldadam(axes=axes, rank=2, error_feedback=False), axes)
     assert {row.path: row for row in audit.rows}["qkv"].state_bytes == 4 * 2 * 2 * sum(
         min(m, 6) + 2 * max(m, 6) for m in (8, 4, 4)
     )
