@@ -141,7 +141,7 @@ def test_half_precisions_are_rounded_once(rng):
         (0.3, "moonlight", lambda m, n: 5 * 0.3 * RATE),
         (0.3, "rms", lambda m, n: 0.3 * RATE),
     ],
-    ids=str,
+    ids=["muon as muon", "muon as rms", "moonlight as moonlight", "moonlight as rms"],
 )
 def test_rates_of_the_migration_table(float64, rng, name, rms, scale, rate):
     (n, m), tree = SHAPES[name], gradients(rng)[name]
