@@ -97,6 +97,7 @@ class Checkpoints:
             cleanup_tmp_directories=writable,
         )
         self._saving: int | None = None
+        self._response: Any = None
 
     def __enter__(self) -> "Checkpoints":
         """Return itself. Until the end orbax's log is off: errors are raised, and said once."""
@@ -114,7 +115,10 @@ class Checkpoints:
         try:
             # an error under way is the one to hear of, and a failed save is raised again by close
             with contextlib.suppress(Exception) if error is not None else self._writing():
-                self._checkpointer.close()
+                try:
+                    self._wait()
+                finally:
+                    self._checkpointer.close()
         finally:
             logging.getLogger("absl").setLevel(self._level)
 
@@ -131,10 +135,17 @@ class Checkpoints:
                 f"it are whole; make room, and the same command goes on after the newest"
             ) from error
 
+    def _wait(self) -> None:
+        """Wait for the save under way; orbax's response holds a thread and descriptors until then."""
+        response, self._response = self._response, None
+        if response is not None:
+            response.result()
+        self._checkpointer.wait()
+
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, the newest first, after any save under way."""
         with self._writing():
-            self._checkpointer.wait()
+            self._wait()
         return sorted((found.step for found in self._checkpointer.checkpoints), reverse=True)
 
     def save(
@@ -146,13 +157,13 @@ class Checkpoints:
             SaveError: this save, or the one before it, failed or would not fit on the disk.
         """
         with self._writing():
-            self._checkpointer.wait()
+            self._wait()
             self._saving = step
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             free = shutil.disk_usage(self.folder).free
             if free < needed:
                 raise OSError(errno.ENOSPC, f"{needed} bytes are needed, {free} are free")
-            self._checkpointer.save_checkpointables_async(
+            self._response = self._checkpointer.save_checkpointables_async(
                 step,
                 {"state": state},
                 # without force, orbax leaves a checkpoint out while the one before is under way

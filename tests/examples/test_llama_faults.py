@@ -1,5 +1,6 @@
 """Runs that are killed, checkpoints that are damaged, disks that are full."""
 
+import dataclasses
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable
@@ -242,3 +244,24 @@ def test_checkpoint_carries_its_configuration(
         with pytest.raises(DamagedError):
             checkpoints.load(7, initial_state(experiment))
     assert saved["config"] == json.loads((tmp_path / "run" / "config.json").read_text())
+
+
+def test_saves_give_back_their_descriptors_and_threads(
+    experiment: Experiment, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with a save at every step holds no more of them later than at its tenth save."""
+    held: list[tuple[int, int]] = []
+    save = Checkpoints.save
+
+    def counting_save(checkpoints: Checkpoints, *arguments: Any) -> None:
+        checkpoints.steps()  # nothing is under way then
+        held.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+        save(checkpoints, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", counting_save)
+    setup = dataclasses.replace(experiment.setup, steps=60, validate_every=60)
+    longer = dataclasses.replace(experiment, setup=setup)
+    assert _train(longer, corpus, tmp_path / "run", save_every=1)[0] == 0
+    assert len(held) == 60
+    for early, late in zip(held[10], held[-1], strict=True):
+        assert late <= early + 3  # each save that is not ended keeps three descriptors, one thread
