@@ -78,6 +78,11 @@ class Task:
         """Shapes, dtypes and shardings of `initial_state()`; nothing is computed."""
         return self.placement.abstract(self._build_state)
 
+    def validates_after(self, number: int) -> bool:
+        """Whether the weights after so many steps are validated."""
+        setup = self.experiment.setup
+        return number > 0 and (number == setup.steps or number % setup.validate_every == 0)
+
     def _build_state(self) -> TrainState:
         return initial_state(self.experiment, layerwise=self.layerwise)
 
@@ -194,7 +199,7 @@ def fit(
         state, number = yield from _segment(task, state, batches, number, min(pauses), stop)
         if not bool(_all_finite(state.params)):
             raise DivergedError(number, "a weight after the update")
-        if number == steps or number % validate_every == 0:
+        if task.validates_after(number):
             validation = task.validate(state.params)
             if not np.isfinite(validation.loss):
                 raise DivergedError(number, "the validation loss")

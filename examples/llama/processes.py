@@ -82,8 +82,8 @@ def from_main_process(action: Callable[[], Any]) -> Any:
     All processes have to come here. The result has to be something that JSON can hold.
 
     Raises:
-        InputError: on every process, if it was raised on process 0.
-        RuntimeError: on the other processes, if process 0 failed in another way.
+        InputError: on every process, if it was raised on process 0; on the other processes also if
+            process 0 failed in another way.
     """
     if jax.process_count() == 1:
         return action()
@@ -92,15 +92,12 @@ def from_main_process(action: Callable[[], Any]) -> Any:
         try:
             answer = {"result": action()}
         except Exception as error:
-            failure, kind = error, "refused" if isinstance(error, InputError) else "failed"
-            answer = {kind: str(error)}
+            failure, answer = error, {"failure": str(error)}
     answer = _from_main_process(answer)
     if failure is not None:
         raise failure
-    if "refused" in answer:
-        raise InputError(answer["refused"])
-    if "failed" in answer:
-        raise RuntimeError(f"process 0 failed: {answer['failed']}")
+    if "failure" in answer:
+        raise InputError(f"process 0 ended: {answer['failure']}")
     return answer["result"]
 
 

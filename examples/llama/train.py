@@ -12,11 +12,11 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from examples.llama.checkpoint import Checkpoints, SaveError
+from examples.llama.checkpoint import Checkpoints, Identity, SaveError
 from examples.llama.command import run_command
 from examples.llama.conclusion import conclude
 from examples.llama.config import CorpusConfig, Experiment, RunConfig, as_json
-from examples.llama.loop import DivergedError, Savepoint, Task, fit, prepare
+from examples.llama.loop import DivergedError, Savepoint, Task, Validated, fit, prepare
 from examples.llama.loss import Validation
 from examples.llama.mesh import place
 from examples.llama.optimizers import settle
@@ -66,40 +66,57 @@ def train(
     run: RunConfig,
     console: Console,
     source: CorpusConfig = CorpusConfig(),
+    *,
+    fresh: bool = False,
 ) -> int:
     """Train or go on training in `folder`; return the exit code, 0 when the run is finished.
 
-    `source`, where the corpus came from, is kept for the commands that use the trained model.
+    `source`, where the corpus came from, is kept for the commands that use the trained model. With
+    `fresh` the folder is moved aside first, if it is there.
 
     Raises:
         ConfigMismatchError: the folder holds something else.
-        InputError: the experiment has no layer-wise step, but is to be trained with it.
+        InputError: another process trains in the folder, or the experiment has no layer-wise step,
+            but is to be trained with it.
     """
     experiment = settled(experiment)
     if run.layerwise:
         check_layerwise(experiment)
     config = identity(experiment, corpus, layerwise=run.layerwise)
-    finished = from_main_process(lambda: _claim(folder, config, source))
-    if finished is not None:
-        result = Validation.from_json(finished)
-        console.print(f"{folder.path} is finished: {result}", soft_wrap=True)
-        return 0
+    with _held(folder, fresh, console):
+        run_id, finished = from_main_process(lambda: _claim(folder, config, source))
+        if finished is not None:
+            result = Validation.from_json(finished)
+            console.print(f"{folder.path} is finished: {result}", soft_wrap=True)
+            return 0
+        try:
+            return _train(experiment, corpus, folder, run, Identity(run_id, config), console)
+        except DivergedError as error:
+            console.print(_diverged_message(error, folder), soft_wrap=True)
+            return DIVERGED
+        except (SaveError, OSError) as error:
+            console.print(f"Stopped: {error}", soft_wrap=True)
+            return NOT_SAVED
+
+
+@contextlib.contextmanager
+def _held(folder: RunFolder, fresh: bool, console: Console) -> Iterator[None]:
+    """Let no other process write to the folder."""
+    aside = from_main_process(lambda: str(folder.lock(fresh=fresh) or ""))
     try:
-        return _train(experiment, corpus, folder, run, console)
-    except DivergedError as error:
-        console.print(_diverged_message(error, folder), soft_wrap=True)
-        return DIVERGED
-    except (SaveError, OSError) as error:
-        console.print(f"Stopped: {error}", soft_wrap=True)
-        return NOT_SAVED
+        if aside:
+            console.print(f"Moved {folder.path} aside to {aside}", soft_wrap=True)
+        yield
+    finally:
+        folder.unlock()
 
 
 def _claim(
     folder: RunFolder, config: dict[str, Any], source: CorpusConfig
-) -> dict[str, Any] | None:
-    folder.claim(config)
+) -> tuple[str, dict[str, Any] | None]:
+    run_id = folder.claim(config)
     write_json(folder.source, as_json(source))
-    return folder.result()
+    return run_id, folder.result()
 
 
 def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
@@ -121,27 +138,40 @@ def settled(experiment: Experiment) -> Experiment:
 
 
 def _train(
-    experiment: Experiment, corpus: Corpus, folder: RunFolder, run: RunConfig, console: Console
+    experiment: Experiment,
+    corpus: Corpus,
+    folder: RunFolder,
+    run: RunConfig,
+    identity: Identity,
+    console: Console,
 ) -> int:
     placement = place(run.mesh)
     if placement.mesh is None and jax.device_count() > 1:
         devices = jax.device_count()
         console.print(f"Training on one of {devices} devices; --mesh {devices} 1 1 takes all")
     task = prepare(experiment, corpus, placement, layerwise=run.layerwise)
-    config = identity(experiment, corpus, layerwise=run.layerwise)
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
     with (
         StopSignals(console) as signals,
-        Checkpoints(folder.checkpoints, run.keep) as checkpoints,
+        Checkpoints(folder.checkpoints, identity, run.keep) as checkpoints,
         _iterating(task) as batches,
     ):
-        restored = checkpoints.restore_newest(
-            task.abstract_state(), batches, lambda line: console.print(line, soft_wrap=True)
-        )
-        done, state = (0, task.initial_state()) if restored is None else restored
-        if restored is not None:
-            console.print(f"Going on in {folder.path} after step {done}", soft_wrap=True)
+        restored = checkpoints.restore_newest(task.abstract_state(), batches, say)
+        done, mark = 0, {}
+        if restored is None:
+            state = task.initial_state()
+        else:
+            state, saved = restored
+            done, mark = saved["step"], saved["metrics"]
+            say(f"Going on in {folder.path} after step {done}")
+        elapsed, whole = from_main_process(lambda: folder.cut_back(done, mark, say))
         last = done
-        with watching(experiment, folder, run, config, done, console) as watch:
+        with watching(experiment, folder, run, identity.config, done, elapsed, console) as watch:
+            if not whole and task.validates_after(done):
+                watch(Validated(done, task.validate(state.params)))
             for event in fit(
                 task,
                 state,
@@ -150,7 +180,7 @@ def _train(
                 should_stop=lambda: signals.received is not None,
             ):
                 if isinstance(event, Savepoint):
-                    checkpoints.save(event.number, event.state, batches, config)
+                    checkpoints.save(event.number, event.state, batches, watch.sync())
                     state, last = event.state, event.number
                 else:
                     watch(event)
@@ -197,11 +227,9 @@ def run(command: Command, console: Console) -> int:
     experiment = settled(command.experiment)
     folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
     corpus = load_corpus(command.corpus, experiment.setup.model.vocabulary, console)
-    if command.fresh:
-        aside = from_main_process(lambda: str(folder.move_aside() or ""))
-        if aside:
-            console.print(f"Moved {folder.path} aside to {aside}", soft_wrap=True)
-    return train(experiment, corpus, folder, command.run, console, command.corpus)
+    return train(
+        experiment, corpus, folder, command.run, console, command.corpus, fresh=command.fresh
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from examples.llama.checkpoint import Checkpoints, DamagedError
+from examples.llama.checkpoint import Checkpoints, DamagedError, Identity
 from examples.llama.config import (
     CorpusConfig,
     Experiment,
@@ -80,21 +80,26 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
             f"{config.run_dir} was trained with the tokenizer {stored['tokenizer']}, but this is "
             f"{corpus.tokenizer.name}; choose that one with --tokenizer"
         )
-    with Checkpoints(folder.checkpoints, writable=False) as checkpoints:
-        steps = checkpoints.steps()
-        if not steps or config.step not in (None, *steps):
-            raise InputError(
-                f"{folder.checkpoints} has no checkpoint of step {config.step}, but of {steps}"
-                if steps
-                else f"{folder.checkpoints} has no checkpoint"
-            )
-        step = steps[0] if config.step is None else config.step
-        try:
-            like = initial_state(experiment, layerwise=stored.get("layerwise", False))
-            state, _ = checkpoints.load(step, like)
-        except DamagedError as error:
-            raise InputError(
-                f"the checkpoint of step {step} in {folder.checkpoints} is damaged: {error}; "
-                f"choose another with --step, there are {steps}"
-            ) from error
-    return Trained(step, experiment, state.params, corpus)
+    identity = Identity(folder.run_id(), {k: v for k, v in stored.items() if k != "run"})
+    like = initial_state(experiment, layerwise=stored.get("layerwise", False))
+    with Checkpoints(folder.checkpoints, identity, writable=False) as checkpoints:
+        while True:
+            steps = checkpoints.steps()
+            if not steps or config.step not in (None, *steps):
+                raise InputError(
+                    f"{folder.checkpoints} has no checkpoint of step {config.step}, but of {steps}"
+                    if steps
+                    else f"{folder.checkpoints} has no checkpoint"
+                )
+            step = steps[0] if config.step is None else config.step
+            try:
+                state, _ = checkpoints.load(step, like)
+            except DamagedError as error:
+                checkpoints.look_again()
+                if config.step is None and checkpoints.steps()[:1] != [step]:
+                    continue  # the run that is still training has saved another, and removed this
+                raise InputError(
+                    f"the checkpoint of step {step} in {folder.checkpoints} cannot be used: "
+                    f"{error}; choose another with --step, there are {steps}"
+                ) from error
+            return Trained(step, experiment, state.params, corpus)
