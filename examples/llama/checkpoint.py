@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +56,9 @@ class Identity:
     run: str
     """The run's own name."""
     config: Mapping[str, Any]
-    """Its configuration."""
+    """Its configuration; the number of steps may have been smaller before."""
+    texts: Sequence[str]
+    """The names of its text, now and before."""
 
     def check(self, saved: Mapping[str, Any]) -> None:
         """Check that a checkpoint with this beside it is the run's.
@@ -66,8 +68,15 @@ class Identity:
         """
         if saved["run"] != self.run:
             raise DamagedError("it is of another run")
-        if saved["config"] != self.config:
+        if _comparable(saved["config"]) != _comparable(self.config):
             raise DamagedError("it is of another configuration")
+        if saved["config"]["corpus"] not in self.texts:
+            raise DamagedError("it was trained on another text")
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    setup = {name: value for name, value in config["setup"].items() if name != "steps"}
+    return {**config, "setup": setup, "corpus": None}
 
 
 def _seal(saved: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ def read_entry(name: OptimizerName, experiment: Experiment, folder: RunFolder) -
     points = [line for line in read_metrics(folder.metrics) if "validation_loss" in line]
     curve = [line["tokens"] for line in points], [line["validation_loss"] for line in points]
     settings = {key: value for key, value in as_json(experiment.optimizer).items() if key != "name"}
-    return Entry(name, settings, curve, folder.result())
+    return Entry(name, settings, curve, folder.result(experiment.setup.steps))
 
 
 def compare(entries: Sequence[Entry]) -> list[dict[str, Any]]:

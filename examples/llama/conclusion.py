@@ -66,7 +66,7 @@ def conclude(
     audit = mo.audit(state.params, task.optimizer, axes=LLAMA_RULES)
     speed = statistics.median(line["tokens_per_second"] for line in steps) if steps else None
     summary = {
-        "run": folder.run_id(),
+        "run": folder.identity().run,
         "train_loss": _loss_of_last_tenth(steps, total),
         **result.as_json(),
         "steps": total,

@@ -174,8 +174,12 @@ class Setup:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     steps: int = 300
-    """Optimizer steps. Rates rise linearly over the first tenth, then fall as a cosine to a tenth
-    of the peak at the last."""
+    """Optimizer steps. A finished run is trained on if there are more than before, and its schedule
+    is the same: --schedule-steps."""
+    schedule_steps: int | None = None
+    """Steps of the schedule, by default --steps. Rates rise linearly over the first tenth (over 30
+    steps at least, but no more than half), then fall as a cosine to a tenth of the peak at the
+    last, and stay there."""
     seed: int = 0
     """Seed of the initial weights."""
     validate_every: int = 25
@@ -186,6 +190,11 @@ class Setup:
         for name in ("steps", "validate_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+
+    @property
+    def length_of_schedule(self) -> int:
+        """Steps over which the rates rise and fall."""
+        return self.steps if self.schedule_steps is None else self.schedule_steps
 
 
 @dataclass(frozen=True)
@@ -238,6 +247,9 @@ class RunConfig:
     track: tuple[Tracker, ...] = ()
     """Where metrics go besides metrics.jsonl: tensorboard, wandb, or both. TensorBoard's files are
     written to the run's folder; Weights & Biases takes its settings from WANDB_* variables."""
+    accept_changed_text: bool = False
+    """Go on although the text is not that of the run: a damaged file was repaired, for example.
+    config.json keeps the names of both."""
     profile: bool = False
     """Write a JAX trace of ten steps to the run's folder, for TensorBoard or Perfetto."""
 

@@ -127,12 +127,13 @@ def _flag(field: str) -> str:
 
 
 def make_optimizer(config: OptimizerConfig, setup: Setup) -> optax.GradientTransformation:
-    """Build a settled optimizer for a model, its rates scheduled over the setup's steps.
+    """Build a settled optimizer for a model, its rates scheduled over the setup's schedule.
 
     The rates may be traced numbers, so that one compiled step serves all of them.
     """
     recipe = RECIPES[config.name]
-    optimizer = recipe.build({name: getattr(config, name) for name in recipe.defaults}, setup)
+    scheduled = dataclasses.replace(setup, steps=setup.length_of_schedule)
+    optimizer = recipe.build({name: getattr(config, name) for name in recipe.defaults}, scheduled)
     return (
         recipes.in_float32(optimizer) if setup.model.precision == "bfloat16-weights" else optimizer
     )
@@ -144,11 +145,11 @@ def peak_rates(config: OptimizerConfig) -> dict[str, float]:
     return {name: peak for name, peak in peaks.items() if peak is not None}
 
 
-def scheduled_rates(config: OptimizerConfig, steps: int) -> dict[str, np.ndarray]:
+def scheduled_rates(config: OptimizerConfig, setup: Setup) -> dict[str, np.ndarray]:
     """The rates of a settled optimizer at each step, for the record."""
-    counts = np.arange(steps)
+    counts = np.arange(setup.steps)
     return {
-        name: np.asarray(jax.vmap(schedule(peak, steps))(counts))
+        name: np.asarray(jax.vmap(schedule(peak, setup.length_of_schedule))(counts))
         for name, peak in peak_rates(config).items()
     }
 

@@ -14,7 +14,7 @@ class Recorder:
     def __init__(self, experiment: Experiment, elapsed: float):
         """For a settled experiment that has taken `elapsed` seconds already."""
         self._tokens_per_step = experiment.setup.data.tokens_per_step
-        self._rates = scheduled_rates(experiment.optimizer, experiment.setup.steps)
+        self._rates = scheduled_rates(experiment.optimizer, experiment.setup)
         self._start = perf_counter() - elapsed
 
     @property

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from examples.llama.checkpoint import Identity
 from examples.llama.config import InputError
 from examples.llama.lock import LOCK, LockedFolder
 from examples.llama.records import (
@@ -71,33 +72,59 @@ class RunFolder(LockedFolder):
             return []
         return [p for p in self.path.iterdir() if p.name != LOCK and not is_unfinished(p)]
 
-    def claim(self, config: dict[str, Any]) -> str:
+    def claim(self, config: dict[str, Any], *, accept_changed_text: bool = False) -> Identity:
         """Write the configuration into a new folder, or check that it is the folder's.
 
+        The number of steps may be larger than the folder's, and the text another if that is
+        accepted; config.json then says so.
+
         Returns:
-            The run's own name, drawn when config.json was written.
+            Who the run is, for its checkpoints.
 
         Raises:
             ConfigMismatchError: the folder was made with another configuration.
         """
         if not self.config.exists():
-            write_json(self.config, config | {"run": secrets.token_hex(8)})
+            write_json(self.config, config | {"run": secrets.token_hex(8), "earlier_texts": []})
         stored = read_json(self.config)
-        difference = _difference(stored, config | {"run": stored.get("run")})
+        check_types(str(self.config), stored, _CONFIG)
+        beside = {name: stored[name] for name in _BESIDE}
+        difference = _difference(stored, config | beside)
+        texts = [*stored["earlier_texts"], stored["corpus"]]
+        if accept_changed_text and "corpus" in difference:
+            del difference["corpus"]
+            beside["earlier_texts"] = texts
+        if _steps(config) > _steps(stored):
+            difference.pop("setup.steps", None)
         if difference:
-            raise ConfigMismatchError(
-                f"{self.path} holds a run with another configuration:\n"
-                + "\n".join(f"  {line}" for line in difference)
-                + "\nTo keep it, choose another folder with --run-dir; to start over there, "
-                "add --fresh, which moves the folder aside."
-            )
-        return self.run_id()
+            raise ConfigMismatchError(self._mismatch(difference))
+        if stored != config | beside:
+            write_json(self.config, config | beside)
+        return self.identity()
 
-    def run_id(self) -> str:
-        """The run's own name."""
+    def identity(self) -> Identity:
+        """Who the run is, as config.json has it."""
         stored = read_json(self.config)
-        check_types(str(self.config), stored, {"run": (str,)})
-        return stored["run"]
+        check_types(str(self.config), stored, _CONFIG)
+        config = {name: value for name, value in stored.items() if name not in _BESIDE}
+        return Identity(stored["run"], config, [*stored["earlier_texts"], stored["corpus"]])
+
+    def _mismatch(self, difference: Mapping[str, tuple[Any, Any]]) -> str:
+        lines = [
+            f"  {name}: {old} in the folder, {new} asked for\n"
+            for name, (old, new) in difference.items()
+        ]
+        hint = ""
+        if "setup.schedule_steps" in difference:
+            length = difference["setup.schedule_steps"][0]
+            hint = f"To go on with it, keep its schedule: --schedule-steps {length}. "
+        if "corpus" in difference:
+            hint += "If it is the same text, repaired, add --accept-changed-text. "
+        return (
+            f"{self.path} holds a run with another configuration:\n{''.join(lines)}{hint}To keep "
+            f"it, choose another folder with --run-dir; to start over there, add --fresh, which "
+            f"moves the folder aside."
+        )
 
     def cut_back(
         self, step: int, mark: Mapping[str, Any], report: Callable[[str], None]
@@ -140,8 +167,8 @@ class RunFolder(LockedFolder):
         write_atomically(self.metrics, lambda file: file.writelines(line + b"\n" for line in lines))
         return mark.get("elapsed_seconds", 0.0), whole
 
-    def result(self) -> dict[str, Any] | None:
-        """The summary of a finished run, else None.
+    def result(self, steps: int) -> dict[str, Any] | None:
+        """The summary of a run that was finished after so many steps, else None.
 
         Raises:
             InputError: it is of another run, or has something else in the place of a figure.
@@ -149,13 +176,13 @@ class RunFolder(LockedFolder):
         if not self.summary.exists():
             return None
         summary = read_json(self.summary)
-        if summary.get("run") != self.run_id():
+        if summary.get("run") != self.identity().run:
             raise InputError(
                 f"{self.summary} is not of the run in this folder; move it aside, and the same "
                 f"command makes it again"
             )
         check_types(str(self.summary), summary, _SUMMARY)
-        return summary
+        return summary if summary["steps"] == steps else None
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the run as finished."""
@@ -213,6 +240,8 @@ _OPTIONAL = (int, float, type(None))
 _WHERE = {"step": (int,), "tokens": (int,), "elapsed_seconds": _NUMBER}
 _VALIDATION = {"validation_loss": _NUMBER, "perplexity": _OPTIONAL, "bits_per_byte": _OPTIONAL}
 _STEP = _WHERE | {"loss": _NUMBER, "tokens_per_second": _NUMBER}
+_BESIDE = {"run": (str,), "earlier_texts": (list,)}
+_CONFIG = _BESIDE | {"corpus": (str,), "tokenizer": (str,), "optimizer": (dict,), "setup": (dict,)}
 _SUMMARY = _VALIDATION | {
     "train_loss": _OPTIONAL,
     "steps": (int,),
@@ -286,10 +315,16 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     old, new = _flat(stored), _flat(wanted)
-    return [
-        f"{name}: {old.get(name, 'absent')} in the folder, {new.get(name, 'absent')} asked for"
+    return {
+        name: (old.get(name, "absent"), new.get(name, "absent"))
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)  # an option that is new may be left out
-    ]
+    }
+
+
+def _steps(config: Mapping[str, Any]) -> int:
+    """The number of steps of a configuration, 0 if it has none."""
+    steps = config["setup"].get("steps")
+    return steps if isinstance(steps, int) else 0

@@ -176,7 +176,12 @@ def make_train_step(
     no_rates: dict[str, Any] = dict.fromkeys(peaks)
     unrated = dataclasses.replace(optimizer, **no_rates)
     step = _compiled_step(
-        setup.model, setup.data.microbatches, setup.steps, unrated, placement, layerwise
+        setup.model,
+        setup.data.microbatches,
+        setup.length_of_schedule,
+        unrated,
+        placement,
+        layerwise,
     )
     arrays = {name: jnp.float32(peak) for name, peak in peaks.items()}
 

@@ -84,13 +84,13 @@ def train(
         check_layerwise(experiment)
     config = identity(experiment, corpus, layerwise=run.layerwise)
     with _held(folder, fresh, console):
-        run_id, finished = from_main_process(lambda: _claim(folder, config, source))
+        claimed, finished = from_main_process(lambda: _claim(folder, config, source, run))
         if finished is not None:
             result = Validation.from_json(finished)
             console.print(f"{folder.path} is finished: {result}", soft_wrap=True)
             return 0
         try:
-            return _train(experiment, corpus, folder, run, Identity(run_id, config), console)
+            return _train(experiment, corpus, folder, run, Identity(**claimed), console)
         except DivergedError as error:
             console.print(_diverged_message(error, folder), soft_wrap=True)
             return DIVERGED
@@ -112,19 +112,21 @@ def _held(folder: RunFolder, fresh: bool, console: Console) -> Iterator[None]:
 
 
 def _claim(
-    folder: RunFolder, config: dict[str, Any], source: CorpusConfig
-) -> tuple[str, dict[str, Any] | None]:
-    run_id = folder.claim(config)
+    folder: RunFolder, config: dict[str, Any], source: CorpusConfig, run: RunConfig
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    claimed = folder.claim(config, accept_changed_text=run.accept_changed_text)
     write_json(folder.source, as_json(source))
-    return run_id, folder.result()
+    return dataclasses.asdict(claimed), folder.result(config["setup"]["steps"])
 
 
 def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
     """Everything that determines result and state of a settled experiment, as config.json has it.
 
+    The length of the schedule is always there: the number of steps alone may grow later.
     `layerwise` is there if it is true: the optimizer's state has another form then.
     """
     config = as_json(experiment)
+    config["setup"]["schedule_steps"] = experiment.setup.length_of_schedule
     del config["setup"]["data"]["workers"]  # the rows are the same with any number of them
     config |= {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
     return config | ({"layerwise": True} if layerwise else {})

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from examples.llama.checkpoint import Checkpoints, DamagedError, Identity
+from examples.llama.checkpoint import Checkpoints, DamagedError
 from examples.llama.config import (
     CorpusConfig,
     Experiment,
@@ -80,7 +80,7 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
             f"{config.run_dir} was trained with the tokenizer {stored['tokenizer']}, but this is "
             f"{corpus.tokenizer.name}; choose that one with --tokenizer"
         )
-    identity = Identity(folder.run_id(), {k: v for k, v in stored.items() if k != "run"})
+    identity = folder.identity()
     like = initial_state(experiment, layerwise=stored.get("layerwise", False))
     with Checkpoints(folder.checkpoints, identity, writable=False) as checkpoints:
         while True:

@@ -1,5 +1,6 @@
 """Runs whose folder was changed by something else than the run: nothing of it goes unnoticed."""
 
+import dataclasses
 import io
 import json
 import os
@@ -33,18 +34,20 @@ from tests.examples.trajectories import stop_after
 STEPS = 12
 
 
-def _experiment(seed: int = 0) -> Experiment:
+def _experiment(seed: int = 0, **setup_options: Any) -> Experiment:
     model = ModelConfig(hidden=16, mlp=24, heads=2, layers=2)
     data = DataConfig(batch_size=4, sequence_length=16, validation_rows=12)
-    setup = Setup(model=model, data=data, steps=STEPS, validate_every=4, seed=seed)
+    options = {"steps": STEPS, "validate_every": 4, "seed": seed} | setup_options
+    setup = Setup(model=model, data=data, **options)
     return settled(Experiment(OptimizerConfig("sgd"), setup))
 
 
-def _train(corpus: Corpus, path: Path, seed: int = 0) -> tuple[int, str]:
+def _train(
+    corpus: Corpus, path: Path, seed: int = 0, *, accept_changed_text: bool = False, **setup: Any
+) -> tuple[int, str]:
     console = Console(file=io.StringIO(), width=400)
-    code = train(
-        _experiment(seed), corpus, RunFolder(path), RunConfig(save_every=5, keep=3), console
-    )
+    run = RunConfig(save_every=5, keep=3, accept_changed_text=accept_changed_text)
+    code = train(_experiment(seed, **setup), corpus, RunFolder(path), run, console)
     return code, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -319,3 +322,50 @@ def test_folder_that_the_command_runs_in_is_not_moved(
     with pytest.raises(InputError, match="in which this command was started"):
         RunFolder(Path()).lock(fresh=True)
     assert (run / "config.json").exists()
+
+
+def test_finished_run_is_trained_on_when_its_schedule_is_kept(
+    corpus: Corpus, whole: Path, tmp_path: Path
+) -> None:
+    at_once, grown = tmp_path / "at_once", tmp_path / "grown"
+    assert _train(corpus, at_once, steps=20, schedule_steps=STEPS)[0] == 0
+    shutil.copytree(whole, grown)
+    with pytest.raises(InputError, match=f"keep its schedule: --schedule-steps {STEPS}"):
+        _train(corpus, grown, steps=20)
+    code, output = _train(corpus, grown, steps=20, schedule_steps=STEPS)
+    assert code == 0
+    assert "after step 12" in output
+    for name in ("loss", "validation_loss"):
+        assert _losses(grown, name) == _losses(at_once, name)
+    assert _summary(grown)["validation_loss"] == _summary(at_once)["validation_loss"]
+    assert _summary(grown)["steps"] == 20
+    assert "is finished" in _train(corpus, grown, steps=20, schedule_steps=STEPS)[1]
+    with pytest.raises(InputError, match=r"setup.steps: 20 in the folder, 12 asked for"):
+        _train(corpus, grown)
+
+
+def test_part_of_a_schedule_is_a_run_that_can_be_trained_on(
+    corpus: Corpus, whole: Path, tmp_path: Path
+) -> None:
+    for steps in (4, 8, STEPS):
+        assert _train(corpus, tmp_path / "run", steps=steps, schedule_steps=STEPS)[0] == 0
+        assert _summary(tmp_path / "run")["steps"] == steps
+    assert _losses(tmp_path / "run", "loss") == _losses(whole, "loss")
+
+
+def test_run_goes_on_with_a_text_that_was_repaired_if_told_so(
+    corpus: Corpus, run: Path, tmp_path: Path
+) -> None:
+    repaired = dataclasses.replace(corpus, name="python-repaired")  # type: ignore[type-var]
+    with pytest.raises(InputError, match=r"(?s)corpus: .* --accept-changed-text"):
+        _train(repaired, run)
+    longer = {"steps": 14, "schedule_steps": STEPS}
+    assert "after step 12" in _train(repaired, run, accept_changed_text=True, **longer)[1]
+    config = json.loads((run / "config.json").read_text())
+    assert (config["corpus"], config["earlier_texts"]) == ("python-repaired", [corpus.name])
+    (run / "summary.json").unlink()
+    # what was accepted once is the run's text from then on, and its checkpoints are all used
+    shutil.rmtree(run / "checkpoints" / "14")
+    assert "after step 12" in _train(repaired, run, **longer)[1]
+    with pytest.raises(InputError, match="corpus: python-repaired in the folder"):
+        _train(corpus, run, **longer)
