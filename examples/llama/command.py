@@ -14,12 +14,16 @@ from rich.console import Console
 from examples.llama.config import CorpusConfig, Experiment, InputError, OptimizerConfig, Setup
 from examples.llama.optimizers import RECIPES, settle
 from examples.llama.presets import PRESETS, Preset
+from examples.llama.records import fault
 
 Command = TypeVar("Command")
 Name = TypeVar("Name", bound=str)
 
 BAD_INPUT = 2
 """Exit code of a command that cannot be carried out as given."""
+
+NOT_SAVED = 3
+"""Exit code of a command that could not read or write a file, on a full disk for example."""
 
 
 def chosen_preset(arguments: Sequence[str]) -> Preset:
@@ -65,9 +69,12 @@ def run_command(
     """Parse the arguments, by default the process's own, and run; return the exit code.
 
     `--preset` chooses the defaults of all other options, those of an optimizer together with
-    `--optimizer`. An `InputError` ends the command with its message.
+    `--optimizer`. An `InputError` ends the command with its message, and so does a file that cannot
+    be read or written.
     """
-    console = Console()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be no text at all
+    console = Console(markup=False, emoji=False)
     arguments = sys.argv[1:] if arguments is None else arguments
     command = tyro.cli(
         command_type,
@@ -79,5 +86,8 @@ def run_command(
     try:
         return run(command, console)
     except InputError as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
+        message, code = str(error), BAD_INPUT
+    except OSError as error:
+        message, code = fault(error), NOT_SAVED
+    console.print(f"Error: {message}", style="red", highlight=False, soft_wrap=True)
+    return code

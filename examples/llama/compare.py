@@ -1,5 +1,10 @@
 """Compare optimizers on the same weights and batches: `python -m examples.llama.compare`."""
 
+from examples.llama.interrupt import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -11,6 +11,7 @@ import optax
 
 from examples.llama import baselines, recipes
 from examples.llama.config import InputError, OptimizerConfig, OptimizerName, PresetName, Setup
+from examples.llama.options import flag
 from examples.llama.presets import PRESETS
 from examples.llama.recipes import Build, Options
 from examples.llama.schedule import schedule
@@ -112,18 +113,12 @@ def settle(config: OptimizerConfig, preset: PresetName = "cpu") -> OptimizerConf
     chosen = {key: value for key, value in dataclasses.asdict(config).items() if key != "name"}
     for key, value in chosen.items():
         if value is not None and key not in defaults:
-            options = ", ".join(_flag(option) for option in defaults)
+            options = ", ".join(flag(option) for option in defaults)
             raise InputError(
-                f"{_flag(key)} has no meaning for {config.name}, which has only {options}"
+                f"{flag(key)} has no meaning for {config.name}, which has only {options}"
             )
-        if isinstance(value, float | int) and (value < 0 or ("rate" in key and value == 0)):
-            raise InputError(f"{_flag(key)} is {value}, but must be positive")
     missing: dict[str, Any] = {key: defaults[key] for key in defaults if chosen[key] is None}
     return dataclasses.replace(config, **missing)
-
-
-def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
 
 
 def make_optimizer(config: OptimizerConfig, setup: Setup) -> optax.GradientTransformation:

@@ -19,22 +19,22 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from examples.llama.config import InputError
+from examples.llama.options import Checked, Count, InputError, Natural
 
 AUTO = "auto"
 """The coordinator that the cluster names."""
 
 
 @dataclass(frozen=True)
-class DistributedConfig:
+class DistributedConfig(Checked):
     """Which processes train together; the same command runs in each, all with the same files."""
 
     coordinator: str | None = None
     """Address of process 0, host:port, which the others can reach; auto asks the cluster (Slurm,
     Open MPI, Kubernetes, Cloud TPU) for all three. Left out, the process trains alone."""
-    processes: int | None = None
+    processes: Count | None = None
     """Number of processes."""
-    process_id: int | None = None
+    process_id: Natural | None = None
     """Number of this process, from 0, which prints and writes the records."""
 
 

@@ -28,6 +28,13 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def fault(error: OSError) -> str:
+    """What is wrong with which file, in a line."""
+    if error.filename is None:
+        return str(error)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in the place of `path`.
 

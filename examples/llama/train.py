@@ -1,5 +1,10 @@
 """Train one LLaMA with one optimizer: `python -m examples.llama.train --optimizer sinkgd`."""
 
+from examples.llama.interrupt import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
 import contextlib
 import dataclasses
 import signal
@@ -13,7 +18,7 @@ import jax
 from rich.console import Console
 
 from examples.llama.checkpoint import Checkpoints, Identity, SaveError
-from examples.llama.command import run_command
+from examples.llama.command import NOT_SAVED, run_command
 from examples.llama.conclusion import conclude
 from examples.llama.config import CorpusConfig, Experiment, RunConfig, as_json
 from examples.llama.loop import DivergedError, Savepoint, Task, Validated, fit, prepare
@@ -35,9 +40,6 @@ from examples.llama.watch import watching
 
 DIVERGED = 1
 """Exit code of a run whose loss or weights are no longer finite."""
-
-NOT_SAVED = 3
-"""Exit code of a run that could not write to its folder, on a full disk for example."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def train(
         except DivergedError as error:
             console.print(_diverged_message(error, folder), soft_wrap=True)
             return DIVERGED
-        except (SaveError, OSError) as error:
+        except SaveError as error:
             console.print(f"Stopped: {error}", soft_wrap=True)
             return NOT_SAVED
 

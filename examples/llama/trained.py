@@ -8,14 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from examples.llama.checkpoint import Checkpoints, DamagedError
-from examples.llama.config import (
-    CorpusConfig,
-    Experiment,
-    InputError,
-    corpus_from_json,
-    experiment_from_json,
-)
+from examples.llama.config import CorpusConfig, Experiment
 from examples.llama.model import Params
+from examples.llama.options import Checked, InputError, Natural, from_json
 from examples.llama.records import read_json
 from examples.llama.run_folder import RunFolder
 from examples.llama.step import initial_state
@@ -23,12 +18,12 @@ from examples.llama.text.corpus import Corpus, load_corpus
 
 
 @dataclass(frozen=True)
-class TrainedConfig:
+class TrainedConfig(Checked):
     """Which model, and on what text; what is left out is as it was in training."""
 
     run_dir: Path = Path("runs/sinkgd")
     """Folder of the run that trained the model."""
-    step: int | None = None
+    step: Natural | None = None
     """Step of the checkpoint; the newest by default."""
     text: str | None = None
     """Other text, see `examples.llama.train --help`."""
@@ -49,13 +44,27 @@ class Trained:
 
 
 def _source(config: TrainedConfig, folder: RunFolder) -> CorpusConfig:
-    stored = corpus_from_json(read_json(folder.source)) if folder.source.exists() else None
     given: dict[str, Any] = {
         name: value
         for name in ("text", "tokenizer", "corpus_root")
         if (value := getattr(config, name)) is not None
     }
-    return dataclasses.replace(stored or CorpusConfig(), **given)
+    if not folder.source.exists():
+        raise InputError(
+            f"{folder.source} is missing, which says where the text came from; the command that "
+            f"trained the model writes it again"
+        )
+    stored = from_json(CorpusConfig, read_json(folder.source), str(folder.source))
+    return dataclasses.replace(stored, **given)
+
+
+def _experiment(folder: RunFolder) -> Experiment:
+    stored = folder.identity().config
+    data = stored["setup"].get("data")
+    if isinstance(data, dict):
+        data["workers"] = 0  # which config.json leaves out
+    parts = {name: stored[name] for name in ("optimizer", "setup")}
+    return from_json(Experiment, parts, str(folder.config))
 
 
 def load_trained(config: TrainedConfig, console: Console) -> Trained:
@@ -71,17 +80,16 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
             f"{config.run_dir} holds no run (there is no {folder.config.name}); choose the folder "
             f"of a run of examples.llama.train with --run-dir"
         )
-    stored = read_json(folder.config)
-    experiment = experiment_from_json(stored)
+    identity = folder.identity()
+    experiment = _experiment(folder)
     model = experiment.setup.model
     corpus = load_corpus(_source(config, folder), model.vocabulary, console)
-    if corpus.tokenizer.name != stored["tokenizer"]:
+    if corpus.tokenizer.name != identity.config["tokenizer"]:
         raise InputError(
-            f"{config.run_dir} was trained with the tokenizer {stored['tokenizer']}, but this is "
-            f"{corpus.tokenizer.name}; choose that one with --tokenizer"
+            f"{config.run_dir} was trained with the tokenizer {identity.config['tokenizer']}, "
+            f"but this is {corpus.tokenizer.name}; choose that one with --tokenizer"
         )
-    identity = folder.identity()
-    like = initial_state(experiment, layerwise=stored.get("layerwise", False))
+    like = initial_state(experiment, layerwise=identity.config.get("layerwise", False))
     with Checkpoints(folder.checkpoints, identity, writable=False) as checkpoints:
         while True:
             steps = checkpoints.steps()

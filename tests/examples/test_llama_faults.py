@@ -21,12 +21,13 @@ from rich.console import Console
 
 from examples.llama import checkpoint as checkpoint_module
 from examples.llama.checkpoint import Checkpoints, DamagedError, fingerprint
+from examples.llama.command import NOT_SAVED
 from examples.llama.config import Experiment, InputError, OptimizerConfig, RunConfig, Setup
 from examples.llama.records import read_lines
 from examples.llama.run_folder import RunFolder
 from examples.llama.step import TrainState, initial_state
 from examples.llama.text.corpus import Corpus
-from examples.llama.train import NOT_SAVED, settled, train
+from examples.llama.train import settled, train
 from tests.examples.damage import flip_a_bit, largest_file, reads_damaged
 
 
