@@ -180,10 +180,10 @@ class Checkpoints:
         except (SaveError, KeyboardInterrupt, SystemExit):
             raise
         except Exception as error:
-            why = "the disk is full" if _is_full(error) else _reason(error)
+            why = "the disk is full; make room" if _is_full(error) else _reason(error)
             raise SaveError(
                 f"cannot save step {self._saving} in {self.folder}: {why}. The checkpoints before "
-                f"it are whole; make room, and the same command goes on after the newest"
+                f"it are whole, and the same command goes on after the newest"
             ) from error
 
     def _wait(self) -> None:

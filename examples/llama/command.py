@@ -3,8 +3,13 @@
 import argparse
 import contextlib
 import dataclasses
+import inspect
 import io
+import os
+import shutil
+import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -60,6 +65,18 @@ def _with_defaults(arguments: Sequence[str], command_type: type[Command]) -> Com
     return command_type(**{f.name: parts[f.type] for f in fields if f.type in parts})
 
 
+def _description(command_type: type[Any]) -> str:
+    """The docstring, wrapped by words: tyro leaves that to the terminal, which cuts them.
+
+    tyro joins lines again, but not those that begin with a space.
+    """
+    width = shutil.get_terminal_size().columns - 1
+    paragraphs = inspect.cleandoc(command_type.__doc__ or "").split("\n\n")
+    return "\n\n".join(
+        textwrap.fill(paragraph, width, subsequent_indent=" ") for paragraph in paragraphs
+    )
+
+
 def run_command(
     module: str,
     command_type: type[Command],
@@ -76,17 +93,21 @@ def run_command(
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may be no text at all
     console = Console(markup=False, emoji=False)
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = tyro.cli(
-        command_type,
-        args=arguments,
-        default=_with_defaults(arguments, command_type),
-        prog=f"python -m {module}",
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
     try:
+        command = tyro.cli(
+            command_type,
+            args=arguments,
+            default=_with_defaults(arguments, command_type),
+            prog=f"python -m {module}",
+            description=_description(command_type),
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
         return run(command, console)
     except InputError as error:
         message, code = str(error), BAD_INPUT
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         message, code = fault(error), NOT_SAVED
     console.print(f"Error: {message}", style="red", highlight=False, soft_wrap=True)

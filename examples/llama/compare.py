@@ -122,7 +122,7 @@ def compare(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def _bytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB"
+    return f"{count / 2**20:.2f} MiB"
 
 
 def _reached(row: dict[str, Any]) -> str:

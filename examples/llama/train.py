@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 import contextlib
 import dataclasses
+import itertools
 import signal
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,15 @@ from examples.llama.checkpoint import Checkpoints, Identity, SaveError
 from examples.llama.command import NOT_SAVED, run_command
 from examples.llama.conclusion import conclude
 from examples.llama.config import CorpusConfig, Experiment, RunConfig, as_json
-from examples.llama.loop import DivergedError, Savepoint, Task, Validated, fit, prepare
+from examples.llama.loop import (
+    Compiled,
+    DivergedError,
+    Savepoint,
+    Task,
+    Validated,
+    fit,
+    prepare,
+)
 from examples.llama.loss import Validation
 from examples.llama.mesh import place
 from examples.llama.optimizers import settle
@@ -31,6 +40,7 @@ from examples.llama.processes import (
     is_main_process,
     join_processes,
 )
+from examples.llama.progress import header
 from examples.llama.records import write_json
 from examples.llama.run_folder import RunFolder
 from examples.llama.step import check_layerwise
@@ -158,8 +168,9 @@ def _train(
     def say(line: str) -> None:
         console.print(line, soft_wrap=True)
 
+    say(header(experiment, placement, folder.path))
+    signals = StopSignals(console)
     with (
-        StopSignals(console) as signals,
         Checkpoints(folder.checkpoints, identity, run.keep) as checkpoints,
         _iterating(task) as batches,
     ):
@@ -172,21 +183,33 @@ def _train(
             done, mark = saved["step"], saved["metrics"]
             say(f"Going on in {folder.path} after step {done}")
         elapsed, whole = from_main_process(lambda: folder.cut_back(done, mark, say))
+        again = not whole and task.validates_after(done)
+        validated = Validated(done, task.validate(state.params)) if again else None
+        events = fit(
+            task,
+            state,
+            batches,
+            save_every=run.save_every,
+            should_stop=lambda: signals.received is not None,
+        )
+        if done < experiment.setup.steps:
+            say("Compiling the train step ...")
+        # Ctrl-C ends the process at once until there is something to be saved
+        for compiled in itertools.islice(events, 1):
+            assert isinstance(compiled, Compiled)
+            say(f"Compiled in {compiled.seconds:.1f} s")
         last = done
-        with watching(experiment, folder, run, identity.config, done, elapsed, console) as watch:
-            if not whole and task.validates_after(done):
-                watch(Validated(done, task.validate(state.params)))
-            for event in fit(
-                task,
-                state,
-                batches,
-                save_every=run.save_every,
-                should_stop=lambda: signals.received is not None,
-            ):
+        with (
+            signals,
+            watching(experiment, folder, run, identity.config, done, elapsed, console) as watch,
+        ):
+            if validated is not None:
+                watch(validated)
+            for event in events:
                 if isinstance(event, Savepoint):
                     checkpoints.save(event.number, event.state, batches, watch.sync())
                     state, last = event.state, event.number
-                else:
+                elif not isinstance(event, Compiled):
                     watch(event)
     if last != experiment.setup.steps:
         console.print(

@@ -1,6 +1,6 @@
 """The embedded corpus: the Python standard library's own source.
 
-It is on every machine that can run this example: about 12 MB of real text, no download. Training
+It is on every machine that can run this example: about 12 MiB of real text, no download. Training
 and validation text are split by file, so that no validation text has a beginning in the training
 text.
 """
