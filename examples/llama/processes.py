@@ -8,6 +8,7 @@ costs nothing.
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from examples.llama.options import Checked, Count, InputError, Natural
+from examples.llama.options import Checked, Count, InputError, Natural, Positive
+from examples.llama.rendezvous import meet
 
 AUTO = "auto"
 """The coordinator that the cluster names."""
@@ -36,13 +38,15 @@ class DistributedConfig(Checked):
     """Number of processes."""
     process_id: Natural | None = None
     """Number of this process, from 0, which prints and writes the records."""
+    join_timeout: Positive = 300.0
+    """Seconds to wait for all processes before it is said who is missing."""
 
 
 def join_processes(config: DistributedConfig) -> None:
     """Connect to the other processes, if there are any; before anything else is done with JAX.
 
     Raises:
-        InputError: the options are incomplete, or there is no cluster to ask.
+        InputError: the options are incomplete, there is no cluster to ask, or a process is missing.
     """
     processes, number = config.processes, config.process_id
     if config.coordinator is None:
@@ -53,7 +57,11 @@ def join_processes(config: DistributedConfig) -> None:
             )
     elif config.coordinator == AUTO:
         try:
-            jax.distributed.initialize(num_processes=processes, process_id=number)
+            jax.distributed.initialize(
+                num_processes=processes,
+                process_id=number,
+                initialization_timeout=math.ceil(config.join_timeout),
+            )
         except ValueError as error:
             raise InputError(
                 f"--coordinator auto finds no cluster ({error}); give --coordinator host:port, "
@@ -61,13 +69,14 @@ def join_processes(config: DistributedConfig) -> None:
             ) from error
     else:
         host, _, port = config.coordinator.rpartition(":")
-        if not host or not port.isdecimal():
+        if not host or not port.isdecimal() or int(port) >= 2**16:
             raise InputError(f"--coordinator {config.coordinator} is not host:port, nor auto")
         if processes is None or number is None or not 0 <= number < processes:
             raise InputError(
                 f"--coordinator {config.coordinator} needs --processes, their number, and "
                 f"--process-id, from 0 to one less; they are {processes} and {number}"
             )
+        meet(host.strip("[]"), int(port), processes, number, config.join_timeout)
         jax.distributed.initialize(config.coordinator, processes, number)
 
 
