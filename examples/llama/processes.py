@@ -6,10 +6,13 @@ or what is in a folder, is therefore shared before it decides anything. With one
 costs nothing.
 """
 
+import contextlib
 import functools
 import json
 import math
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +24,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from examples.llama.options import Checked, Count, InputError, Natural, Positive
+from examples.llama.records import fault
 from examples.llama.rendezvous import meet
 
 AUTO = "auto"
@@ -78,6 +82,42 @@ def join_processes(config: DistributedConfig) -> None:
             )
         meet(host.strip("[]"), int(port), processes, number, config.join_timeout)
         jax.distributed.initialize(config.coordinator, processes, number)
+
+
+LOST = 4
+"""Exit code of a process whose others are gone."""
+
+
+def leave(code: int) -> int:
+    """End with this exit code; of several processes this one ends at once.
+
+    A process that ends in the usual way waits for the others, which wait for it.
+    """
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+@contextlib.contextmanager
+def leaving_together() -> Iterator[None]:
+    """End this process with a line if one of the others ends while they compute together."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            f"Stopped: another process is gone ({str(error).splitlines()[0][:200]}). The "
+            f"checkpoints are whole; start all processes again to go on",
+            flush=True,
+        )
+        leave(LOST)
+    except OSError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"Error: {fault(error)}", flush=True)
+        leave(LOST)
 
 
 def is_main_process() -> bool:

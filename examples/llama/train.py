@@ -39,6 +39,8 @@ from examples.llama.processes import (
     from_main_process,
     is_main_process,
     join_processes,
+    leave,
+    leaving_together,
 )
 from examples.llama.progress import header
 from examples.llama.records import write_json
@@ -108,7 +110,7 @@ def train(
             return DIVERGED
         except SaveError as error:
             console.print(f"Stopped: {error}", soft_wrap=True)
-            return NOT_SAVED
+            return leave(NOT_SAVED)
 
 
 @contextlib.contextmanager
@@ -254,9 +256,10 @@ def run(command: Command, console: Console) -> int:
     experiment = settled(command.experiment)
     folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
     corpus = load_corpus(command.corpus, experiment.setup.model.vocabulary, console)
-    return train(
-        experiment, corpus, folder, command.run, console, command.corpus, fresh=command.fresh
-    )
+    with leaving_together():
+        return train(
+            experiment, corpus, folder, command.run, console, command.corpus, fresh=command.fresh
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

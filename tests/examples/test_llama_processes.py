@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from examples.llama.command import NOT_SAVED
 from examples.llama.config import CorpusConfig, InputError
 from examples.llama.processes import (
+    LOST,
     Agreement,
     DistributedConfig,
     from_main_process,
@@ -152,6 +154,20 @@ def test_pair_killed_and_stopped_on_changing_meshes_trains_as_one_device_does(
             # every loss is a mean over hundreds of tokens, whose roundings average out
             tolerance = 30 * np.finfo(np.float32).eps
             np.testing.assert_allclose(_figures(folder, name), _figures(alone, name), tolerance)
+
+
+def test_process_whose_other_is_killed_ends_with_a_line(options: list[str], tmp_path: Path) -> None:
+    longer = [*options, "--steps", "100000", "--mesh", "8", "1", "1"]
+    pair = _Pair(longer, tmp_path / "run", tmp_path / "compiled")
+    try:
+        pair.wait_until(lambda: pair.step >= 2)
+        pair.processes[1].kill()
+        code, _ = pair.end()
+    finally:
+        pair.kill()
+    assert code in (NOT_SAVED, LOST), pair.output(0)  # whichever it was doing
+    assert "Stopped: " in pair.output(0)
+    assert "Traceback" not in pair.output(0)
 
 
 def test_what_process_0_refuses_ends_both(options: list[str], tmp_path: Path) -> None:
