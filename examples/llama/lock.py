@@ -30,19 +30,25 @@ class _Lock:
             while True:
                 self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
                 try:
-                    fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    holder = os.read(self._handle, 1000).decode(errors="replace").strip()
+                    self._take(folder)
+                    if self._is_there():
+                        return
+                except BaseException:
                     os.close(self._handle)
-                    raise InputError(
-                        f"{folder} is in use by {holder or 'another process'}; let it finish or "
-                        f"stop it, or choose another folder with --run-dir"
-                    ) from None
-                if self._is_there():
-                    break
+                    raise
                 os.close(self._handle)  # its holder let go of it, and removed it, in between
-            os.truncate(self._handle, 0)
-            os.write(self._handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+    def _take(self, folder: Path) -> None:
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._handle, 1000).decode(errors="replace").strip()
+            raise InputError(
+                f"{folder} is in use by {holder or 'another process'}; let it finish or stop it, "
+                f"or choose another folder with --run-dir"
+            ) from None
+        os.truncate(self._handle, 0)
+        os.write(self._handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def _is_there(self) -> bool:
         try:
