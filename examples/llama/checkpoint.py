@@ -10,10 +10,12 @@ or belong elsewhere.
 
 import contextlib
 import errno
+import gc
 import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,10 @@ class Position(Protocol):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to a place."""
         ...
+
+
+_LOGS = ("absl", "asyncio")
+"""Where orbax and its reads log."""
 
 
 class SaveError(Exception):
@@ -108,6 +114,15 @@ def fingerprint(state: Any) -> jax.Array:
     return jnp.stack([of(leaf) for leaf in jax.tree.leaves(state)])
 
 
+def _collect_quietly() -> None:
+    """Collect what orbax leaves of a read that failed: coroutines that complain when they go."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+
 def _reason(error: BaseException) -> str:
     """The innermost cause, in a line."""
     while error.__cause__ is not None:
@@ -151,9 +166,10 @@ class Checkpoints:
         self._response: Any = None
 
     def __enter__(self) -> "Checkpoints":
-        """Return itself. Until the end orbax's log is off: errors are raised, and said once."""
-        self._level = logging.getLogger("absl").level
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        """Return itself. Until the end orbax's logs are off: errors are raised, and said once."""
+        self._levels = {name: logging.getLogger(name).level for name in _LOGS}
+        for name in _LOGS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         return self
 
     def __exit__(
@@ -171,7 +187,8 @@ class Checkpoints:
                 finally:
                     self._checkpointer.close()
         finally:
-            logging.getLogger("absl").setLevel(self._level)
+            for name, level in self._levels.items():
+                logging.getLogger(name).setLevel(level)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -250,6 +267,7 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
+        fault = None
         try:
             saved = self._checkpointer.checkpointables_metadata(step).custom_metadata
             if not isinstance(saved, dict) or "seal" not in saved:
@@ -264,7 +282,10 @@ class Checkpoints:
         except DamagedError:
             raise
         except Exception as error:
-            raise DamagedError(_reason(error)) from error
+            fault = _reason(error)
+        if fault is not None:
+            _collect_quietly()
+            raise DamagedError(fault)
         if [int(number) for number in fingerprint(state)] != saved["fingerprint"]:
             raise DamagedError("an array is not what was saved")
         return state, saved

@@ -1,5 +1,6 @@
 """A trained model, read back from its run's folder."""
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
-from examples.llama.checkpoint import Checkpoints, DamagedError
+from examples.llama.checkpoint import Checkpoints, DamagedError, Identity
 from examples.llama.config import CorpusConfig, Experiment
 from examples.llama.model import Params
 from examples.llama.options import Checked, InputError, Natural, from_json
 from examples.llama.records import read_json
 from examples.llama.run_folder import RunFolder
-from examples.llama.step import initial_state
+from examples.llama.step import TrainState, initial_state
 from examples.llama.text.corpus import Corpus, load_corpus
 
 
@@ -90,24 +91,42 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
             f"but this is {corpus.tokenizer.name}; choose that one with --tokenizer"
         )
     like = initial_state(experiment, layerwise=identity.config.get("layerwise", False))
-    with Checkpoints(folder.checkpoints, identity, writable=False) as checkpoints:
-        while True:
-            steps = checkpoints.steps()
-            if not steps or config.step not in (None, *steps):
-                raise InputError(
-                    f"{folder.checkpoints} has no checkpoint of step {config.step}, but of {steps}"
-                    if steps
-                    else f"{folder.checkpoints} has no checkpoint"
-                )
-            step = steps[0] if config.step is None else config.step
-            try:
-                state, _ = checkpoints.load(step, like)
-            except DamagedError as error:
-                checkpoints.look_again()
-                if config.step is None and checkpoints.steps()[:1] != [step]:
-                    continue  # the run that is still training has saved another, and removed this
-                raise InputError(
-                    f"the checkpoint of step {step} in {folder.checkpoints} cannot be used: "
-                    f"{error}; choose another with --step, there are {steps}"
-                ) from error
+    for _ in range(_TRIES):
+        with contextlib.suppress(_RemovedError, FileNotFoundError):
+            step, state = _load(config, folder, identity, like)
             return Trained(step, experiment, state.params, corpus)
+    raise InputError(
+        f"{folder.checkpoints} cannot be read: the run that still trains removes its checkpoints "
+        f"faster; let it --keep more of them"
+    )
+
+
+_TRIES = 20
+
+
+class _RemovedError(Exception):
+    """The run that is still training has saved another checkpoint, and removed this one."""
+
+
+def _load(
+    config: TrainedConfig, folder: RunFolder, identity: Identity, like: TrainState
+) -> tuple[int, TrainState]:
+    with Checkpoints(folder.checkpoints, identity, writable=False) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps or config.step not in (None, *steps):
+            raise InputError(
+                f"{folder.checkpoints} has no checkpoint of step {config.step}, but of {steps}"
+                if steps
+                else f"{folder.checkpoints} has no checkpoint"
+            )
+        step = steps[0] if config.step is None else config.step
+        try:
+            return step, checkpoints.load(step, like)[0]
+        except DamagedError as error:
+            checkpoints.look_again()
+            if config.step is None and checkpoints.steps()[:1] != [step]:
+                raise _RemovedError from error
+            raise InputError(
+                f"the checkpoint of step {step} in {folder.checkpoints} cannot be used: {error}; "
+                f"choose another with --step, there are {steps}"
+            ) from error

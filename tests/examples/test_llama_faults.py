@@ -245,7 +245,7 @@ def test_checkpoint_carries_its_configuration(
         with pytest.raises(DamagedError):
             checkpoints.load(7, initial_state(experiment))
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert saved["config"] | {"run": saved["run"]} == config
+    assert saved["config"] | {"run": saved["run"], "earlier_texts": []} == config
 
 
 def test_saves_give_back_their_descriptors_and_threads(

@@ -141,7 +141,6 @@ def test_text_begins_with_the_prompt_and_is_that_of_the_checkpoint(
     ("options", "message"),
     [
         (["--prompt", ""], "cannot continue '' .* the prompt needs at least one token"),
-        (["--temperature", "0"], "the temperature must be positive"),
     ],
 )
 def test_text_that_cannot_be_continued_is_refused(
