@@ -43,8 +43,17 @@ class Position(Protocol):
         ...
 
 
-_LOGS = ("absl", "asyncio")
-"""Where orbax and its reads log."""
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Turn off where orbax and its reads log: errors are raised, and said once."""
+    levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 class SaveError(Exception):
@@ -155,21 +164,21 @@ class Checkpoints:
         self.folder, self._identity = folder.absolute(), identity
         if not writable and not self.folder.is_dir():
             raise InputError(f"{folder} does not exist: there is no checkpoint to read")
-        self._checkpointer = ocp.training.Checkpointer(
-            self.folder,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep)
-            if writable
-            else None,
-            cleanup_tmp_directories=writable,
-        )
+        with _quiet():
+            self._checkpointer = ocp.training.Checkpointer(
+                self.folder,
+                preservation_policy=ocp.training.preservation_policies.LatestN(keep)
+                if writable
+                else None,
+                cleanup_tmp_directories=writable,
+            )
         self._saving: int | None = None
         self._response: Any = None
 
     def __enter__(self) -> "Checkpoints":
-        """Return itself. Until the end orbax's logs are off: errors are raised, and said once."""
-        self._levels = {name: logging.getLogger(name).level for name in _LOGS}
-        for name in _LOGS:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        """Return itself. Until the end orbax's logs are off."""
+        self._quiet = _quiet()
+        self._quiet.__enter__()
         return self
 
     def __exit__(
@@ -187,8 +196,7 @@ class Checkpoints:
                 finally:
                     self._checkpointer.close()
         finally:
-            for name, level in self._levels.items():
-                logging.getLogger(name).setLevel(level)
+            self._quiet.__exit__(None, None, None)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

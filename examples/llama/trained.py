@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from examples.llama.checkpoint import Checkpoints, DamagedError, Identity
 from examples.llama.config import CorpusConfig, Experiment
+from examples.llama.lock import LOCK
 from examples.llama.model import Params
 from examples.llama.options import Checked, InputError, Natural, from_json
 from examples.llama.records import read_json
@@ -96,12 +98,12 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
             step, state = _load(config, folder, identity, like)
             return Trained(step, experiment, state.params, corpus)
     raise InputError(
-        f"{folder.checkpoints} cannot be read: the run that still trains removes its checkpoints "
-        f"faster; let it --keep more of them"
+        f"{folder.checkpoints} has no checkpoint that stays long enough to be read, or none yet; "
+        f"try again later, or let the run --keep more of them"
     )
 
 
-_TRIES = 20
+_TRIES, _PAUSE = 20, 0.1
 
 
 class _RemovedError(Exception):
@@ -113,6 +115,9 @@ def _load(
 ) -> tuple[int, TrainState]:
     with Checkpoints(folder.checkpoints, identity, writable=False) as checkpoints:
         steps = checkpoints.steps()
+        if not steps and (folder.path / LOCK).exists():
+            time.sleep(_PAUSE)
+            raise _RemovedError
         if not steps or config.step not in (None, *steps):
             raise InputError(
                 f"{folder.checkpoints} has no checkpoint of step {config.step}, but of {steps}"
