@@ -164,6 +164,8 @@ class Checkpoints:
         self.folder, self._identity = folder.absolute(), identity
         if not writable and not self.folder.is_dir():
             raise InputError(f"{folder} does not exist: there is no checkpoint to read")
+        if writable:
+            self.folder.mkdir(parents=True, exist_ok=True)
         with _quiet():
             self._checkpointer = ocp.training.Checkpointer(
                 self.folder,

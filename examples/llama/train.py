@@ -180,6 +180,8 @@ def _train(
         done, mark = 0, {}
         if restored is None:
             state = task.initial_state()
+            if folder.metrics.exists():
+                say(f"{folder.checkpoints} has no checkpoint: starting at the beginning")
         else:
             state, saved = restored
             done, mark = saved["step"], saved["metrics"]

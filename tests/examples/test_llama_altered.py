@@ -27,7 +27,7 @@ from examples.llama.config import (
 from examples.llama.records import read_lines
 from examples.llama.run_folder import RunFolder
 from examples.llama.text.corpus import Corpus
-from examples.llama.train import settled, train
+from examples.llama.train import main, settled, train
 from tests.examples.damage import reads_damaged
 from tests.examples.trajectories import stop_after
 
@@ -254,6 +254,32 @@ def test_summary_of_something_else_is_refused(
     (run / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(InputError, match=rf"summary\.json .*{message}"):
         _train(corpus, run)
+
+
+def test_run_whose_checkpoints_are_gone_says_that_it_starts_again(
+    corpus: Corpus, whole: Path, run: Path
+) -> None:
+    shutil.rmtree(run / "checkpoints")
+    code, output = _train(corpus, run)
+    assert code == 0
+    assert "has no checkpoint: starting at the beginning" in output
+    assert _losses(run, "loss") == _losses(whole, "loss")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "summary.json", "source.json"])
+def test_what_is_in_the_way_is_named(
+    name: str, run: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--optimizer", "sgd", "--steps", str(STEPS), "--run-dir", str(run)]
+    if (run / name).is_dir():
+        shutil.rmtree(run / name)
+        (run / name).write_text("a file")
+    else:
+        (run / name).unlink(missing_ok=True)
+        (run / name).mkdir()
+    assert main([*tiny_options, *options]) == 3
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"Error: {run / name}: ")
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
