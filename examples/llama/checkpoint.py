@@ -3,14 +3,21 @@
 Training draws nothing at random beyond the initial weights and the order of the data. Both follow
 from the seeds in the configuration, which each checkpoint carries: there is no other random state.
 Orbax writes to a temporary folder and renames it, so that a run killed at any moment leaves whole
-checkpoints only; a fingerprint of every array's bits tells those that were damaged later.
+checkpoints only. A fingerprint of every array's bits, and a seal over everything beside them (run,
+step, configuration, position in the data, metrics), tell those that were damaged or altered later,
+or belong elsewhere.
 """
 
 import contextlib
 import errno
+import gc
+import hashlib
+import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -36,12 +43,61 @@ class Position(Protocol):
         ...
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Turn off where orbax and its reads log: errors are raised, and said once."""
+    levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
 class SaveError(Exception):
     """A checkpoint could not be written; those before it are whole."""
 
 
 class DamagedError(Exception):
-    """A checkpoint's content is not what was saved."""
+    """A checkpoint's content is not what was saved, or not by this run."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which run saves and reads checkpoints."""
+
+    run: str
+    """The run's own name."""
+    config: Mapping[str, Any]
+    """Its configuration; the number of steps may have been smaller before."""
+    texts: Sequence[str]
+    """The names of its text, now and before."""
+
+    def check(self, saved: Mapping[str, Any]) -> None:
+        """Check that a checkpoint with this beside it is the run's.
+
+        Raises:
+            DamagedError: it is not.
+        """
+        if saved["run"] != self.run:
+            raise DamagedError("it is of another run")
+        if _comparable(saved["config"]) != _comparable(self.config):
+            raise DamagedError("it is of another configuration")
+        if saved["config"]["corpus"] not in self.texts:
+            raise DamagedError("it was trained on another text")
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    setup = {name: value for name, value in config["setup"].items() if name != "steps"}
+    return {**config, "setup": setup, "corpus": None}
+
+
+def _seal(saved: Mapping[str, Any]) -> str:
+    """The digest of everything that is saved beside the arrays."""
+    sealed = {name: value for name, value in saved.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
 @jax.jit
@@ -67,6 +123,15 @@ def fingerprint(state: Any) -> jax.Array:
     return jnp.stack([of(leaf) for leaf in jax.tree.leaves(state)])
 
 
+def _collect_quietly() -> None:
+    """Collect what orbax leaves of a read that failed: coroutines that complain when they go."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+
 def _reason(error: BaseException) -> str:
     """The innermost cause, in a line."""
     while error.__cause__ is not None:
@@ -84,24 +149,38 @@ def _is_full(error: BaseException) -> bool:
 class Checkpoints:
     """The newest few checkpoints below a folder; use it as a context manager."""
 
-    def __init__(self, folder: Path, keep: int = 1, *, writable: bool = True):
-        """Open `folder`; a writable one is created, and cleared of what a killed run left."""
-        self.folder = folder.absolute()
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity | None = None,
+        keep: int = 1,
+        *,
+        writable: bool = True,
+    ):
+        """Open `folder`; a writable one is created, and cleared of what a killed run left.
+
+        Without `identity`, checkpoints of any run can be read, and none can be saved.
+        """
+        self.folder, self._identity = folder.absolute(), identity
         if not writable and not self.folder.is_dir():
             raise InputError(f"{folder} does not exist: there is no checkpoint to read")
-        self._checkpointer = ocp.training.Checkpointer(
-            self.folder,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep)
-            if writable
-            else None,
-            cleanup_tmp_directories=writable,
-        )
+        if writable:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with _quiet():
+            self._checkpointer = ocp.training.Checkpointer(
+                self.folder,
+                preservation_policy=ocp.training.preservation_policies.LatestN(keep)
+                if writable
+                else None,
+                cleanup_tmp_directories=writable,
+            )
         self._saving: int | None = None
+        self._response: Any = None
 
     def __enter__(self) -> "Checkpoints":
-        """Return itself. Until the end orbax's log is off: errors are raised, and said once."""
-        self._level = logging.getLogger("absl").level
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        """Return itself. Until the end orbax's logs are off."""
+        self._quiet = _quiet()
+        self._quiet.__enter__()
         return self
 
     def __exit__(
@@ -114,9 +193,12 @@ class Checkpoints:
         try:
             # an error under way is the one to hear of, and a failed save is raised again by close
             with contextlib.suppress(Exception) if error is not None else self._writing():
-                self._checkpointer.close()
+                try:
+                    self._wait()
+                finally:
+                    self._checkpointer.close()
         finally:
-            logging.getLogger("absl").setLevel(self._level)
+            self._quiet.__exit__(None, None, None)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -125,105 +207,146 @@ class Checkpoints:
         except (SaveError, KeyboardInterrupt, SystemExit):
             raise
         except Exception as error:
-            why = "the disk is full" if _is_full(error) else _reason(error)
+            why = "the disk is full; make room" if _is_full(error) else _reason(error)
             raise SaveError(
                 f"cannot save step {self._saving} in {self.folder}: {why}. The checkpoints before "
-                f"it are whole; make room, and the same command goes on after the newest"
+                f"it are whole, and the same command goes on after the newest"
             ) from error
+
+    def _wait(self) -> None:
+        """Wait for the save under way, whose response holds a thread and descriptors till then."""
+        response, self._response = self._response, None
+        if response is not None:
+            response.result()
+        self._checkpointer.wait()
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, the newest first, after any save under way."""
         with self._writing():
-            self._checkpointer.wait()
+            self._wait()
         return sorted((found.step for found in self._checkpointer.checkpoints), reverse=True)
 
+    def look_again(self) -> None:
+        """See what another process has saved and removed since the folder was opened."""
+        self._checkpointer.reload()
+
     def save(
-        self, step: int, state: TrainState, position: Position, config: Mapping[str, Any]
+        self,
+        step: int,
+        state: TrainState,
+        position: Position,
+        metrics: Mapping[str, Any] | None = None,
     ) -> None:
         """Save in the background; the state may be donated as soon as this returns.
+
+        `metrics` is the mark of the metrics up to this step.
 
         Raises:
             SaveError: this save, or the one before it, failed or would not fit on the disk.
         """
+        assert self._identity is not None
         with self._writing():
-            self._checkpointer.wait()
+            self._wait()
             self._saving = step
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             free = shutil.disk_usage(self.folder).free
             if free < needed:
                 raise OSError(errno.ENOSPC, f"{needed} bytes are needed, {free} are free")
-            self._checkpointer.save_checkpointables_async(
+            beside = {
+                "run": self._identity.run,
+                "step": step,
+                "config": dict(self._identity.config),
+                "position": position.get_state(),
+                "metrics": dict(metrics or {}),
+                "fingerprint": [int(number) for number in fingerprint(state)],
+            }
+            self._response = self._checkpointer.save_checkpointables_async(
                 step,
                 {"state": state},
                 # without force, orbax leaves a checkpoint out while the one before is under way
                 force=True,
-                custom_metadata={
-                    "position": position.get_state(),
-                    "fingerprint": [int(number) for number in fingerprint(state)],
-                    "config": dict(config),
-                },
+                custom_metadata=beside | {"seal": _seal(beside)},
             )
 
     def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of `step`, shaped and sharded as `like`, and what was saved beside it.
 
         Raises:
-            DamagedError: it is not, bit for bit, what was saved.
+            DamagedError: it is not, bit for bit, what was saved, or not by this run.
         """
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
+        fault = None
         try:
             saved = self._checkpointer.checkpointables_metadata(step).custom_metadata
+            if not isinstance(saved, dict) or "seal" not in saved:
+                raise DamagedError("its metadata are missing")
+            if saved["seal"] != _seal(saved):
+                raise DamagedError("its metadata are not what was saved")
+            if saved["step"] != step:
+                raise DamagedError(f"it was saved at step {saved['step']}")
+            if self._identity is not None:
+                self._identity.check(saved)
             state = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
+        except DamagedError:
+            raise
         except Exception as error:
-            raise DamagedError(_reason(error)) from error
-        if not saved or "fingerprint" not in saved:
-            raise DamagedError("its metadata are missing")
+            fault = _reason(error)
+        if fault is not None:
+            _collect_quietly()
+            raise DamagedError(fault)
         if [int(number) for number in fingerprint(state)] != saved["fingerprint"]:
             raise DamagedError("an array is not what was saved")
         return state, saved
 
     def restore_newest(
         self, like: TrainState, position: Position, report: Callable[[str], None]
-    ) -> tuple[int, TrainState] | None:
-        """Load the newest checkpoint that is not damaged, and go to its place in the data.
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """Load the newest checkpoint that can be used, and go to its place in the data.
 
-        Damaged ones are reported, and moved out of the way, to a folder `damaged` beside the
-        checkpoints. None if there is no checkpoint at all.
+        Those that are damaged, altered or of another run are reported, and moved out of the way, to
+        a folder `damaged` beside the checkpoints.
+
+        Returns:
+            The state, and what was saved beside it; None if there is no checkpoint at all.
 
         Raises:
-            InputError: there are checkpoints, but all are damaged.
+            InputError: there are checkpoints, but none can be used.
         """
         damaged: list[int] = []
         for step in self.steps():
-            loaded = self._load_or_report(step, like, report)
+            loaded = self._load_or_report(step, like, position, report)
             if loaded is None:
                 damaged.append(step)
                 continue
-            state, saved = loaded
-            position.set_state(saved["position"])
             from_main_process(lambda: self._move_aside(damaged))
             if damaged:
                 self._checkpointer.reload()
-            return step, state
+            return loaded
         if damaged:
             raise InputError(
-                f"all checkpoints in {self.folder} are damaged, steps {damaged}; to start over, "
+                f"no checkpoint in {self.folder} can be used, of steps {damaged}; to start over, "
                 f"add --fresh, which moves the run's folder aside"
             )
         return None
 
     def _load_or_report(
-        self, step: int, like: TrainState, report: Callable[[str], None]
+        self, step: int, like: TrainState, position: Position, report: Callable[[str], None]
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        loaded, damage = None, "another process could not read it"
+        loaded, fault = None, "another process could not read it"
         try:
             loaded = self.load(step, like)
+            try:
+                position.set_state(loaded[1]["position"])
+            except (
+                Exception
+            ) as error:  # whatever the iterator makes of a place that it cannot be at
+                loaded, fault = None, f"its position in the data does not fit: {_reason(error)}"
         except DamagedError as error:
-            damage = str(error)
+            fault = str(error)
         if Agreement(lambda: loaded is None).now():
-            report(f"The checkpoint of step {step} in {self.folder} is damaged: {damage}")
+            report(f"The checkpoint of step {step} in {self.folder} is not used: {fault}")
             return None
         return loaded
 

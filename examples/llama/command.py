@@ -3,8 +3,13 @@
 import argparse
 import contextlib
 import dataclasses
+import inspect
 import io
+import os
+import shutil
+import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -14,12 +19,16 @@ from rich.console import Console
 from examples.llama.config import CorpusConfig, Experiment, InputError, OptimizerConfig, Setup
 from examples.llama.optimizers import RECIPES, settle
 from examples.llama.presets import PRESETS, Preset
+from examples.llama.records import fault
 
 Command = TypeVar("Command")
 Name = TypeVar("Name", bound=str)
 
 BAD_INPUT = 2
 """Exit code of a command that cannot be carried out as given."""
+
+NOT_SAVED = 3
+"""Exit code of a command that could not read or write a file, on a full disk for example."""
 
 
 def chosen_preset(arguments: Sequence[str]) -> Preset:
@@ -56,6 +65,18 @@ def _with_defaults(arguments: Sequence[str], command_type: type[Command]) -> Com
     return command_type(**{f.name: parts[f.type] for f in fields if f.type in parts})
 
 
+def _description(command_type: type[Any]) -> str:
+    """The docstring, wrapped by words: tyro leaves that to the terminal, which cuts them.
+
+    tyro joins lines again, but not those that begin with a space.
+    """
+    width = shutil.get_terminal_size().columns - 1
+    paragraphs = inspect.cleandoc(command_type.__doc__ or "").split("\n\n")
+    return "\n\n".join(
+        textwrap.fill(paragraph, width, subsequent_indent=" ") for paragraph in paragraphs
+    )
+
+
 def run_command(
     module: str,
     command_type: type[Command],
@@ -65,19 +86,29 @@ def run_command(
     """Parse the arguments, by default the process's own, and run; return the exit code.
 
     `--preset` chooses the defaults of all other options, those of an optimizer together with
-    `--optimizer`. An `InputError` ends the command with its message.
+    `--optimizer`. An `InputError` ends the command with its message, and so does a file that cannot
+    be read or written.
     """
-    console = Console()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be no text at all
+    console = Console(markup=False, emoji=False)
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = tyro.cli(
-        command_type,
-        args=arguments,
-        default=_with_defaults(arguments, command_type),
-        prog=f"python -m {module}",
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
     try:
+        command = tyro.cli(
+            command_type,
+            args=arguments,
+            default=_with_defaults(arguments, command_type),
+            prog=f"python -m {module}",
+            description=_description(command_type),
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
         return run(command, console)
     except InputError as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
+        message, code = str(error), BAD_INPUT
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        message, code = fault(error), NOT_SAVED
+    console.print(f"Error: {message}", style="red", highlight=False, soft_wrap=True)
+    return code

@@ -1,5 +1,10 @@
 """Compare optimizers on the same weights and batches: `python -m examples.llama.compare`."""
 
+from examples.llama.interrupt import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +24,13 @@ from examples.llama.config import (
     Setup,
     as_json,
 )
+from examples.llama.lock import LockedFolder
 from examples.llama.loss import Validation
 from examples.llama.optimizers import RECIPES, rates_text, settle
 from examples.llama.plot import Curve, plot_comparison
-from examples.llama.records import read_lines, write_json
-from examples.llama.run_folder import RunFolder
-from examples.llama.text.corpus import load_corpus
+from examples.llama.records import write_json
+from examples.llama.run_folder import RunFolder, read_metrics
+from examples.llama.text.corpus import Corpus, load_corpus
 from examples.llama.train import DIVERGED, train
 
 REFERENCE: OptimizerName = "adamw"
@@ -88,10 +94,10 @@ def tokens_to_reach(target: float, curve: Curve) -> float | None:
 
 def read_entry(name: OptimizerName, experiment: Experiment, folder: RunFolder) -> Entry:
     """Read what a run left in its folder."""
-    points = [line for line in read_lines(folder.metrics) if "validation_loss" in line]
+    points = [line for line in read_metrics(folder.metrics) if "validation_loss" in line]
     curve = [line["tokens"] for line in points], [line["validation_loss"] for line in points]
     settings = {key: value for key, value in as_json(experiment.optimizer).items() if key != "name"}
-    return Entry(name, settings, curve, folder.result())
+    return Entry(name, settings, curve, folder.result(experiment.setup.steps))
 
 
 def compare(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -109,13 +115,14 @@ def compare(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             if base is not None:
                 reached = tokens_to_reach(base["validation_loss"], entry.curve)
                 row["tokens_to_reach_reference"] = reached
-                row["speed_ratio"] = row["tokens_per_second"] / base["tokens_per_second"]
+                speeds = row["tokens_per_second"], base["tokens_per_second"]
+                row["speed_ratio"] = None if None in speeds else speeds[0] / speeds[1]
         rows.append(row)
     return rows
 
 
 def _bytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB"
+    return f"{count / 2**20:.2f} MiB"
 
 
 def _reached(row: dict[str, Any]) -> str:
@@ -126,6 +133,8 @@ def _reached(row: dict[str, Any]) -> str:
 
 
 def _speed(row: dict[str, Any]) -> str:
+    if row["tokens_per_second"] is None:
+        return "unknown"
     ratio = "" if row["speed_ratio"] is None else f" ({row['speed_ratio']:.2f})"
     return f"{row['tokens_per_second']:,.0f}{ratio}"
 
@@ -171,9 +180,22 @@ def run(command: Command, console: Console) -> int:
         for name in command.optimizers
     }
     corpus = load_corpus(command.corpus, command.setup.model.vocabulary, console)
-    whole = RunFolder(command.run_dir)
-    if command.fresh and (aside := whole.move_aside()) is not None:
-        console.print(f"Moved {whole.path} aside to {aside}", soft_wrap=True)
+    whole = LockedFolder(command.run_dir)
+    aside = whole.lock(fresh=command.fresh)
+    try:
+        if aside is not None:
+            console.print(f"Moved {whole.path} aside to {aside}", soft_wrap=True)
+        return _run(command, experiments, corpus, console)
+    finally:
+        whole.unlock()
+
+
+def _run(
+    command: Command,
+    experiments: Mapping[OptimizerName, Experiment],
+    corpus: Corpus,
+    console: Console,
+) -> int:
     folders = {name: RunFolder(command.run_dir / name) for name in experiments}
     for name, experiment in experiments.items():
         console.rule(RECIPES[name].title)

@@ -1,6 +1,8 @@
 """What a finished run leaves: a sample of text, a picture, a summary."""
 
 import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -16,9 +18,8 @@ from examples.llama.optimizers import RECIPES
 from examples.llama.plot import plot_run
 from examples.llama.processes import is_main_process
 from examples.llama.recipes import MATRIX
-from examples.llama.records import read_lines
 from examples.llama.rules import LLAMA_RULES
-from examples.llama.run_folder import RunFolder
+from examples.llama.run_folder import RunFolder, read_metrics
 from examples.llama.sampling import generate
 from examples.llama.step import TrainState
 from examples.llama.text.corpus import Corpus
@@ -38,9 +39,11 @@ def conclude(
         return
     experiment = task.experiment
     recipe = RECIPES[experiment.optimizer.name]
-    lines = read_lines(folder.metrics)
+    total = experiment.setup.steps
+    lines = read_metrics(folder.metrics)
     steps = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation_loss" in line]
+    assert validations[-1]["step"] == total
     result = Validation.from_json(validations[-1])
     sample = None
     if jax.process_count() == 1:
@@ -61,17 +64,18 @@ def conclude(
         ),
     )
     audit = mo.audit(state.params, task.optimizer, axes=LLAMA_RULES)
-    last_tenth = steps[-max(1, len(steps) // 10) :]
+    speed = statistics.median(line["tokens_per_second"] for line in steps) if steps else None
     summary = {
-        "train_loss": statistics.fmean(line["loss"] for line in last_tenth),
+        "run": folder.identity().run,
+        "train_loss": _loss_of_last_tenth(steps, total),
         **result.as_json(),
-        "steps": experiment.setup.steps,
-        "tokens": experiment.setup.steps * experiment.setup.data.tokens_per_step,
+        "steps": total,
+        "tokens": total * experiment.setup.data.tokens_per_step,
         "parameters": audit.parameters,
         "parameter_bytes": audit.parameter_bytes,
         "state_bytes": audit.state_bytes,
         "state_bytes_matrices": audit.state_bytes_of(MATRIX),
-        "tokens_per_second": statistics.median(line["tokens_per_second"] for line in steps),
+        "tokens_per_second": speed,
         "seconds": lines[-1]["elapsed_seconds"],
         "sample": sample,
         "config": as_json(experiment),
@@ -84,7 +88,14 @@ def conclude(
         console.print(Panel(Text(sample), title="sample", title_align="left"))
     console.print(audit.summary(), soft_wrap=True)
     console.print(
-        f"{recipe.title}: {result}; {summary['tokens_per_second']:,.0f} tokens/s, "
+        f"{recipe.title}: {result}; {'unknown' if speed is None else f'{speed:,.0f}'} tokens/s, "
         f"{summary['seconds']:.0f} s; see {folder.path}",
         soft_wrap=True,
     )
+
+
+def _loss_of_last_tenth(steps: Sequence[Mapping[str, Any]], total: int) -> float | None:
+    """The mean training loss of the last tenth of all steps; None if one of them is missing."""
+    wanted = max(1, total // 10)
+    losses = [line["loss"] for line in steps if line["step"] > total - wanted]
+    return statistics.fmean(losses) if len(losses) == wanted else None

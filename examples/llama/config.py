@@ -1,12 +1,21 @@
 """What determines a training run: frozen dataclasses, from which the command line is made."""
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
+
+from examples.llama.options import (
+    Checked,
+    Count,
+    Decay,
+    InputError,
+    Natural,
+    NotNegative,
+    Positive,
+)
+from examples.llama.options import as_json as as_json
 
 OptimizerName = Literal[
     "sinkgd",
@@ -33,25 +42,21 @@ bfloat16: everything, as in the papers; rounding then keeps Adam's second moment
 The loss is float32 in all."""
 
 
-class InputError(ValueError):
-    """The command cannot be carried out as given; the message says what to change."""
-
-
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """The shape of the LLaMA; the defaults have 0.86 M parameters and train on a CPU."""
 
-    hidden: int = 128
+    hidden: Count = 128
     """Width of the residual stream."""
-    mlp: int = 344
+    mlp: Count = 344
     """Width inside the SwiGLU block."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads; they share the hidden width, and each needs an even part of it."""
-    layers: int = 4
+    layers: Count = 4
     """Decoder layers."""
-    vocabulary: int = 256
+    vocabulary: Count = 256
     """Number of tokens; 256 for bytes."""
-    rope_base: float = 10_000.0
+    rope_base: Positive = 10_000.0
     """Base of the rotary positions' frequencies."""
     precision: Precision = "float32"
     """float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16
@@ -64,6 +69,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that no model can have."""
+        super().__post_init__()
         if self.hidden % (2 * self.heads):
             raise InputError(
                 f"hidden width {self.hidden} cannot be split into {self.heads} heads of an even "
@@ -73,42 +79,38 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """How text becomes batches."""
 
-    batch_size: int = 16
+    batch_size: Count = 16
     """Rows in a batch."""
-    microbatches: int = 1
+    microbatches: Count = 1
     """Parts in which a batch is computed, to save memory. Their gradients are added up before the
     optimizer sees them, so that the result is that of the whole batch up to rounding."""
-    sequence_length: int = 256
+    sequence_length: Count = 256
     """Tokens that a row predicts (--text python), or tokens of a row that holds one document."""
-    data_seed: int = 0
+    data_seed: Natural = 0
     """Seed of the order of the rows. The order depends on nothing else, so all optimizers see the
     same batches."""
-    validation_rows: int = 512
+    validation_rows: Natural = 512
     """Rows of validation text, spread evenly over the validation files (--text python) or the first
     of the validation files; 0 takes all of them."""
-    shuffle_window: int = 10_000
+    shuffle_window: Count = 10_000
     """Documents among which the next one is drawn, over all streams; not for --text python, whose
     rows are shuffled as a whole."""
-    streams: int = 8
+    streams: Count = 8
     """Files of documents that are read side by side."""
-    workers: int = 0
+    workers: Natural = 0
     """Processes that read documents, a divisor of the number of streams; 0 reads in the training
     process. The order of the rows does not depend on it."""
 
     def __post_init__(self) -> None:
         """Refuse batches that cannot be divided."""
-        if self.batch_size < 1 or self.microbatches < 1 or self.batch_size % self.microbatches:
+        super().__post_init__()
+        if self.batch_size % self.microbatches:
             raise InputError(
                 f"a batch of {self.batch_size} rows cannot be divided into {self.microbatches} "
                 f"equal parts; choose --batch-size as a multiple of --microbatches"
-            )
-        if self.validation_rows < 0 or self.sequence_length < 1:
-            raise InputError(
-                f"validation_rows is {self.validation_rows} and sequence_length "
-                f"{self.sequence_length}; they must be at least 0 and 1"
             )
 
     @property
@@ -118,7 +120,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """The optimizer. Options left out take the optimizer's own defaults; --optimizer NAME --help
     shows them. An option that has no meaning for the optimizer, None there, is an error."""
 
@@ -130,15 +132,15 @@ class OptimizerConfig:
     Adam in a subspace that turns every step. galore: Adam in a subspace that is fixed for some
     steps. lion: the sign of momentum. adalomo: Adafactor with AdaLomo's settings. All except adamw
     have two rates."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Peak rate of the matrices; for sinkgd and swan the size of a weight's step, root mean square.
     For adamw the rate of every parameter, for adalomo relative to the weights' root mean square."""
-    rest_learning_rate: float | None = None
+    rest_learning_rate: Positive | None = None
     """Peak rate of the rest: embedding, head and norms (not adamw)."""
     rest: Literal["adam", "sinkhorn"] | None = None
     """What trains embedding and head: Adam, or the stateless alternation that ends with tokens of
     root mean square 1; norms stay with Adam (sinkgd)."""
-    num_iters: int | None = None
+    num_iters: Count | None = None
     """Sweeps of row and column normalization (sinkgd)."""
     operator_norm: bool | None = None
     """Whether the matrices' directions are scaled to operator norm sqrt(rows / columns), so that a
@@ -146,23 +148,23 @@ class OptimizerConfig:
     orthogonalizer: Literal["paper", "exact"] | None = None
     """How gradients are whitened: by the coupled iteration of the paper, or to rounding by Polar
     Express (swan)."""
-    momentum: float | None = None
+    momentum: Decay | None = None
     """Decay of a running sum of the matrices' gradients, kept before they are normalized, which
     costs one buffer; 0 is off (sinkgd, swan, muon; for sgd, of all gradients)."""
     nesterov: bool | None = None
     """Whether the momentum looks ahead (sinkgd, swan, muon, sgd)."""
-    weight_decay: float | None = None
+    weight_decay: NotNegative | None = None
     """Decoupled weight decay of the matrices (not sgd, adalomo)."""
-    b2: float | None = None
+    b2: Decay | None = None
     """Decay of Adam's average of squared gradients, of Lion's momentum (not sgd, adalomo)."""
-    clip_norm: float | None = None
+    clip_norm: NotNegative | None = None
     """Clip the gradients of the parameters under Adam to this global norm, 0 is off (sinkgd, swan,
     adamw, adamw2, galore)."""
-    rank: int | None = None
+    rank: Count | None = None
     """Dimensions of the subspace (ldadam, galore)."""
     error_feedback: bool | None = None
     """Whether to keep what the subspace leaves out, one float32 number per weight (ldadam)."""
-    update_proj_gap: int | None = None
+    update_proj_gap: Count | None = None
     """Steps between two choices of the subspace (galore)."""
     value_blocks: Literal["neuron", "whole"] | None = None
     """What shares a second moment in the matrices of attention's values: the weights of an output
@@ -170,7 +172,7 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class Setup:
+class Setup(Checked):
     """What is trained, on what and for how long, whatever the optimizer."""
 
     preset: PresetName = "cpu"
@@ -179,20 +181,35 @@ class Setup:
     tokenizer is T5's; without its file in --tokenizer, byte pairs are learned."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    steps: int = 300
-    """Optimizer steps. Rates rise linearly over the first tenth, then fall as a cosine to a tenth
-    of the peak at the last."""
-    seed: int = 0
+    steps: Count = 300
+    """Optimizer steps. A finished run is trained on if there are more than before, and its schedule
+    is the same: --schedule-steps."""
+    schedule_steps: Count | None = None
+    """Steps of the schedule, by default --steps. Rates rise linearly in the warm-up, then fall as a
+    cosine to a tenth of the peak at the last, and stay there."""
+    warm_up_steps: Count | None = None
+    """Steps of the warm-up, by default a tenth of the schedule's, but 30 at least and half of them
+    at most."""
+    seed: Natural = 0
     """Seed of the initial weights."""
-    validate_every: int = 25
+    validate_every: Count = 25
     """Steps between validations; the last step is always validated."""
 
-    def __post_init__(self) -> None:
-        """Refuse counts below one. The steps may also be a traced number, which has no value."""
-        for name in ("steps", "validate_every"):
-            count = getattr(self, name)
-            if isinstance(count, int) and count < 1:
-                raise InputError(f"{name} is {count}, but must be at least 1")
+    @property
+    def length_of_schedule(self) -> int:
+        """Steps over which the rates rise and fall."""
+        return self.steps if self.schedule_steps is None else self.schedule_steps
+
+    @property
+    def warm_up(self) -> int:
+        """Steps over which the rates rise.
+
+        A peak that a run of 300 steps bears after 30 steps is too much after 4 for one of 40.
+        """
+        if self.warm_up_steps is not None:
+            return self.warm_up_steps
+        length = self.length_of_schedule
+        return min(max(round(length / 10), 30), max(1, length // 2))
 
 
 @dataclass(frozen=True)
@@ -226,10 +243,10 @@ Tracker = Literal["tensorboard", "wandb"]
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """How a run is carried out, watched and saved: what changes its result by rounding at most."""
 
-    mesh: tuple[int, int, int] = (1, 1, 1)
+    mesh: tuple[Count, Count, Count] = (1, 1, 1)
     """Devices along the axes data, fsdp and tensor: batches are split over the first two, weights
     and optimizer state over the last two. A run can go on with another mesh."""
     layerwise: bool = False
@@ -237,41 +254,17 @@ class RunConfig:
     pass. This takes less memory and gives the same weights up to rounding. It does not work with
     --microbatches or --clip-norm. The optimizer's state has another form, so a run cannot change
     this option when it continues."""
-    save_every: int = 100
+    save_every: Count = 100
     """Steps between checkpoints."""
-    keep: int = 2
+    keep: Count = 2
     """Checkpoints kept, the newest ones."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between lines where the output is not a terminal."""
     track: tuple[Tracker, ...] = ()
     """Where metrics go besides metrics.jsonl: tensorboard, wandb, or both. TensorBoard's files are
     written to the run's folder; Weights & Biases takes its settings from WANDB_* variables."""
+    accept_changed_text: bool = False
+    """Go on although the text is not that of the run: a damaged file was repaired, for example.
+    config.json keeps the names of both."""
     profile: bool = False
     """Write a JAX trace of ten steps to the run's folder, for TensorBoard or Perfetto."""
-
-    def __post_init__(self) -> None:
-        """Refuse counts below one."""
-        for name in ("save_every", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
-
-
-def as_json(config: Any) -> dict[str, Any]:
-    """Return a configuration as what JSON can hold."""
-    values = dataclasses.asdict(config)
-    return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
-
-
-def experiment_from_json(stored: Mapping[str, Any]) -> Experiment:
-    """Back from what `as_json` made of an experiment; other keys are left out."""
-    setup = dict(stored["setup"])
-    model, data = ModelConfig(**setup.pop("model")), DataConfig(**setup.pop("data"))
-    return Experiment(
-        OptimizerConfig(**stored["optimizer"]), Setup(model=model, data=data, **setup)
-    )
-
-
-def corpus_from_json(stored: Mapping[str, Any]) -> CorpusConfig:
-    """Back from what `as_json` made of a corpus's configuration."""
-    paths = {key: stored[key] and Path(stored[key]) for key in ("corpus_root", "cache")}
-    return CorpusConfig(**{**stored, **paths})

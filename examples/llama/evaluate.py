@@ -1,5 +1,10 @@
 """Validate a trained model: `python -m examples.llama.evaluate --run-dir runs/sinkgd`."""
 
+from examples.llama.interrupt import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
 import dataclasses
 import sys
 from dataclasses import dataclass, field
@@ -9,19 +14,20 @@ from rich.console import Console
 
 from examples.llama.command import run_command
 from examples.llama.loop import prepare
+from examples.llama.options import Checked, Natural
 from examples.llama.records import write_json
 from examples.llama.trained import TrainedConfig, load_trained
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(Checked):
     """The validation loss of a checkpoint, on the text of its training or on another.
 
     The loss is the sum over all predicted tokens divided by their number, padding left out.
     """
 
     trained: TrainedConfig = field(default_factory=TrainedConfig)
-    validation_rows: int | None = None
+    validation_rows: Natural | None = None
     """Rows of validation text, 0 for all; by default as many as in training."""
     results: Path | None = None
     """File for the result, as JSON."""

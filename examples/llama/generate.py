@@ -1,5 +1,10 @@
 """Text from a trained model: `python -m examples.llama.generate --prompt "def "`."""
 
+from examples.llama.interrupt import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
 import sys
 from dataclasses import dataclass, field
 
@@ -8,33 +13,27 @@ from rich.panel import Panel
 from rich.text import Text
 
 from examples.llama.command import run_command
-from examples.llama.config import InputError
 from examples.llama.model import abstract_llama
+from examples.llama.options import Checked, Count, Natural, Positive
 from examples.llama.sampling import generate
 from examples.llama.trained import TrainedConfig, load_trained
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(Checked):
     """Let a trained model go on with a text."""
 
     trained: TrainedConfig = field(default_factory=TrainedConfig)
     prompt: str = "def "
     """How the text begins."""
-    length: int = 240
+    length: Count = 240
     """Tokens to add, at most: a model may end its text."""
-    temperature: float = 0.7
+    temperature: Positive = 0.7
     """Divides the logits: small is cautious, large is adventurous."""
-    samples: int = 1
+    samples: Count = 1
     """How many texts."""
-    seed: int = 0
+    seed: Natural = 0
     """Of the first text's random choices; the others count up."""
-
-    def __post_init__(self) -> None:
-        """Refuse counts below one."""
-        for name in ("length", "samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}, but must be at least 1")
 
 
 def run(command: Command, console: Console) -> int:

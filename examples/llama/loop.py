@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from examples.llama.config import Experiment
-from examples.llama.loss import Validation, make_validate
+from examples.llama.loss import Validate, Validation, make_validate
 from examples.llama.mesh import ONE_DEVICE, Placement
 from examples.llama.model import Definition, Params, abstract_llama
 from examples.llama.optimizers import make_optimizer
@@ -39,13 +39,20 @@ class Validated:
 
 @dataclass(frozen=True)
 class Savepoint:
-    """A state worth keeping: its loss and its weights are finite, and nothing is under way."""
+    """A state worth keeping: its weights and their loss are finite, and nothing is under way."""
 
     number: int
     state: TrainState
 
 
-Event = Step | Validated | Savepoint
+@dataclass(frozen=True)
+class Compiled:
+    """The train step is compiled; nothing happened before."""
+
+    seconds: float
+
+
+Event = Compiled | Step | Validated | Savepoint
 
 
 class DivergedError(Exception):
@@ -66,7 +73,7 @@ class Task:
     optimizer: optax.GradientTransformation
     batches: grain.IterDataset
     train_step: Callable[[TrainState, np.ndarray], tuple[TrainState, jax.Array]]
-    validate: Callable[[Params], Validation]
+    validate: Validate
     placement: Placement = ONE_DEVICE
     layerwise: bool = False
 
@@ -77,6 +84,11 @@ class Task:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of `initial_state()`; nothing is computed."""
         return self.placement.abstract(self._build_state)
+
+    def validates_after(self, number: int) -> bool:
+        """Whether the weights after so many steps are validated."""
+        setup = self.experiment.setup
+        return number > 0 and (number == setup.steps or number % setup.validate_every == 0)
 
     def _build_state(self) -> TrainState:
         return initial_state(self.experiment, layerwise=self.layerwise)
@@ -128,7 +140,8 @@ def _segment(
     first: int,
     last: int,
     stop: Agreement,
-) -> Generator[Step, None, tuple[TrainState, int]]:
+    compiled: bool,
+) -> Generator[Compiled | Step, None, tuple[TrainState, int]]:
     """Run steps `first` + 1 to `last`; return the state and the last step run."""
     clock = perf_counter()
 
@@ -142,8 +155,13 @@ def _segment(
 
     number, pending = first, None
     while number < last and not (number > first and stop.soon()):
-        state, loss = task.train_step(state, next(batches))
+        rows = next(batches)
+        start = perf_counter()
+        state, loss = task.train_step(state, rows)
         number += 1
+        if not compiled:
+            compiled = True
+            yield Compiled(perf_counter() - start)
         if pending is not None:
             yield read(*pending)
         pending = (number, loss)
@@ -179,28 +197,35 @@ def fit(
             with a savepoint. Of several processes, any can stop all.
 
     Yields:
-        A `Step` for each step, in order; `Validated` and `Savepoint` when due. A savepoint's state
-        may be used until the generator goes on.
+        `Compiled` once the first step is under way; a `Step` for each step, in order; `Validated`
+        and `Savepoint` when due. A savepoint's state may be used until the generator goes on.
 
     Raises:
         DivergedError: the loss, the validation loss or the weights are not finite.
     """
     steps, validate_every = task.experiment.setup.steps, task.experiment.setup.validate_every
     number, stop = int(state.step), Agreement(should_stop)
+    first = number
     while number < steps:
         pauses = [steps, _next_multiple(number, validate_every)]
         if save_every is not None:
             pauses.append(_next_multiple(number, save_every))
-        state, number = yield from _segment(task, state, batches, number, min(pauses), stop)
+        begun = number > first
+        state, number = yield from _segment(task, state, batches, number, min(pauses), stop, begun)
         if not bool(_all_finite(state.params)):
             raise DivergedError(number, "a weight after the update")
-        if number == steps or number % validate_every == 0:
+        if task.validates_after(number):
             validation = task.validate(state.params)
             if not np.isfinite(validation.loss):
                 raise DivergedError(number, "the validation loss")
             yield Validated(number, validation)
         stopped = stop.now()
         if save_every is not None and (stopped or number == steps or number % save_every == 0):
+            # weights can be finite, and yet so large that nothing goes on from them
+            if not task.validates_after(number) and not np.isfinite(
+                task.validate(state.params, batches=1).loss
+            ):
+                raise DivergedError(number, "the loss after the update")
             yield Savepoint(number, state)
         if stopped:
             return

@@ -1,10 +1,10 @@
 """Loss in training and in validation."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -104,11 +104,24 @@ def mean_loss(losses_BxT: jax.Array, rows_BxS: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="definition")
-def _losses_of_rows(definition: Definition, params: Params, batches_KxBxS: jax.Array) -> jax.Array:
-    def batch(rows_BxS: jax.Array) -> jax.Array:
-        return token_losses(definition, params, rows_BxS).sum(axis=-1)
+def _losses_of_rows(
+    definition: Definition, params: Params, batches_KxBxS: jax.Array, count: jax.Array
+) -> jax.Array:
+    """The sum of each row's losses, of the first `count` batches; 0 for the others."""
+    losses_KxB = jnp.zeros(batches_KxBxS.shape[:2], jnp.float32)
 
-    return jax.lax.map(batch, batches_KxBxS)
+    def batch(index: jax.Array, losses_KxB: jax.Array) -> jax.Array:
+        rows_BxS = batches_KxBxS[index]
+        return losses_KxB.at[index].set(token_losses(definition, params, rows_BxS).sum(axis=-1))
+
+    return jax.lax.fori_loop(0, count, batch, losses_KxB)
+
+
+class Validate(Protocol):
+    """Measures weights on the validation text."""
+
+    def __call__(self, params: Params, batches: int | None = None) -> Validation:
+        """The mean loss over all rows, or over those of the first few batches."""
 
 
 def make_validate(
@@ -117,24 +130,28 @@ def make_validate(
     batch_size: int,
     bytes_per_token: float | None = 1.0,
     placement: Placement = ONE_DEVICE,
-) -> Callable[[Params], Validation]:
-    """Return params -> Validation over all the rows.
+) -> Validate:
+    """Return params -> Validation over all the rows, or over those of the first few batches.
 
     The rows are filled up to whole batches; rows filled in do not count, nor does padding. The
     figure is the sum over all predicted tokens divided by their number: an average of batch means
     would be biased by a short batch.
     """
     count, length = rows_RxS.shape
-    tokens = int((rows_RxS[:, 1:].astype(np.int64) >= 0).sum())
     batches = -(-count // batch_size)
     filled = np.zeros((batches * batch_size, length), rows_RxS.dtype)
     filled[:count] = rows_RxS
+    tokens_of_rows = (rows_RxS[:, 1:].astype(np.int64) >= 0).sum(axis=1)
     batches_KxBxS = jnp.asarray(placement.rows(filled.reshape(batches, batch_size, length), axis=1))
 
-    def validate(params: Params) -> Validation:
+    def validate(params: Params, batches: int | None = None) -> Validation:
+        taken = len(filled) // batch_size if batches is None else batches
         with placement.entered():
-            losses_KxB = placement.fetch(_losses_of_rows(definition, params, batches_KxBxS))
+            losses_KxB = placement.fetch(
+                _losses_of_rows(definition, params, batches_KxBxS, jnp.int32(taken))
+            )
         losses = losses_KxB.astype(np.float64).reshape(-1)[:count]
+        tokens = int(tokens_of_rows[: taken * batch_size].sum())
         return Validation(float(losses.sum() / tokens), bytes_per_token)
 
     return validate

@@ -1,5 +1,10 @@
 """What each optimizer costs in memory: `python -m examples.llama.memory`."""
 
+from examples.llama.interrupt import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -26,6 +31,7 @@ from examples.llama.costs.plot import MemoryBar, MemoryPanel, plot_memory
 from examples.llama.costs.table import CARDS_GIB, Row, heading, make_table, state_table, unit_of
 from examples.llama.environment import machine, versions
 from examples.llama.optimizers import RECIPES
+from examples.llama.options import Checked, Count
 from examples.llama.presets import PRESETS
 from examples.llama.records import write_json
 
@@ -55,7 +61,7 @@ _PER_MATRIX_WEIGHT = "Bytes of state per weight of the layers' matrices, theirs 
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(Checked):
     """Add up the memory that training needs: weights, optimizer state, and what a step takes.
 
     Nothing is trained and no weight is allocated, so that the largest models can be asked about on
@@ -73,10 +79,10 @@ class Command:
     does not materialize the full gradient."""
     precision: Precision | None = None
     """Instead of the preset's own: bfloat16 for the papers' models, float32 for cpu."""
-    microbatch_rows: int = 1
+    microbatch_rows: Count = 1
     """Rows for which the step is compiled. With few of them the optimizer is not hidden behind
     activations and logits, which are gone when it has its turn."""
-    microbatches: int = 1
+    microbatches: Count = 1
     """Parts of the batch, each of that many rows. More than one add a float32 sum of the gradients,
     4 bytes a parameter, whatever the optimizer."""
     compile: bool = True
@@ -197,8 +203,6 @@ def run(command: Command, console: Console) -> int:
     for option in ("presets", "optimizers"):
         if not getattr(command, option):
             raise InputError(f"--{option} names none; leave the option out to take all")
-    if command.microbatch_rows < 1 or command.microbatches < 1:
-        raise InputError("--microbatch-rows and --microbatches must be at least 1")
     if command.microbatches > 1:
         command = _without_layerwise(command, console)
     panels = []

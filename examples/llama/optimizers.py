@@ -11,6 +11,7 @@ import optax
 
 from examples.llama import baselines, recipes
 from examples.llama.config import InputError, OptimizerConfig, OptimizerName, PresetName, Setup
+from examples.llama.options import flag
 from examples.llama.presets import PRESETS
 from examples.llama.recipes import Build, Options
 from examples.llama.schedule import schedule
@@ -115,27 +116,24 @@ def settle(config: OptimizerConfig, preset: PresetName = "cpu") -> OptimizerConf
     chosen = {key: value for key, value in dataclasses.asdict(config).items() if key != "name"}
     for key, value in chosen.items():
         if value is not None and key not in defaults:
-            options = ", ".join(_flag(option) for option in defaults)
+            options = ", ".join(flag(option) for option in defaults)
             raise InputError(
-                f"{_flag(key)} has no meaning for {config.name}, which has only {options}"
+                f"{flag(key)} has no meaning for {config.name}, which has only {options}"
             )
-        if isinstance(value, float | int) and (value < 0 or ("rate" in key and value == 0)):
-            raise InputError(f"{_flag(key)} is {value}, but must be positive")
     missing: dict[str, Any] = {key: defaults[key] for key in defaults if chosen[key] is None}
     return dataclasses.replace(config, **missing)
 
 
-def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
-
-
 def make_optimizer(config: OptimizerConfig, setup: Setup) -> optax.GradientTransformation:
-    """Build a settled optimizer for a model, its rates scheduled over the setup's steps.
+    """Build a settled optimizer for a model, its rates scheduled over the setup's schedule.
 
     The rates may be traced numbers, so that one compiled step serves all of them.
     """
     recipe = RECIPES[config.name]
-    optimizer = recipe.build({name: getattr(config, name) for name in recipe.defaults}, setup)
+    scheduled = dataclasses.replace(
+        setup, steps=setup.length_of_schedule, warm_up_steps=setup.warm_up
+    )
+    optimizer = recipe.build({name: getattr(config, name) for name in recipe.defaults}, scheduled)
     return (
         recipes.in_float32(optimizer) if setup.model.precision == "bfloat16-weights" else optimizer
     )
@@ -147,11 +145,11 @@ def peak_rates(config: OptimizerConfig) -> dict[str, float]:
     return {name: peak for name, peak in peaks.items() if peak is not None}
 
 
-def scheduled_rates(config: OptimizerConfig, steps: int) -> dict[str, np.ndarray]:
+def scheduled_rates(config: OptimizerConfig, setup: Setup) -> dict[str, np.ndarray]:
     """The rates of a settled optimizer at each step, for the record."""
-    counts = np.arange(steps)
+    counts = np.arange(setup.steps)
     return {
-        name: np.asarray(jax.vmap(schedule(peak, steps))(counts))
+        name: np.asarray(jax.vmap(schedule(peak, setup.length_of_schedule, setup.warm_up))(counts))
         for name, peak in peak_rates(config).items()
     }
 

@@ -6,9 +6,13 @@ or what is in a folder, is therefore shared before it decides anything. With one
 costs nothing.
 """
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,30 +23,34 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from examples.llama.config import InputError
+from examples.llama.options import Checked, Count, InputError, Natural, Positive
+from examples.llama.records import fault
+from examples.llama.rendezvous import meet
 
 AUTO = "auto"
 """The coordinator that the cluster names."""
 
 
 @dataclass(frozen=True)
-class DistributedConfig:
+class DistributedConfig(Checked):
     """Which processes train together; the same command runs in each, all with the same files."""
 
     coordinator: str | None = None
     """Address of process 0, host:port, which the others can reach; auto asks the cluster (Slurm,
     Open MPI, Kubernetes, Cloud TPU) for all three. Left out, the process trains alone."""
-    processes: int | None = None
+    processes: Count | None = None
     """Number of processes."""
-    process_id: int | None = None
+    process_id: Natural | None = None
     """Number of this process, from 0, which prints and writes the records."""
+    join_timeout: Positive = 300.0
+    """Seconds to wait for all processes before it is said who is missing."""
 
 
 def join_processes(config: DistributedConfig) -> None:
     """Connect to the other processes, if there are any; before anything else is done with JAX.
 
     Raises:
-        InputError: the options are incomplete, or there is no cluster to ask.
+        InputError: the options are incomplete, there is no cluster to ask, or a process is missing.
     """
     processes, number = config.processes, config.process_id
     if config.coordinator is None:
@@ -53,7 +61,11 @@ def join_processes(config: DistributedConfig) -> None:
             )
     elif config.coordinator == AUTO:
         try:
-            jax.distributed.initialize(num_processes=processes, process_id=number)
+            jax.distributed.initialize(
+                num_processes=processes,
+                process_id=number,
+                initialization_timeout=math.ceil(config.join_timeout),
+            )
         except ValueError as error:
             raise InputError(
                 f"--coordinator auto finds no cluster ({error}); give --coordinator host:port, "
@@ -61,14 +73,51 @@ def join_processes(config: DistributedConfig) -> None:
             ) from error
     else:
         host, _, port = config.coordinator.rpartition(":")
-        if not host or not port.isdecimal():
+        if not host or not port.isdecimal() or int(port) >= 2**16:
             raise InputError(f"--coordinator {config.coordinator} is not host:port, nor auto")
         if processes is None or number is None or not 0 <= number < processes:
             raise InputError(
                 f"--coordinator {config.coordinator} needs --processes, their number, and "
                 f"--process-id, from 0 to one less; they are {processes} and {number}"
             )
+        meet(host.strip("[]"), int(port), processes, number, config.join_timeout)
         jax.distributed.initialize(config.coordinator, processes, number)
+
+
+LOST = 4
+"""Exit code of a process whose others are gone."""
+
+
+def leave(code: int) -> int:
+    """End with this exit code; of several processes this one ends at once.
+
+    A process that ends in the usual way waits for the others, which wait for it.
+    """
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+@contextlib.contextmanager
+def leaving_together() -> Iterator[None]:
+    """End this process with a line if one of the others ends while they compute together."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            f"Stopped: another process is gone ({str(error).splitlines()[0][:200]}). The "
+            f"checkpoints are whole; start all processes again to go on",
+            flush=True,
+        )
+        leave(LOST)
+    except OSError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"Error: {fault(error)}", flush=True)
+        leave(LOST)
 
 
 def is_main_process() -> bool:
@@ -82,8 +131,8 @@ def from_main_process(action: Callable[[], Any]) -> Any:
     All processes have to come here. The result has to be something that JSON can hold.
 
     Raises:
-        InputError: on every process, if it was raised on process 0.
-        RuntimeError: on the other processes, if process 0 failed in another way.
+        InputError: on every process, if it was raised on process 0; on the other processes also if
+            process 0 failed in another way.
     """
     if jax.process_count() == 1:
         return action()
@@ -92,15 +141,12 @@ def from_main_process(action: Callable[[], Any]) -> Any:
         try:
             answer = {"result": action()}
         except Exception as error:
-            failure, kind = error, "refused" if isinstance(error, InputError) else "failed"
-            answer = {kind: str(error)}
+            failure, answer = error, {"failure": str(error)}
     answer = _from_main_process(answer)
     if failure is not None:
         raise failure
-    if "refused" in answer:
-        raise InputError(answer["refused"])
-    if "failed" in answer:
-        raise RuntimeError(f"process 0 failed: {answer['failed']}")
+    if "failure" in answer:
+        raise InputError(f"process 0 ended: {answer['failure']}")
     return answer["result"]
 
 

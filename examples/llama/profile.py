@@ -6,13 +6,16 @@ from pathlib import Path
 
 import jax
 
+Profile = Callable[[int], None]
+"""Is told each step's number."""
+
 _SKIPPED = 3
 """Steps before the trace, compilation among them."""
 _TRACED = 10
 
 
 @contextlib.contextmanager
-def profile_steps(folder: Path | None) -> Iterator[Callable[[int], None]]:
+def profile_steps(folder: Path | None) -> Iterator[Profile]:
     """Give a function to call with each step's number; it traces some steps into `folder`.
 
     The trace begins a few steps after the first call, so that compilation is not in it, and ends

@@ -1,12 +1,33 @@
 """What a run shows while it trains: a bar on a terminal, plain lines elsewhere."""
 
+from pathlib import Path
 from types import TracebackType
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from examples.llama.config import Experiment
 from examples.llama.loop import Step
 from examples.llama.loss import Validation
+from examples.llama.mesh import Placement
+from examples.llama.model import abstract_llama
+from examples.llama.optimizers import RECIPES
+
+
+def header(experiment: Experiment, placement: Placement, folder: Path) -> str:
+    """What is trained, on what and where to, in two lines."""
+    setup, model, data = experiment.setup, experiment.setup.model, experiment.setup.data
+    _, params = abstract_llama(model)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    devices = 1 if placement.mesh is None else placement.mesh.size
+    return (
+        f"{RECIPES[experiment.optimizer.name].title} trains a LLaMA of {parameters:,} parameters: "
+        f"{model.layers} layers, width {model.hidden}, {model.heads} heads, {model.vocabulary} "
+        f"tokens, {model.precision}\n"
+        f"{setup.steps} steps of {data.batch_size} x {data.sequence_length} tokens on {devices} "
+        f"of {jax.device_count()} devices ({jax.devices()[0].device_kind}); run folder {folder}"
+    )
 
 
 class Reporter:

@@ -26,8 +26,8 @@ MATRIX, REST = "matrix", "adam"
 def group_rates(options: Options, setup: Setup) -> dict[str, Callable[[Any], Any]]:
     """The scheduled rate of each group."""
     return {
-        MATRIX: schedule(options["learning_rate"], setup.steps),
-        REST: schedule(options["rest_learning_rate"], setup.steps),
+        MATRIX: schedule(options["learning_rate"], setup.steps, setup.warm_up),
+        REST: schedule(options["rest_learning_rate"], setup.steps, setup.warm_up),
     }
 
 
@@ -133,7 +133,7 @@ def _matrix_mask(params: Params) -> Any:
 
 def adamw(options: Options, setup: Setup) -> optax.GradientTransformation:
     """AdamW as it is mostly run: one rate for every parameter."""
-    rate = schedule(options["learning_rate"], setup.steps)
+    rate = schedule(options["learning_rate"], setup.steps, setup.warm_up)
     decay = options["weight_decay"]
     transformation = optax.adamw(rate, b2=options["b2"], weight_decay=decay, mask=_matrix_mask)
     norm = options["clip_norm"]

@@ -14,14 +14,19 @@ class Recorder:
     def __init__(self, experiment: Experiment, elapsed: float):
         """For a settled experiment that has taken `elapsed` seconds already."""
         self._tokens_per_step = experiment.setup.data.tokens_per_step
-        self._rates = scheduled_rates(experiment.optimizer, experiment.setup.steps)
+        self._rates = scheduled_rates(experiment.optimizer, experiment.setup)
         self._start = perf_counter() - elapsed
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds that the run took up to now."""
+        return round(perf_counter() - self._start, 3)
 
     def _where(self, number: int) -> dict[str, Any]:
         return {
             "step": number,
             "tokens": number * self._tokens_per_step,
-            "elapsed_seconds": round(perf_counter() - self._start, 3),
+            "elapsed_seconds": self.elapsed_seconds,
         }
 
     def step(self, step: Step) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """How results reach the disk: whole files or not at all."""
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,25 +18,47 @@ def is_unfinished(path: Path) -> bool:
     return path.name.endswith(_UNFINISHED)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in the place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent
-    )
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let every error of the operating system name `path`: a full disk does not by itself."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut after the renaming could leave an empty file
-        # mkstemp makes files private; results are as readable as any other new file
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
+
+
+def fault(error: OSError) -> str:
+    """What is wrong with which file, in a line."""
+    if error.filename is None:
+        return str(error)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in the place of `path`.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`, which is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent
+        )
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut after the renaming could leave it empty
+            # mkstemp makes files private; results are as readable as any other new file
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -44,37 +67,52 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
 
     Raises:
         InputError: it holds something else.
     """
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise _not_json(str(path), error) from error
+    return _object(str(path), path.read_bytes())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; a last line cut short by a crash is left out.
+    """Read a file with a JSON object per line; a last line cut short by a crash is left out.
 
     Raises:
-        InputError: another line is not JSON.
+        InputError: another line is something else.
     """
     if not path.exists():
         return []
     *lines, _ = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise _not_json(f"{path}, line {number}", error) from error
-    return records
+    return [_object(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1)]
 
 
-def _not_json(what: str, error: ValueError) -> InputError:
-    return InputError(
-        f"{what} is not JSON ({error}); put back a whole copy of it, or move it aside and try again"
-    )
+def _object(what: str, content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{what} is not JSON ({error}); put back a whole copy of it, or move it aside and try "
+            f"again"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{what} holds {_KINDS[type(value)]}, not an object; put back a whole copy of it, or "
+            f"move it aside and try again"
+        )
+    return value
+
+
+_KINDS = {
+    type(None): "null",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+}
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"it has no {name}")

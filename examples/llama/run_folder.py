@@ -7,17 +7,26 @@ checkpoints/    the newest ones
 summary.json    the result; there once the run is finished
 loss.png        the curves
 profile/        a JAX trace, tensorboard/ and wandb/ the trackers' files, where asked for
-damaged/        checkpoints that could not be read
+damaged/        checkpoints that could not be used
+lock            who is writing
 """
 
+import contextlib
+import hashlib
 import json
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
+from examples.llama.checkpoint import Identity
 from examples.llama.config import InputError
+from examples.llama.lock import LOCK, LockedFolder
 from examples.llama.records import (
     is_unfinished,
+    naming,
     read_json,
     read_lines,
     write_atomically,
@@ -29,12 +38,12 @@ class ConfigMismatchError(InputError):
     """The folder holds a run of another configuration."""
 
 
-class RunFolder:
+class RunFolder(LockedFolder):
     """Paths and files of one run."""
 
     def __init__(self, path: Path):
         """Name the folder; nothing is read or written."""
-        self.path = path
+        super().__init__(path)
         self.config = path / "config.json"
         self.source = path / "source.json"
         self.metrics = path / "metrics.jsonl"
@@ -43,48 +52,137 @@ class RunFolder:
         self.picture = path / "loss.png"
         self.profile = path / "profile"
 
-    def move_aside(self) -> Path | None:
-        """Rename the folder to the first free name with a number, if it exists; nothing is lost."""
-        if not self.path.exists():
-            return None
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
-            number += 1
-        return self.path.rename(aside)
-
-    def claim(self, config: dict[str, Any]) -> None:
-        """Write the configuration into a new folder, or check that it is the folder's.
+    def lock(self, *, fresh: bool = False) -> Path | None:
+        """Take the right to write here, see `LockedFolder`.
 
         Raises:
-            ConfigMismatchError: the folder was made with another configuration, or not by a run.
+            ConfigMismatchError: the folder was not made by a run.
         """
-        if self.config.exists():
-            difference = _difference(read_json(self.config), config)
-            if difference:
-                raise ConfigMismatchError(
-                    f"{self.path} holds a run with another configuration:\n"
-                    + "\n".join(f"  {line}" for line in difference)
-                    + "\nTo keep it, choose another folder with --run-dir; to start over there, "
-                    "add --fresh, which moves the folder aside."
-                )
-        elif self.path.exists() and any(not is_unfinished(p) for p in self.path.iterdir()):
+        contents = {path.name for path in self._contents()}
+        if not fresh and contents and self.config.name not in contents:
             raise ConfigMismatchError(
                 f"{self.path} is not empty, and has no config.json of a run. Choose another folder "
                 f"with --run-dir, or add --fresh, which moves this one aside."
             )
-        else:
-            write_json(self.config, config)
+        return super().lock(fresh=fresh)
 
-    def cut_back(self, step: int) -> list[dict[str, Any]]:
-        """Drop the metrics after `step`, which will be measured anew; return the others."""
-        kept = [line for line in read_lines(self.metrics) if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomically(self.metrics, lambda file: file.write(text.encode()))
-        return kept
+    def _contents(self) -> list[Path]:
+        """What is in the folder, without what a killed process left."""
+        if not self.path.exists():
+            return []
+        return [p for p in self.path.iterdir() if p.name != LOCK and not is_unfinished(p)]
 
-    def result(self) -> dict[str, Any] | None:
-        """The summary of a finished run, else None."""
-        return read_json(self.summary) if self.summary.exists() else None
+    def claim(self, config: dict[str, Any], *, accept_changed_text: bool = False) -> Identity:
+        """Write the configuration into a new folder, or check that it is the folder's.
+
+        The number of steps may be larger than the folder's, and the text another if that is
+        accepted; config.json then says so.
+
+        Returns:
+            Who the run is, for its checkpoints.
+
+        Raises:
+            ConfigMismatchError: the folder was made with another configuration.
+        """
+        if not self.config.exists():
+            write_json(self.config, config | {"run": secrets.token_hex(8), "earlier_texts": []})
+        stored = read_json(self.config)
+        check_types(str(self.config), stored, _CONFIG)
+        beside = {name: stored[name] for name in _BESIDE}
+        difference = _difference(stored, config | beside)
+        texts = [*stored["earlier_texts"], stored["corpus"]]
+        if accept_changed_text and "corpus" in difference:
+            del difference["corpus"]
+            beside["earlier_texts"] = texts
+        if _steps(config) > _steps(stored):
+            difference.pop("setup.steps", None)
+        if difference:
+            raise ConfigMismatchError(self._mismatch(difference))
+        if stored != config | beside:
+            write_json(self.config, config | beside)
+        return self.identity()
+
+    def identity(self) -> Identity:
+        """Who the run is, as config.json has it."""
+        stored = read_json(self.config)
+        check_types(str(self.config), stored, _CONFIG)
+        config = {name: value for name, value in stored.items() if name not in _BESIDE}
+        return Identity(stored["run"], config, [*stored["earlier_texts"], stored["corpus"]])
+
+    def _mismatch(self, difference: Mapping[str, tuple[Any, Any]]) -> str:
+        lines = [
+            f"  {name}: {old} in the folder, {new} asked for\n"
+            for name, (old, new) in difference.items()
+        ]
+        hint = ""
+        if "setup.schedule_steps" in difference:
+            length = difference["setup.schedule_steps"][0]
+            hint = f"To go on with it, keep its schedule: --schedule-steps {length}. "
+        if "corpus" in difference:
+            hint += "If it is the same text, repaired, add --accept-changed-text. "
+        return (
+            f"{self.path} holds a run with another configuration:\n{''.join(lines)}{hint}To keep "
+            f"it, choose another folder with --run-dir; to start over there, add --fresh, which "
+            f"moves the folder aside."
+        )
+
+    def cut_back(
+        self, step: int, mark: Mapping[str, Any], report: Callable[[str], None]
+    ) -> tuple[float, bool]:
+        """Drop the metrics after `step`, which will be measured anew.
+
+        Args:
+            step: the step of the checkpoint from which the run goes on, 0 for the beginning.
+            mark: what `MetricsLog.sync` gave before it was saved.
+            report: is told which lines are missing.
+
+        Returns:
+            Seconds that the run took up to then, and whether the lines are those of the mark. If
+            they are not, a validation of this step is dropped too: it is to be computed again.
+
+        Raises:
+            InputError: lines up to `step` are not those that were written.
+        """
+        content = self.metrics.read_bytes() if self.metrics.exists() else b""
+        count = mark.get("lines", 0)
+        lines = content.split(b"\n")[:-1][:count]
+        whole = _digest(lines) == mark.get("sha256", _digest([]))
+        if not whole:
+            records = [r for r in read_metrics(self.metrics) if r["step"] <= step]
+            if len(records) >= count:
+                raise InputError(
+                    f"{self.metrics} was changed: its lines up to step {step} are not those that "
+                    f"were written before the checkpoint of this step was saved; put back a whole "
+                    f"copy, or move it aside and the run goes on without it"
+                )
+            report(
+                f"{self.metrics} lacks lines from before the checkpoint of step {step}: the losses "
+                f"of {_steps_without(records, step)}. They are lost; the weights are whole"
+            )
+            lines = [
+                line
+                for line, record in zip(lines, records, strict=False)
+                if record["step"] < step or "loss" in record
+            ]
+        write_atomically(self.metrics, lambda file: file.writelines(line + b"\n" for line in lines))
+        return mark.get("elapsed_seconds", 0.0), whole
+
+    def result(self, steps: int) -> dict[str, Any] | None:
+        """The summary of a run that was finished after so many steps, else None.
+
+        Raises:
+            InputError: it is of another run, or has something else in the place of a figure.
+        """
+        if not self.summary.exists():
+            return None
+        summary = read_json(self.summary)
+        if summary.get("run") != self.identity().run:
+            raise InputError(
+                f"{self.summary} is not of the run in this folder; move it aside, and the same "
+                f"command makes it again"
+            )
+        check_types(str(self.summary), summary, _SUMMARY)
+        return summary if summary["steps"] == steps else None
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the run as finished."""
@@ -97,11 +195,14 @@ class MetricsLog:
     def __init__(self, path: Path):
         """Name the file."""
         self._path = path
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> "MetricsLog":
-        """Open for appending, line by line."""
-        self._file = self._path.open("a", buffering=1)
+        """Open for appending."""
+        with naming(self._path):
+            self._file = self._path.open("ab")
+            content = self._path.read_bytes()
+        self._digest, self._lines = hashlib.sha256(content), content.count(b"\n")
         return self
 
     def __exit__(
@@ -112,12 +213,96 @@ class MetricsLog:
     ) -> None:
         """Close."""
         assert self._file is not None
-        self._file.close()
+        # on a full disk, closing fails as the write before it did
+        with naming(self._path) if error is None else contextlib.suppress(OSError):
+            self._file.close()
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line."""
         assert self._file is not None
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        content = json.dumps(line, allow_nan=False).encode() + b"\n"
+        with naming(self._path):
+            self._file.write(content)
+            self._file.flush()
+        self._digest.update(content)
+        self._lines += 1
+
+    def sync(self) -> dict[str, Any]:
+        """Write through to the disk; return the mark that tells these lines from any others."""
+        assert self._file is not None
+        with naming(self._path):
+            os.fsync(self._file.fileno())
+        return {"lines": self._lines, "sha256": self._digest.hexdigest()}
+
+
+_NUMBER = (int, float)
+_OPTIONAL = (int, float, type(None))
+_WHERE = {"step": (int,), "tokens": (int,), "elapsed_seconds": _NUMBER}
+_VALIDATION = {"validation_loss": _NUMBER, "perplexity": _OPTIONAL, "bits_per_byte": _OPTIONAL}
+_STEP = _WHERE | {"loss": _NUMBER, "tokens_per_second": _NUMBER}
+_BESIDE = {"run": (str,), "earlier_texts": (list,)}
+_CONFIG = _BESIDE | {"corpus": (str,), "tokenizer": (str,), "optimizer": (dict,), "setup": (dict,)}
+_SUMMARY = _VALIDATION | {
+    "train_loss": _OPTIONAL,
+    "steps": (int,),
+    "tokens": (int,),
+    "parameter_bytes": (int,),
+    "state_bytes": (int,),
+    "state_bytes_matrices": (int,),
+    "tokens_per_second": _OPTIONAL,
+}
+
+
+def check_types(
+    what: str, values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
+) -> None:
+    """Check that all of these are there.
+
+    Raises:
+        InputError: one is missing, or of another type; the message says which of `what`.
+    """
+    for name, allowed in types.items():
+        if name not in values or type(values[name]) not in allowed:
+            found = f"the value {values[name]!r}" if name in values else "no value"
+            raise InputError(
+                f"{what} has {found} for {name}; put back a whole copy of it, or move it aside and "
+                f"try again"
+            )
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl; a last line cut short by a crash is left out.
+
+    Raises:
+        InputError: another line has not the form of one, or does not come after the one before.
+    """
+    records = read_lines(path)
+    last = (0, False)
+    for number, record in enumerate(records, start=1):
+        is_step = "loss" in record
+        check_types(f"{path}, line {number}", record, _STEP if is_step else _WHERE | _VALIDATION)
+        place = (record["step"], not is_step)
+        if place <= last:
+            raise InputError(
+                f"{path}, line {number} is of step {place[0]}, but comes after step {last[0]}; put "
+                f"back a whole copy of it, or move it aside and try again"
+            )
+        last = place
+    return records
+
+
+def _digest(lines: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
+
+
+def _steps_without(records: Sequence[Mapping[str, Any]], last: int) -> str:
+    """The steps up to `last` without a loss, in words."""
+    missing = sorted(set(range(1, last + 1)) - {r["step"] for r in records if "loss" in r})
+    if not missing:
+        return "a validation"
+    if len(missing) == 1:
+        return f"step {missing[0]}"
+    return f"{len(missing)} steps, {missing[0]} to {missing[-1]}"
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -130,10 +315,16 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     old, new = _flat(stored), _flat(wanted)
-    return [
-        f"{name}: {old.get(name, 'absent')} in the folder, {new.get(name, 'absent')} asked for"
+    return {
+        name: (old.get(name, "absent"), new.get(name, "absent"))
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)  # an option that is new may be left out
-    ]
+    }
+
+
+def _steps(config: Mapping[str, Any]) -> int:
+    """The number of steps of a configuration, 0 if it has none."""
+    steps = config["setup"].get("steps")
+    return steps if isinstance(steps, int) else 0

@@ -141,13 +141,14 @@ def _compiled_step(
     model: ModelConfig,
     microbatches: int,
     steps: int,
+    warm_up: int,
     optimizer: OptimizerConfig,
     placement: Placement,
     layerwise: bool,
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     """The train step without its peak rates, which are an argument: tries of rates share it."""
     step = _layerwise(model) if layerwise else _ordinary(model, microbatches)
-    like = Experiment(optimizer, Setup(model=model, steps=steps))
+    like = Experiment(optimizer, Setup(model=model, steps=steps, warm_up_steps=warm_up))
 
     def train_step(
         state: TrainState, rows_BxS: jax.Array, peaks: dict[str, Any]
@@ -176,7 +177,13 @@ def make_train_step(
     no_rates: dict[str, Any] = dict.fromkeys(peaks)
     unrated = dataclasses.replace(optimizer, **no_rates)
     step = _compiled_step(
-        setup.model, setup.data.microbatches, setup.steps, unrated, placement, layerwise
+        setup.model,
+        setup.data.microbatches,
+        setup.length_of_schedule,
+        setup.warm_up,
+        unrated,
+        placement,
+        layerwise,
     )
     arrays = {name: jnp.float32(peak) for name, peak in peaks.items()}
 

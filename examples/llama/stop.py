@@ -38,6 +38,7 @@ class StopSignals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self._give_back()
+        self._console.show_cursor(True)  # which a bar hides; a second signal leaves no time for it
         self._console.print(f"{self.received.name}: stopping after this step")
 
     @property

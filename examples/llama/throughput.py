@@ -1,5 +1,10 @@
 """How fast a step is with each optimizer: `python -m examples.llama.throughput`."""
 
+from examples.llama.interrupt import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.llama.command import run_command
-from examples.llama.config import Experiment, InputError, Setup, as_json
+from examples.llama.config import Experiment, Setup, as_json
 from examples.llama.costs.candidates import CANDIDATES, Candidate, choose
 from examples.llama.costs.footprint import kept
 from examples.llama.costs.plot import RatioBar, RatioPanel, plot_throughput
@@ -19,6 +24,7 @@ from examples.llama.costs.rounds import ratios, rounds_of, spread
 from examples.llama.costs.turns import Turn, check_memory, gradients_of, step_turn, update_turn
 from examples.llama.environment import machine, versions
 from examples.llama.figures import figures_table
+from examples.llama.options import Checked, Count
 from examples.llama.records import write_json
 
 REFERENCE = "adamw"
@@ -35,7 +41,7 @@ _NOTES = (
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(Checked):
     """Measure the tokens per second of the whole train step, and the optimizer's update alone.
 
     The optimizers take turns in one process: one step of each is a round, in another order every
@@ -47,7 +53,7 @@ class Command:
     optimizers: tuple[str, ...] = tuple(CANDIDATES)
     """What to measure beside AdamW: optimizers, or variants of some."""
     setup: Setup = field(default_factory=Setup)
-    rounds: int = 15
+    rounds: Count = 15
     """Rounds that count, after one that does not."""
     results: Path = Path("runs/throughput/throughput.json")
     """The file of all figures; the picture is written beside it, as .png."""
@@ -147,8 +153,6 @@ def draw(path: Path, title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 def run(command: Command, console: Console) -> int:
     """Measure and report; return the exit code."""
-    if command.rounds < 1:
-        raise InputError(f"--rounds is {command.rounds}, but must be at least 1")
     setup = command.setup
     candidates = choose((REFERENCE, *command.optimizers), setup.preset)
     experiments = {name: Experiment(one.optimizer, setup) for name, one in candidates.items()}

@@ -1,7 +1,13 @@
 """Train one LLaMA with one optimizer: `python -m examples.llama.train --optimizer sinkgd`."""
 
+from examples.llama.interrupt import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
 import contextlib
 import dataclasses
+import itertools
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,11 +18,19 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from examples.llama.checkpoint import Checkpoints, SaveError
-from examples.llama.command import run_command
+from examples.llama.checkpoint import Checkpoints, Identity, SaveError
+from examples.llama.command import NOT_SAVED, run_command
 from examples.llama.conclusion import conclude
 from examples.llama.config import CorpusConfig, Experiment, RunConfig, as_json
-from examples.llama.loop import DivergedError, Savepoint, Task, fit, prepare
+from examples.llama.loop import (
+    Compiled,
+    DivergedError,
+    Savepoint,
+    Task,
+    Validated,
+    fit,
+    prepare,
+)
 from examples.llama.loss import Validation
 from examples.llama.mesh import place
 from examples.llama.optimizers import settle
@@ -25,7 +39,10 @@ from examples.llama.processes import (
     from_main_process,
     is_main_process,
     join_processes,
+    leave,
+    leaving_together,
 )
+from examples.llama.progress import header
 from examples.llama.records import write_json
 from examples.llama.run_folder import RunFolder
 from examples.llama.step import check_layerwise
@@ -35,9 +52,6 @@ from examples.llama.watch import watching
 
 DIVERGED = 1
 """Exit code of a run whose loss or weights are no longer finite."""
-
-NOT_SAVED = 3
-"""Exit code of a run that could not write to its folder, on a full disk for example."""
 
 
 @dataclass(frozen=True)
@@ -66,48 +80,68 @@ def train(
     run: RunConfig,
     console: Console,
     source: CorpusConfig = CorpusConfig(),
+    *,
+    fresh: bool = False,
 ) -> int:
     """Train or go on training in `folder`; return the exit code, 0 when the run is finished.
 
-    `source`, where the corpus came from, is kept for the commands that use the trained model.
+    `source`, where the corpus came from, is kept for the commands that use the trained model. With
+    `fresh` the folder is moved aside first, if it is there.
 
     Raises:
         ConfigMismatchError: the folder holds something else.
-        InputError: the experiment has no layer-wise step, but is to be trained with it.
+        InputError: another process trains in the folder, or the experiment has no layer-wise step,
+            but is to be trained with it.
     """
     experiment = settled(experiment)
     if run.layerwise:
         check_layerwise(experiment)
     config = identity(experiment, corpus, layerwise=run.layerwise)
-    finished = from_main_process(lambda: _claim(folder, config, source))
-    if finished is not None:
-        result = Validation.from_json(finished)
-        console.print(f"{folder.path} is finished: {result}", soft_wrap=True)
-        return 0
+    with _held(folder, fresh, console):
+        claimed, finished = from_main_process(lambda: _claim(folder, config, source, run))
+        if finished is not None:
+            result = Validation.from_json(finished)
+            console.print(f"{folder.path} is finished: {result}", soft_wrap=True)
+            return 0
+        try:
+            return _train(experiment, corpus, folder, run, Identity(**claimed), console)
+        except DivergedError as error:
+            console.print(_diverged_message(error, folder), soft_wrap=True)
+            return DIVERGED
+        except SaveError as error:
+            console.print(f"Stopped: {error}", soft_wrap=True)
+            return leave(NOT_SAVED)
+
+
+@contextlib.contextmanager
+def _held(folder: RunFolder, fresh: bool, console: Console) -> Iterator[None]:
+    """Let no other process write to the folder."""
+    aside = from_main_process(lambda: str(folder.lock(fresh=fresh) or ""))
     try:
-        return _train(experiment, corpus, folder, run, console)
-    except DivergedError as error:
-        console.print(_diverged_message(error, folder), soft_wrap=True)
-        return DIVERGED
-    except (SaveError, OSError) as error:
-        console.print(f"Stopped: {error}", soft_wrap=True)
-        return NOT_SAVED
+        if aside:
+            console.print(f"Moved {folder.path} aside to {aside}", soft_wrap=True)
+        yield
+    finally:
+        folder.unlock()
 
 
 def _claim(
-    folder: RunFolder, config: dict[str, Any], source: CorpusConfig
-) -> dict[str, Any] | None:
-    folder.claim(config)
+    folder: RunFolder, config: dict[str, Any], source: CorpusConfig, run: RunConfig
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    claimed = folder.claim(config, accept_changed_text=run.accept_changed_text)
     write_json(folder.source, as_json(source))
-    return folder.result()
+    return dataclasses.asdict(claimed), folder.result(config["setup"]["steps"])
 
 
 def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
     """Everything that determines result and state of a settled experiment, as config.json has it.
 
+    The length of the schedule is always there: the number of steps alone may grow later.
     `layerwise` is there if it is true: the optimizer's state has another form then.
     """
     config = as_json(experiment)
+    config["setup"]["schedule_steps"] = experiment.setup.length_of_schedule
+    config["setup"]["warm_up_steps"] = experiment.setup.warm_up
     del config["setup"]["data"]["workers"]  # the rows are the same with any number of them
     config |= {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
     return config | ({"layerwise": True} if layerwise else {})
@@ -121,38 +155,66 @@ def settled(experiment: Experiment) -> Experiment:
 
 
 def _train(
-    experiment: Experiment, corpus: Corpus, folder: RunFolder, run: RunConfig, console: Console
+    experiment: Experiment,
+    corpus: Corpus,
+    folder: RunFolder,
+    run: RunConfig,
+    identity: Identity,
+    console: Console,
 ) -> int:
     placement = place(run.mesh)
     if placement.mesh is None and jax.device_count() > 1:
         devices = jax.device_count()
         console.print(f"Training on one of {devices} devices; --mesh {devices} 1 1 takes all")
     task = prepare(experiment, corpus, placement, layerwise=run.layerwise)
-    config = identity(experiment, corpus, layerwise=run.layerwise)
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
+    say(header(experiment, placement, folder.path))
+    signals = StopSignals(console)
     with (
-        StopSignals(console) as signals,
-        Checkpoints(folder.checkpoints, run.keep) as checkpoints,
+        Checkpoints(folder.checkpoints, identity, run.keep) as checkpoints,
         _iterating(task) as batches,
     ):
-        restored = checkpoints.restore_newest(
-            task.abstract_state(), batches, lambda line: console.print(line, soft_wrap=True)
+        restored = checkpoints.restore_newest(task.abstract_state(), batches, say)
+        done, mark = 0, {}
+        if restored is None:
+            state = task.initial_state()
+            if folder.metrics.exists():
+                say(f"{folder.checkpoints} has no checkpoint: starting at the beginning")
+        else:
+            state, saved = restored
+            done, mark = saved["step"], saved["metrics"]
+            say(f"Going on in {folder.path} after step {done}")
+        elapsed, whole = from_main_process(lambda: folder.cut_back(done, mark, say))
+        again = not whole and task.validates_after(done)
+        validated = Validated(done, task.validate(state.params)) if again else None
+        events = fit(
+            task,
+            state,
+            batches,
+            save_every=run.save_every,
+            should_stop=lambda: signals.received is not None,
         )
-        done, state = (0, task.initial_state()) if restored is None else restored
-        if restored is not None:
-            console.print(f"Going on in {folder.path} after step {done}", soft_wrap=True)
+        if done < experiment.setup.steps:
+            say("Compiling the train step ...")
+        # Ctrl-C ends the process at once until there is something to be saved
+        for compiled in itertools.islice(events, 1):
+            assert isinstance(compiled, Compiled)
+            say(f"Compiled in {compiled.seconds:.1f} s")
         last = done
-        with watching(experiment, folder, run, config, done, console) as watch:
-            for event in fit(
-                task,
-                state,
-                batches,
-                save_every=run.save_every,
-                should_stop=lambda: signals.received is not None,
-            ):
+        with (
+            signals,
+            watching(experiment, folder, run, identity.config, done, elapsed, console) as watch,
+        ):
+            if validated is not None:
+                watch(validated)
+            for event in events:
                 if isinstance(event, Savepoint):
-                    checkpoints.save(event.number, event.state, batches, config)
+                    checkpoints.save(event.number, event.state, batches, watch.sync())
                     state, last = event.state, event.number
-                else:
+                elif not isinstance(event, Compiled):
                     watch(event)
     if last != experiment.setup.steps:
         console.print(
@@ -197,11 +259,10 @@ def run(command: Command, console: Console) -> int:
     experiment = settled(command.experiment)
     folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
     corpus = load_corpus(command.corpus, experiment.setup.model.vocabulary, console)
-    if command.fresh:
-        aside = from_main_process(lambda: str(folder.move_aside() or ""))
-        if aside:
-            console.print(f"Moved {folder.path} aside to {aside}", soft_wrap=True)
-    return train(experiment, corpus, folder, command.run, console, command.corpus)
+    with leaving_together():
+        return train(
+            experiment, corpus, folder, command.run, console, command.corpus, fresh=command.fresh
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """How a run is watched: a bar or lines, metrics.jsonl, trackers, a trace."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -9,14 +9,44 @@ from rich.console import Console
 from examples.llama.config import Experiment, RunConfig
 from examples.llama.loop import Step, Validated
 from examples.llama.processes import is_main_process
-from examples.llama.profile import profile_steps
+from examples.llama.profile import Profile, profile_steps
 from examples.llama.progress import Reporter
 from examples.llama.recorder import Recorder
 from examples.llama.run_folder import MetricsLog, RunFolder
-from examples.llama.tracking import track
+from examples.llama.tracking import Log, track
 
-Watch = Callable[[Step | Validated], None]
-"""Is told what happened, in order."""
+
+class Watch:
+    """Is told what happened, in order; this one shows and keeps nothing."""
+
+    def __call__(self, event: Step | Validated) -> None:
+        """Show and record an event."""
+
+    def sync(self) -> dict[str, Any]:
+        """Write the record through to the disk; return its mark, which a checkpoint keeps."""
+        return {}
+
+
+class _Recording(Watch):
+    def __init__(
+        self, recorder: Recorder, bar: Reporter, log: MetricsLog, track: Log, profile: Profile
+    ):
+        self._recorder, self._bar, self._log = recorder, bar, log
+        self._track, self._profile = track, profile
+
+    def __call__(self, event: Step | Validated) -> None:
+        if isinstance(event, Step):
+            line = self._recorder.step(event)
+            self._bar.step(event)
+            self._profile(event.number)
+        else:
+            line = self._recorder.validation(event)
+            self._bar.validation(event.number, event.validation)
+        self._log.write(line)
+        self._track(line)
+
+    def sync(self) -> dict[str, Any]:
+        return self._log.sync() | {"elapsed_seconds": self._recorder.elapsed_seconds}
 
 
 @contextlib.contextmanager
@@ -26,17 +56,16 @@ def watching(
     run: RunConfig,
     config: Mapping[str, Any],
     done: int,
+    elapsed: float,
     console: Console,
 ) -> Iterator[Watch]:
-    """Show and record a run after its first `done` steps, in the process that does so.
+    """Show and record a run after its first `done` steps, which took `elapsed` seconds.
 
-    Metrics of later steps, which a killed run may have left, are dropped: they are measured anew.
+    In the process that does so; the others get a watch that does nothing.
     """
     if not is_main_process():
-        yield lambda event: None
+        yield Watch()
         return
-    lines = folder.cut_back(done)
-    recorder = Recorder(experiment, lines[-1]["elapsed_seconds"] if lines else 0.0)
     setup, name = experiment.setup, experiment.optimizer.name
     tokens = setup.data.tokens_per_step
     with (
@@ -45,16 +74,4 @@ def watching(
         track(run.track, folder.path, config, done) as also_log,
         profile_steps(folder.profile if run.profile else None) as profile,
     ):
-
-        def watch(event: Step | Validated) -> None:
-            if isinstance(event, Step):
-                line = recorder.step(event)
-                bar.step(event)
-                profile(event.number)
-            else:
-                line = recorder.validation(event)
-                bar.validation(event.number, event.validation)
-            log.write(line)
-            also_log(line)
-
-        yield watch
+        yield _Recording(Recorder(experiment, elapsed), bar, log, also_log, profile)

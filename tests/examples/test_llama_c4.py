@@ -1,4 +1,6 @@
+import gzip
 import io
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +107,18 @@ def test_name_depends_on_files_and_tokenizer(c4_folder: Path, tmp_path: Path) ->
     ]
     assert len({corpus.name for corpus in made}) == 3
     assert corpus_of(c4_folder).name == made[0].name
+
+
+def test_files_of_equal_size_and_other_content_are_another_text(tmp_path: Path) -> None:
+    names = set()
+    for two in (["aaaa", "bb"], ["aaab", "bb"], ["aaaa", "bc"]):
+        for split in ("train", "validation"):
+            path = tmp_path / f"c4-{split}.00000-of-00001.json.gz"
+            lines = "".join(json.dumps({"text": text}) + "\n" for text in two)
+            path.write_bytes(gzip.compress(lines.encode(), compresslevel=0, mtime=0))
+        names.add((path.stat().st_size, folder_documents(tmp_path).name))
+    assert len({size for size, _ in names}) == 1
+    assert len(names) == 3
 
 
 def test_a_folder_is_loaded_with_byte_pairs(c4_folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from examples.llama.command import BAD_INPUT, run_command
-from examples.llama.config import InputError, RunConfig, Setup
+from examples.llama.config import InputError
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,6 @@ def test_configuration_that_refuses_itself_is_a_readable_error(
     [
         (["--hidden", "30"], "hidden width 30 cannot be split into 4 heads"),
         (["--batch-size", "6", "--microbatches", "4"], "a batch of 6 rows cannot be divided"),
-        (["--steps", "0"], "steps is 0, but must be at least 1"),
-        (["--save-every", "0"], "save_every is 0, but must be at least 1"),
     ],
 )
 def test_options_that_contradict_each_other_are_readable_errors(
@@ -86,18 +84,6 @@ def test_options_that_contradict_each_other_are_readable_errors(
     written = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert message in written
     assert "Traceback" not in written
-
-
-@pytest.mark.parametrize("name", ["steps", "validate_every"])
-def test_set_up_counts_from_one(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} is 0, but must be at least 1"):
-        Setup(**{name: 0})
-
-
-@pytest.mark.parametrize("name", ["save_every", "keep", "log_every"])
-def test_run_counts_from_one(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} is 0, but must be at least 1"):
-        RunConfig(**{name: 0})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 import io
 import itertools
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,30 +44,75 @@ def test_split_depends_on_the_path_alone() -> None:
     assert 60 < len(held_out) < 140
 
 
+def _load(config: CorpusConfig) -> tuple[ContiguousCorpus, str]:
+    console = Console(file=io.StringIO(), width=500)
+    loaded = load_corpus(config, 300, console)
+    assert isinstance(loaded, ContiguousCorpus)
+    return loaded, console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_second_load_reads_the_cache(source_folder: Path, tmp_path: Path) -> None:
-    outputs = []
-    for _ in range(2):
-        console = Console(file=io.StringIO(), width=500)
-        loaded = load_corpus(CorpusConfig(corpus_root=source_folder, cache=tmp_path), 256, console)
-        outputs.append(console.file.getvalue())  # type: ignore[attr-defined]
-    assert "Reading 60 files" in outputs[0]
-    assert outputs[1] == ""
-    assert [path.name for path in tmp_path.iterdir()] == [f"{loaded.name}.npz"]
+    config = CorpusConfig(tokenizer="bpe", corpus_root=source_folder, cache=tmp_path)
+    loaded, output = _load(config)
+    assert "Learning 300 byte pairs" in output
+    assert "Tokenizing 60 files" in output
+    assert (tmp_path / f"{loaded.name}.npz").exists()
+    assert _load(config)[1] == ""
 
 
-def test_changed_file_list_is_another_corpus(source_folder: Path, tmp_path: Path) -> None:
+def _cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _flip(place: float) -> Callable[[bytes], bytes]:
+    def flip(content: bytes) -> bytes:
+        index = int(place * (len(content) - 1))
+        return content[:index] + bytes([content[index] ^ 4]) + content[index + 1 :]
+
+    return flip
+
+
+@pytest.mark.parametrize("kind", ["npz", "json"])
+@pytest.mark.parametrize(
+    "damage", [_cut, lambda content: b"", *(_flip(place / 7) for place in range(8))]
+)
+def test_damaged_cache_is_made_again(
+    kind: str, damage: Callable[[bytes], bytes], source_folder: Path, tmp_path: Path
+) -> None:
+    config = CorpusConfig(tokenizer="bpe", corpus_root=source_folder, cache=tmp_path)
+    first, _ = _load(config)
+    (path,) = tmp_path.glob(f"*.{kind}")
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    second, output = _load(config)
+    assert second.name == first.name
+    np.testing.assert_array_equal(second.train, first.train)
+    np.testing.assert_array_equal(second.validation, first.validation)
+    # bits of a zip file that say nothing of its content may differ
+    assert f"{path} is damaged" in output or kind == "npz"
+    assert kind == "npz" or path.read_bytes() == whole
+
+
+def test_changed_files_are_another_corpus(source_folder: Path, tmp_path: Path) -> None:
     for path in source_files(source_folder):
         (tmp_path / "copy" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "copy" / path).write_bytes((source_folder / path).read_bytes())
     config = CorpusConfig(corpus_root=tmp_path / "copy", cache=tmp_path / "cache")
     before = load(config)
-    with (tmp_path / "copy" / source_files(source_folder)[0]).open("a") as file:
-        file.write("more")
-    after = load(config)
-    assert before.name != after.name
-    assert len(after.train) + len(after.validation) == (
+    changed = tmp_path / "copy" / source_files(source_folder)[0]
+    content, times = changed.read_bytes(), changed.stat()
+    changed.write_bytes(content + b"more")
+    longer = load(config)
+    assert len(longer.train) + len(longer.validation) == (
         len(before.train) + len(before.validation) + 4
     )
+    changed.write_bytes(b"X" + content[1:])
+    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other = load(config)
+    assert (len(other.train), len(other.validation)) == (len(before.train), len(before.validation))
+    assert len({before.name, longer.name, other.name}) == 3
+    changed.write_bytes(content)
+    assert load(config).name == before.name
 
 
 def test_folder_without_python_files_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Runs that are killed, checkpoints that are damaged, disks that are full."""
 
+import dataclasses
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable
@@ -19,12 +21,13 @@ from rich.console import Console
 
 from examples.llama import checkpoint as checkpoint_module
 from examples.llama.checkpoint import Checkpoints, DamagedError, fingerprint
+from examples.llama.command import NOT_SAVED
 from examples.llama.config import Experiment, InputError, OptimizerConfig, RunConfig, Setup
 from examples.llama.records import read_lines
 from examples.llama.run_folder import RunFolder
 from examples.llama.step import TrainState, initial_state
 from examples.llama.text.corpus import Corpus
-from examples.llama.train import NOT_SAVED, settled, train
+from examples.llama.train import settled, train
 from tests.examples.damage import flip_a_bit, largest_file, reads_damaged
 
 
@@ -115,7 +118,7 @@ def test_run_killed_at_random_moments_ends_bit_for_bit_like_one_never_killed(
     for run in ("whole", "killed"):
         with Checkpoints(tmp_path / run / "checkpoints", writable=False) as found:
             metadata = found._checkpointer.checkpointables_metadata(steps).custom_metadata
-            saved.append((metadata["fingerprint"], metadata["position"]))
+            saved.append((metadata["fingerprint"], metadata["position"], metadata["config"]))
     assert saved[0] == saved[1]
 
 
@@ -145,7 +148,7 @@ def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     code, output = _train(experiment, corpus, damaged, save_every=5, keep=3)
     assert code == 0
     assert "The checkpoint of step 12 in" in output
-    assert "is damaged" in output
+    assert "is not used: " in output
     assert "Going on in" in output
     assert "after step 10" in output
     assert (damaged / "damaged" / "12").is_dir()
@@ -163,7 +166,7 @@ def test_checkpoints_that_are_all_damaged_are_an_error_that_loses_nothing(
         flip_a_bit(tmp_path / "run" / "checkpoints" / step)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(
-        InputError, match=r"all checkpoints .* are damaged, steps \[12, 6\].*--fresh"
+        InputError, match=r"no checkpoint in .* can be used, of steps \[12, 6\].*--fresh"
     ):
         _train(experiment, corpus, tmp_path / "run", save_every=6)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
@@ -241,4 +244,26 @@ def test_checkpoint_carries_its_configuration(
         _, saved = checkpoints.load(6, initial_state(experiment))
         with pytest.raises(DamagedError):
             checkpoints.load(7, initial_state(experiment))
-    assert saved["config"] == json.loads((tmp_path / "run" / "config.json").read_text())
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["config"] | {"run": saved["run"], "earlier_texts": []} == config
+
+
+def test_saves_give_back_their_descriptors_and_threads(
+    experiment: Experiment, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with a save at every step holds no more of them later than at its tenth save."""
+    held: list[tuple[int, int]] = []
+    save = Checkpoints.save
+
+    def counting_save(checkpoints: Checkpoints, *arguments: Any) -> None:
+        checkpoints.steps()  # nothing is under way then
+        held.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+        save(checkpoints, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", counting_save)
+    setup = dataclasses.replace(experiment.setup, steps=60, validate_every=60)
+    longer = dataclasses.replace(experiment, setup=setup)
+    assert _train(longer, corpus, tmp_path / "run", save_every=1)[0] == 0
+    assert len(held) == 60
+    for early, late in zip(held[10], held[-1], strict=True):
+        assert late <= early + 3  # each save that is not ended keeps three descriptors, one thread

@@ -72,7 +72,7 @@ def test_workers_need_no_device_and_end_quietly(c4_folder: Path, tmp_path: Path)
     assert (done.stdout, done.stderr, done.returncode) == ("(2, 8)\n", "", 0)
 
 
-@pytest.mark.parametrize("workers", [3, 5, -1])
+@pytest.mark.parametrize("workers", [3, 5])
 def test_workers_that_cannot_share_the_streams_are_refused(
     c4: DocumentCorpus, workers: int
 ) -> None:

@@ -247,7 +247,6 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
         ),
         (["--optimizers"], "--optimizers names none"),
         (["--presets"], "--presets names none"),
-        (["--microbatch-rows", "0"], "--microbatch-rows and --microbatches must be at least 1"),
         (
             ["--optimizers", "sgd-layerwise", "--microbatches", "2"],
             "a layer-wise step has no microbatches; leave --microbatches out",

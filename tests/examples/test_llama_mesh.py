@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Sharding
 
-from examples.llama.checkpoint import Checkpoints
+from examples.llama.checkpoint import Checkpoints, Identity
 from examples.llama.config import (
     DataConfig,
     Experiment,
@@ -114,13 +114,14 @@ def test_checkpoint_moves_between_meshes(tmp_path: Path) -> None:
 
     state = initial_state(experiment)
     spread = jax.device_put(state, place((2, 2, 2)).shardings(lambda: initial_state(experiment)))
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(3, spread, Nowhere(), {})
+    identity = Identity("a run", {"setup": {}, "corpus": "a text"}, ["a text"])
+    with Checkpoints(tmp_path / "checkpoints", identity) as checkpoints:
+        checkpoints.save(3, spread, Nowhere())
         for placement in (place((1, 8, 1)), ONE_DEVICE):
             restored = checkpoints.restore_newest(like(placement), Nowhere(), print)
             assert restored is not None
-            chex.assert_trees_all_equal(restored[1], state)
-            jax.tree.map(lambda x, y: _assert_lies(x, y.sharding), restored[1], like(placement))
+            chex.assert_trees_all_equal(restored[0], state)
+            jax.tree.map(lambda x, y: _assert_lies(x, y.sharding), restored[0], like(placement))
 
 
 def test_validation_on_a_mesh_is_that_of_one_device() -> None:

@@ -1,11 +1,13 @@
 """Training in two processes with four devices each, by the trainer's command."""
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from examples.llama.command import NOT_SAVED
 from examples.llama.config import CorpusConfig, InputError
 from examples.llama.processes import (
+    LOST,
     Agreement,
     DistributedConfig,
     from_main_process,
@@ -22,6 +26,7 @@ from examples.llama.processes import (
     join_processes,
 )
 from examples.llama.records import read_lines
+from examples.llama.rendezvous import meet
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main
 
@@ -151,6 +156,20 @@ def test_pair_killed_and_stopped_on_changing_meshes_trains_as_one_device_does(
             np.testing.assert_allclose(_figures(folder, name), _figures(alone, name), tolerance)
 
 
+def test_process_whose_other_is_killed_ends_with_a_line(options: list[str], tmp_path: Path) -> None:
+    longer = [*options, "--steps", "100000", "--mesh", "8", "1", "1"]
+    pair = _Pair(longer, tmp_path / "run", tmp_path / "compiled")
+    try:
+        pair.wait_until(lambda: pair.step >= 2)
+        pair.processes[1].kill()
+        code, _ = pair.end()
+    finally:
+        pair.kill()
+    assert code in (NOT_SAVED, LOST), pair.output(0)  # whichever it was doing
+    assert "Stopped: " in pair.output(0)
+    assert "Traceback" not in pair.output(0)
+
+
 def test_what_process_0_refuses_ends_both(options: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "thesis"
     folder.mkdir()
@@ -161,6 +180,69 @@ def test_what_process_0_refuses_ends_both(options: list[str], tmp_path: Path) ->
     finally:
         pair.kill()
     assert "thesis is not empty" in pair.output(0)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def test_process_0_says_who_is_missing() -> None:
+    port = _free_port()
+    came = threading.Thread(target=_meet_quietly, args=(port, 2))
+    came.start()
+    with pytest.raises(InputError, match=r"2 of 4 .* within 2 seconds: --process-id 1, 3; start"):
+        meet("localhost", port, 4, 0, 2)
+    came.join()
+
+
+def _meet_quietly(port: int, number: int) -> None:
+    with contextlib.suppress(InputError):
+        meet("localhost", port, 4, number, 2)
+
+
+def test_others_say_that_process_0_is_missing() -> None:
+    with pytest.raises(InputError, match=r"process 1 was not joined .* within 0\.5 seconds"):
+        meet("localhost", _free_port(), 2, 1, 0.5)
+
+
+def test_all_go_on_once_all_are_there_whoever_else_comes() -> None:
+    port, done = _free_port(), []
+
+    def one(number: int) -> None:
+        meet("localhost", port, 3, number, 60)
+        done.append(number)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in (1, 0)]
+    for thread in threads:
+        thread.start()
+    for content in (b"GET / HTTP/1.1\n\n", b"0\n", b"7\n", b""):
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port)) as foreign:
+            foreign.sendall(content)
+    assert not done
+    threads.append(threading.Thread(target=one, args=(2,)))
+    threads[-1].start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(done) == [0, 1, 2]
+
+
+def test_command_whose_others_never_come_ends_with_a_line(options: list[str]) -> None:
+    for number in (0, 1):
+        joint = ["--coordinator", f"localhost:{_free_port()}", "--processes", "2"]
+        joint += ["--process-id", str(number), "--join-timeout", "1"]
+        process = subprocess.run(
+            [sys.executable, "-m", "examples.llama.train", *options, *joint],
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert process.returncode == 2
+        (line,) = process.stdout.splitlines()
+        assert line.startswith("Error: ")
+        assert "within 1 seconds" in line
+        assert not process.stderr
 
 
 def test_one_process_is_its_own_master() -> None:

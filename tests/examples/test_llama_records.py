@@ -25,8 +25,10 @@ _values = st.recursive(
 )
 
 
-@given(value=_values)
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+@given(value=st.dictionaries(st.text(), _values))
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, value: dict[str, object]
+) -> None:
     path = tmp_path_factory.mktemp("records") / "folder" / "value.json"
     write_json(path, value)
     assert read_json(path) == value
@@ -36,7 +38,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, value
 @pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
 def test_failed_write_leaves_the_file_before_it(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "value.json"
-    write_json(path, 1)
+    write_json(path, {"a": 1})
 
     def fail(file: object) -> None:
         file.write(b"half")  # type: ignore[attr-defined]
@@ -44,16 +46,16 @@ def test_failed_write_leaves_the_file_before_it(tmp_path: Path, error: BaseExcep
 
     with pytest.raises(type(error)):
         write_atomically(path, fail)
-    assert read_json(path) == 1
+    assert read_json(path) == {"a": 1}
     assert [path] == list(tmp_path.iterdir())
 
 
 def test_number_that_json_does_not_have_leaves_the_file_before_it(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
-    write_json(path, 1)
+    write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, float("nan"))
-    assert read_json(path) == 1
+    assert read_json(path) == {"a": 1}
 
 
 def test_the_file_appears_under_its_name_when_it_is_whole(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_file_is_as_readable_as_any_other(tmp_path: Path, mask: int, mode: int) 
     path = tmp_path / "value.json"
     before = os.umask(mask)
     try:
-        write_json(path, 1)
+        write_json(path, {"a": 1})
         assert os.umask(mask) == mask
     finally:
         os.umask(before)
@@ -104,6 +106,29 @@ def test_what_is_not_json_is_named(tmp_path: Path, bad: bytes) -> None:
         read_lines(lines)
     value.write_bytes(bad)
     with pytest.raises(InputError, match=r"value\.json is not JSON"):
+        read_json(value)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"[]", "a list"),
+        (b"null", "null"),
+        (b"7", "a number"),
+        (b'"a"', "a string"),
+        (b"true", "a truth value"),
+        (b'{"a": NaN}', "no NaN"),
+        (b'{"a": -Infinity}', "no -Infinity"),
+        (b"[" * 100_000, "is not JSON"),
+    ],
+)
+def test_what_is_not_an_object_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
+    lines, value = tmp_path / "metrics.jsonl", tmp_path / "value.json"
+    lines.write_bytes(b'{"step": 1}\n' + content + b"\n")
+    with pytest.raises(InputError, match=rf"metrics\.jsonl, line 2 .*{kind}"):
+        read_lines(lines)
+    value.write_bytes(content)
+    with pytest.raises(InputError, match=rf"value\.json .*{kind}"):
         read_json(value)
 
 

@@ -101,7 +101,6 @@ def test_what_does_not_fit_into_memory_is_refused(
     ("options", "message"),
     [
         (["--optimizers", "lamb"], "--optimizers: lamb is none of"),
-        (["--rounds", "0"], "--rounds is 0, but must be at least 1"),
     ],
 )
 def test_bad_input_is_refused(

@@ -21,10 +21,10 @@ from examples.llama.config import (
     OptimizerConfig,
     RunConfig,
     Setup,
-    corpus_from_json,
 )
 from examples.llama.loop import Task, prepare
 from examples.llama.optimizers import settle
+from examples.llama.options import from_json
 from examples.llama.records import read_lines
 from examples.llama.run_folder import ConfigMismatchError, RunFolder
 from examples.llama.step import TrainState
@@ -230,7 +230,9 @@ def test_run_remembers_where_its_text_came_from(
     folder = tmp_path / "run"
     options = ["--optimizer", "sgd", "--steps", "1", "--run-dir", str(folder)]
     assert main([*tiny_options, *options]) == 0
-    source = corpus_from_json(json.loads((folder / "source.json").read_text()))
+    source = from_json(
+        CorpusConfig, json.loads((folder / "source.json").read_text()), "source.json"
+    )
     assert source == corpus_config
 
 

@@ -56,16 +56,24 @@ def byte_pair_tokenizer(
         texts: the text, asked for only if the byte pairs are not in the cache.
         identity: says which text it is.
         vocabulary: the largest number of tokens; a short text has fewer.
-        cache: folder to keep the tokenizer in, as a file that `--tokenizer` takes.
+        cache: folder to keep the tokenizer in, as a file that `--tokenizer` takes. Its name ends in
+            a digest of its content, by which a damaged one is recognized.
         console: told when they are learned.
     """
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    path = cache / f"byte-pairs-{vocabulary}-{digest}.json"
-    if not path.exists():
-        console.print(
-            f"Learning {vocabulary} byte pairs from the training text (once; kept in {path})",
-            soft_wrap=True,
-        )
-        content = learn_byte_pairs(texts(), vocabulary).encode()
-        write_atomically(path, lambda file: file.write(content))
+    kept = f"byte-pairs-{vocabulary}-{_digest(identity.encode())}"
+    for path in sorted(cache.glob(f"{kept}-*.json")):
+        if path.name == f"{kept}-{_digest(path.read_bytes())}.json":
+            return read_tokenizer(path)
+        console.print(f"{path} is damaged: learning the byte pairs again", soft_wrap=True)
+    console.print(
+        f"Learning {vocabulary} byte pairs from the training text (once; kept in {cache})",
+        soft_wrap=True,
+    )
+    content = learn_byte_pairs(texts(), vocabulary).encode()
+    path = cache / f"{kept}-{_digest(content)}.json"
+    write_atomically(path, lambda file: file.write(content))
     return read_tokenizer(path)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

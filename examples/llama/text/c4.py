@@ -135,12 +135,14 @@ class Documents:
 def folder_documents(folder: Path) -> Documents:
     """The documents of a folder with files c4-train.*.json.gz and c4-validation.*.json.gz.
 
+    The text is known by the content of its files, see `C4File.identity`.
+
     Raises:
         InputError: there are none of one kind.
     """
     train, validation = c4_files(folder, "train"), c4_files(folder, "validation")
-    sizes = (f"{file.path.name} {file.path.stat().st_size}\n" for file in train + validation)
-    digest = hashlib.sha256("".join(sizes).encode()).hexdigest()[:16]
+    files = "".join(f"{file.path.name} {file.identity()}\n" for file in train + validation)
+    digest = hashlib.sha256(files.encode(errors="surrogateescape")).hexdigest()[:16]
     return Documents(f"c4-{digest}", train, validation)
 
 

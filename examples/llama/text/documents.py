@@ -1,7 +1,9 @@
 """Documents in C4's own format: gzipped lines of JSON with the keys text, timestamp and url."""
 
 import gzip
+import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from examples.llama.config import InputError
+from examples.llama.records import naming
+
+_END = 2**16
+"""Bytes at each end of a file that identify it."""
 
 
 class Part(Protocol):
@@ -30,6 +36,20 @@ class C4File:
     """A file of C4, for example c4-train.00000-of-01024.json.gz; document n is line n + 1."""
 
     path: Path
+
+    def identity(self) -> str:
+        """A digest that tells its content from any other, without reading all of a large file.
+
+        It is that of the size and of both ends of the file. A gzip file ends with the CRC-32 and
+        the length of what was compressed, with which the content is compared when it is read.
+        """
+        with naming(self.path), self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest = hashlib.sha256(f"{size}\n".encode())
+            for start in (0, max(0, size - _END)):
+                file.seek(start)
+                digest.update(file.read(_END))
+        return digest.hexdigest()
 
     def documents(self, start: int) -> Iterator[str]:
         """The texts from line `start` + 1 on; lines before it are not looked into."""

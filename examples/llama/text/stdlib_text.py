@@ -1,10 +1,11 @@
 """The embedded corpus: the Python standard library's own source.
 
-It is on every machine that can run this example: about 12 MB of real text, no download. Training
+It is on every machine that can run this example: about 12 MiB of real text, no download. Training
 and validation text are split by file, so that no validation text has a beginning in the training
 text.
 """
 
+import functools
 import hashlib
 import platform
 import sysconfig
@@ -48,7 +49,7 @@ class ContiguousCorpus:
     """Two long rows of tokens, for training and for validation: a `Corpus`."""
 
     name: str
-    """Python version, digest of the list of files, and tokenizer unless it is bytes."""
+    """Python version, digest of the files, and tokenizer unless it is bytes."""
     tokenizer: Tokenizer
     train: np.ndarray
     """Tokens of the training files, joined by the token that ends a text, if there is one."""
@@ -81,14 +82,14 @@ class PythonSource:
     train: tuple[Path, ...]
     validation: tuple[Path, ...]
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
-        """Python version and digest of the list of files with their sizes."""
-        sizes = {path: (self.root / path).stat().st_size for path in self.train + self.validation}
-        listing = "".join(f"{path.as_posix()} {sizes[path]}\n" for path in sorted(sizes))
-        determined_by = f"{VALIDATION_FRACTION} {_SEPARATOR!r}\n{listing}"
-        digest = hashlib.sha256(determined_by.encode()).hexdigest()[:16]
-        return f"python-{platform.python_version()}-{digest}"
+        """Python version and digest of the files: their paths and their content."""
+        digest = hashlib.sha256(f"{VALIDATION_FRACTION} {_SEPARATOR!r}\n".encode())
+        for path in sorted(self.train + self.validation):
+            content = hashlib.sha256((self.root / path).read_bytes()).hexdigest()
+            digest.update(f"{path.as_posix()} {content}\n".encode(errors="surrogateescape"))
+        return f"python-{platform.python_version()}-{digest.hexdigest()[:16]}"
 
     def byte_pairs(self, vocabulary: int, cache: Path, console: Console) -> Tokenizer:
         """The byte pairs of the training files."""
@@ -97,22 +98,37 @@ class PythonSource:
         )
 
     def tokenized(self, tokenizer: Tokenizer, cache: Path, console: Console) -> ContiguousCorpus:
-        """Load the tokens from the cache; put them there first if need be."""
-        is_bytes = isinstance(tokenizer, ByteTokenizer)
-        name = self.name if is_bytes else f"{self.name}-{tokenizer.name}"
-        path = cache / f"{name}.npz"
-        if not path.exists():
-            count = len(self.train) + len(self.validation)
-            console.print(
-                f"Reading {count} files below {self.root} (once; kept in {path})", soft_wrap=True
-            )
-            join = self._bytes if is_bytes else lambda files: self._tokens(files, tokenizer)
-            train, validation = join(self.train), join(self.validation)
-            write_atomically(path, lambda file: np.savez(file, train=train, validation=validation))
-        with np.load(path) as arrays:
-            train, validation = arrays["train"], arrays["validation"]
+        """The files as tokens: read, or from the cache where a tokenizer has to make them."""
+        if isinstance(tokenizer, ByteTokenizer):
+            name = self.name
+            train, validation = self._bytes(self.train), self._bytes(self.validation)
+        else:
+            name = f"{self.name}-{tokenizer.name}"
+            train, validation = self._cached(tokenizer, cache / f"{name}.npz", console)
         num_bytes = self._num_bytes(self.validation, separated=tokenizer.end is not None)
         return ContiguousCorpus(name, tokenizer, train, validation, num_bytes / len(validation))
+
+    def _cached(
+        self, tokenizer: Tokenizer, path: Path, console: Console
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens that `path` holds; it is written first if need be."""
+        if path.exists():
+            try:
+                with path.open("rb") as file, np.load(file) as arrays:  # which checks their CRCs
+                    return arrays["train"], arrays["validation"]
+            except OSError as error:
+                if error.errno is not None:  # it cannot be read at all
+                    raise
+            except Exception:  # a zip file can be damaged in many ways
+                pass
+            console.print(f"{path} is damaged: making it again", soft_wrap=True)
+        count = len(self.train) + len(self.validation)
+        console.print(
+            f"Tokenizing {count} files below {self.root} (once; kept in {path})", soft_wrap=True
+        )
+        tokens = [self._tokens(files, tokenizer) for files in (self.train, self.validation)]
+        write_atomically(path, lambda file: np.savez(file, train=tokens[0], validation=tokens[1]))
+        return tokens[0], tokens[1]
 
     def _bytes(self, files: Sequence[Path]) -> np.ndarray:
         """The files exactly as they are, whatever their encoding."""

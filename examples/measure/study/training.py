@@ -53,7 +53,8 @@ class Trainer:
         )
 
         def optimizer(peaks: dict[str, Any], steps: Any) -> optax.GradientTransformation:
-            scheduled: Setup = dataclasses.replace(setup, steps=steps)
+            warm_up: Any = jnp.maximum(1, jnp.round(steps / 10))
+            scheduled: Setup = dataclasses.replace(setup, steps=steps, warm_up_steps=warm_up)
             return make_optimizer(dataclasses.replace(config, **peaks), scheduled)
 
         def start(seed: jax.Array) -> tuple[Params, optax.OptState]:

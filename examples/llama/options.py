@@ -1,0 +1,152 @@
+"""Options as frozen dataclasses: bounds of their values, and the way back from JSON.
+
+A field says its bounds in its annotation, as `steps: Count = 300`, and its class inherits
+`Checked`. Values are then checked whenever one is made, from a command line, from JSON or in
+Python.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+Config = TypeVar("Config")
+
+
+class InputError(ValueError):
+    """The command cannot be carried out as given; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Within:
+    """Bounds of a number; it has to be finite in any case."""
+
+    least: float = -math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def check(self, option: str, value: float) -> None:
+        """Check a value.
+
+        Raises:
+            InputError: it is out of bounds.
+        """
+        if not math.isfinite(value):
+            raise InputError(f"{option} is {value}, but must be a finite number")
+        if value < self.least:
+            raise InputError(f"{option} is {value}, but must be at least {self.least:g}")
+        if value <= self.above:
+            what = "positive" if self.above == 0 else f"more than {self.above:g}"
+            raise InputError(f"{option} is {value}, but must be {what}")
+        if value >= self.below:
+            raise InputError(f"{option} is {value}, but must be less than {self.below:.0f}")
+
+
+_INT32 = 2**31
+
+Count = Annotated[int, Within(least=1, below=_INT32)]
+"""1, 2, 3, ..."""
+Natural = Annotated[int, Within(least=0, below=_INT32)]
+"""0, 1, 2, ..."""
+Positive = Annotated[float, Within(above=0)]
+"""More than 0."""
+NotNegative = Annotated[float, Within(least=0)]
+"""0 or more."""
+Decay = Annotated[float, Within(least=0, below=1)]
+"""What remains of an average in a step: from 0 to less than 1."""
+
+
+def flag(field: str) -> str:
+    """The option of a field."""
+    return "--" + field.replace("_", "-")
+
+
+class Checked:
+    """A configuration whose fields are within the bounds that their annotations say."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of bounds, by the option's name."""
+        for name, hint in _hints(type(self)).items():
+            value = getattr(self, name)
+            for one in value if isinstance(value, tuple) else (value,):
+                # not None, nor a number that is traced
+                if isinstance(one, int | float):
+                    for bounds in _bounds(hint):
+                        bounds.check(flag(name), one)
+
+
+def _hints(kind: Any) -> Mapping[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _bounds(hint: Any) -> Iterator[Within]:
+    yield from (one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Within))
+    for inner in get_args(hint):
+        yield from _bounds(inner)
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """Return a configuration as what JSON can hold."""
+    values = dataclasses.asdict(config)
+    return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
+
+
+def from_json(kind: type[Config], stored: Any, what: str) -> Config:
+    """Back from what `as_json` made.
+
+    Args:
+        kind: the dataclass.
+        stored: what JSON has, of any type.
+        what: where it is, for messages.
+
+    Raises:
+        InputError: a value is missing, unknown, or none that the dataclass can have.
+    """
+    hints = _hints(kind)
+    if not isinstance(stored, dict):
+        raise InputError(f"{what} is {stored!r}, not an object; put back a whole copy of the file")
+    if hints.keys() != stored.keys():
+        wrong = ", ".join(sorted(hints.keys() ^ stored.keys()))
+        raise InputError(
+            f"{what} lacks or does not know: {wrong}; put back a whole copy of the file"
+        )
+    values = {name: _value(hint, stored[name], f"{what}, {name}") for name, hint in hints.items()}
+    try:
+        return kind(**values)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def _value(hint: Any, stored: Any, what: str) -> Any:
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, stored, what)  # type: ignore[arg-type]
+    if get_origin(hint) in (Union, types.UnionType):
+        if stored is None and types.NoneType in get_args(hint):
+            return None
+        (hint,) = (inner for inner in get_args(hint) if inner is not types.NoneType)
+        return _value(hint, stored, what)
+    if get_origin(hint) is Literal:
+        fits = stored in get_args(hint)
+    elif hint is Path:
+        fits, stored = isinstance(stored, str), Path(str(stored))
+    elif hint is float:
+        fits = type(stored) in (int, float)
+    else:
+        fits = type(stored) is hint
+    if not fits:
+        raise InputError(f"{what} cannot be {stored!r}; put back a whole copy of the file")
+    return stored

@@ -1,0 +1,120 @@
+"""What a run shows before and while it trains, and how it ends when it is told to."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from examples.llama.config import Experiment, OptimizerConfig, RunConfig, Setup
+from examples.llama.run_folder import RunFolder
+from examples.llama.text.corpus import Corpus
+from examples.llama.train import main, settled, train
+
+COMMAND = [sys.executable, "-u", "-m", "examples.llama.train", "--optimizer", "sgd"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_header_and_compilation_come_first(
+    terminal: bool, corpus: Corpus, tiny_setup: Setup, tmp_path: Path
+) -> None:
+    console = Console(file=io.StringIO(), width=300, force_terminal=terminal, color_system=None)
+    experiment = settled(Experiment(OptimizerConfig("sgd"), tiny_setup))
+    assert train(experiment, corpus, RunFolder(tmp_path / "run"), RunConfig(), console) == 0
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    expected = (
+        "SGD trains a LLaMA of 12,624 parameters: 2 layers, width 16, 2 heads, 256 tokens, "
+        r"float32\n12 steps of 4 x 16 tokens on 1 of \d devices \(cpu\); run folder \S+/run\n"
+        r"Compiling the train step \.\.\.\nCompiled in \d+\.\d s\n"
+    )
+    assert re.search(expected, output)
+    assert output.index("Compiled in") < output.index("validation loss")
+    assert not re.search(r"\d MB", output)
+
+
+def test_lines_come_through_a_pipe_as_they_happen(tiny_options: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, *COMMAND[2:], *tiny_options, "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [*command, "--steps", "1000000", "--log-every", "1"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:  # ends only with the process if they were held back
+            if line.startswith("step 3/"):
+                break
+        assert process.poll() is None
+    finally:
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=100)
+    assert "SIGINT: stopping after this step" in rest
+    assert process.returncode == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("moment", ["imports", "Compiling", "step 2/"])
+def test_ctrl_c_is_quiet(moment: str, tiny_options: list[str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, *tiny_options, "--steps", "100000", "--log-every", "1"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    output = ""
+    assert process.stdout is not None
+    if moment == "imports":
+        while "numpy" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+    else:
+        while moment not in output:
+            output += process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=100)
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+    for noise in ("Traceback", "KeyboardInterrupt", "Exception ignored"):
+        assert noise not in output + rest
+
+
+def test_reader_that_has_seen_enough_is_no_fault(tiny_options: list[str], tmp_path: Path) -> None:
+    for options in (["--help"], [*tiny_options, "--steps", "20", "--run-dir", str(tmp_path / "r")]):
+        process = subprocess.Popen(
+            [*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+        process.stderr.close()
+        process.wait(100)
+
+
+def test_help_is_wrapped_by_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    page = capsys.readouterr().out
+    assert max(map(len, page.splitlines())) <= 80
+    assert "and shows the\n result of a finished one" in page
+
+
+def test_folder_that_looks_like_markup_is_named_as_it_is(
+    tiny_options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--optimizer", "sgd", "--steps", "2", "--run-dir", "a[/]b :smile:"]
+    assert main([*tiny_options, *options]) == 0
+    assert "see a[/]b :smile:" in capsys.readouterr().out
+    assert main([*tiny_options, *options, "--seed", "1"]) == 2
+    assert "a[/]b :smile: holds a run" in capsys.readouterr().out
