@@ -342,14 +342,16 @@ def test_length_of_a_schedule_may_be_traced(steps: int) -> None:
 
 def test_peak_of_a_schedule_may_be_traced() -> None:
     counts = jnp.arange(100)
-    rates = jax.jit(lambda peak: schedule(peak, 100)(counts))(0.3)
-    np.testing.assert_allclose(rates, schedule(0.3, 100)(counts), rtol=1e-6)
+    rates = jax.jit(lambda peak: schedule(peak, 100, 10)(counts))(0.3)
+    np.testing.assert_allclose(rates, schedule(0.3, 100, 10)(counts), rtol=1e-6)
 
 
 def test_schedule_of_a_few_steps_reaches_its_peak() -> None:
     for steps in (1, 2, 5):
-        assert float(schedule(0.3, steps)(0)) == 0
-        assert float(schedule(0.3, steps)(max(1, steps // 2))) == pytest.approx(0.3)
+        assert float(schedule(0.3, steps, max(1, steps // 2))(0)) == 0
+        assert float(schedule(0.3, steps, max(1, steps // 2))(max(1, steps // 2))) == pytest.approx(
+            0.3
+        )
 
 
 def test_defaults_are_filled_in() -> None:
