@@ -52,7 +52,11 @@ BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
         **dict.fromkeys(("save_every", "keep", "log_every"), (0, -1)),
         "mesh": ((0, 1, 1), (1, 1, -1)),
     },
-    DistributedConfig: {"processes": (0,), "process_id": (-1,)},
+    DistributedConfig: {
+        "processes": (0,),
+        "process_id": (-1,),
+        "join_timeout": (0.0, float("nan"), float("inf")),
+    },
     TrainedConfig: {"step": (-1,)},
     Evaluate: {"validation_rows": (-1,)},
     Generate: {
