@@ -112,3 +112,18 @@ def test_state_of_several_arrays_belongs_to_its_parameter():
     assert rows(found)["qkv/kernel"].state_bytes == 4 * (6 * 12 + 2 + 2 + 4)
     assert rows(found)["bias"].state_bytes == 4 * 2 * 3
     assert found.state_bytes == real_bytes(tx, params)
+
+
+def test_axes_are_those_of_the_optimizer():
+    params = {"qkv": jnp.ones((4, 6)), "dense": {"kernel": jnp.ones((4, 6))}}
+    axes = [("qkv", mo.MatrixAxes(output=-1, input=-2)), (".*", None)]
+    for tx in (mo.sinkgd(axes=axes), mo.swan(axes=axes), mo.ldadam(axes=axes, rank=2)):
+        assert [row.group for row in mo.audit(params, tx).rows] == ["adam", "matrix"]
+    wrapped = optax.chain(optax.identity(), mo.sinkgd(axes=axes))
+    assert [row.group for row in mo.audit(params, wrapped).rows] == ["matrix", "uncovered"]
+    assert [row.group for row in mo.audit(params, wrapped, axes).rows] == ["adam", "matrix"]
+
+
+def test_axes_in_the_place_of_the_optimizer():
+    with pytest.raises(TypeError, match=r"write audit\(params, axes=...\)"):
+        mo.audit({"kernel": jnp.ones((4, 6))}, [(".*", None)])

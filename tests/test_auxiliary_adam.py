@@ -253,3 +253,25 @@ def test_parameters_that_can_be_called(rng):
     assert isinstance(updates, Linear)
     zeros = optax.tree_map_params(tx, jnp.zeros_like, tx.init(model))
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(zeros))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("cautious_weight_decay", "False"),
+        ("nesterov", 1),
+        ("momentum_dtype", "flot"),
+        ("adam_moment_dtype", 3),
+        ("momentum_dtype", jnp.int32),
+        ("tol", "a"),
+    ],
+)
+def test_a_wrong_value_names_its_argument(argument, value):
+    with pytest.raises(TypeError, match=f"^{argument} must be .*, got "):
+        mo.sinkgd(**{argument: value})
+
+
+@pytest.mark.parametrize("parts", [[3, 3], 6, [(3,), (3,)], {"q": 3}])
+def test_parts_of_another_form(parts):
+    with pytest.raises(TypeError, match=r"^Fused has an integer axis and parts \[\(size, spec\)"):
+        mo.Fused(-1, parts)

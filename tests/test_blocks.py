@@ -87,7 +87,7 @@ class TestBlocks:
         ],
     )
     def test_what_they_are_not_made_of(self, make, error):
-        with pytest.raises(error, match=r"Blocks|axis and sizes of Fused are integers"):
+        with pytest.raises(error, match=r"Blocks|Fused has an integer axis"):
             make()
 
 

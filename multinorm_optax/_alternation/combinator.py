@@ -130,8 +130,11 @@ def check_arguments(
             raise TypeError(f"num_iters must be an integer, got {num_iters!r}") from error
         if num_iters < 1:
             raise ValueError(f"num_iters must be at least 1, got {num_iters}")
-    if tol is not None and not isinstance(tol, jax.Array) and not tol >= 0:
-        raise ValueError(f"tol must be at least 0, got {tol}")
+    if tol is not None and not isinstance(tol, jax.Array):
+        if not hasattr(tol, "__float__"):
+            raise TypeError(f"tol must be a number, got {tol!r}")
+        if not tol >= 0:
+            raise ValueError(f"tol must be at least 0, got {tol}")
     return num_iters
 
 

@@ -55,8 +55,14 @@ class Fused:
     parts: tuple[tuple[int, Any], ...]
 
     def __init__(self, axis: int, parts: Sequence[tuple[int, Any]]):
-        if not all(map(is_integer, (axis, *(size for size, _ in parts)))):
-            raise TypeError(f"axis and sizes of Fused are integers, got {axis!r}, {parts!r}")
+        pairs = isinstance(parts, Sequence) and all(
+            isinstance(part, Sequence) and len(part) == 2 for part in parts
+        )
+        if not pairs or not all(map(is_integer, (axis, *(size for size, _ in parts)))):
+            raise TypeError(
+                "Fused has an integer axis and parts [(size, spec), ...] with integer sizes, got"
+                f" {axis!r}, {parts!r}"
+            )
         if any(spec is None or isinstance(spec, Fused) for _, spec in parts):
             raise TypeError(
                 "each part of Fused is a weight of its own, with MatrixAxes or Blocks, got"

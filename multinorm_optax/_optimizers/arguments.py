@@ -129,3 +129,22 @@ def check_static(**arguments: Any) -> None:
                 f"{name} must not be an array, {value!r}: it decides what is computed and kept;"
                 " under optax.inject_hyperparams name it in static_args"
             )
+
+
+def check_booleans(**arguments: Any) -> None:
+    """Raise for what is not a Python boolean, which decides what is computed and what is kept."""
+    check_static(**arguments)
+    for name, value in arguments.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_dtypes(**arguments: Any) -> None:
+    """Raise for what is neither None nor a floating-point dtype."""
+    for name, value in arguments.items():
+        try:
+            known = value is None or jnp.issubdtype(value, jnp.floating)
+        except TypeError:
+            known = False
+        if not known:
+            raise TypeError(f"{name} must be None or a floating-point dtype, got {value!r}")

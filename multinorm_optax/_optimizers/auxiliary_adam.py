@@ -11,14 +11,28 @@ import optax
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
 from multinorm_optax._optimizers.arguments import (
     Mask,
+    check_booleans,
+    check_dtypes,
     check_numbers,
     check_schedules,
-    check_static,
     documented,
     given,
 )
 from multinorm_optax._optimizers.step_scale import StepScale, factor_of, scale_by_matrix_shape
 from multinorm_optax._optimizers.weight_decay import add_decayed_weights
+
+
+class MatrixOptimizer(optax.GradientTransformationExtraArgs):
+    """An optimizer that carries its axes, for `audit` to know."""
+
+    axes: AxesLike = None
+
+    @classmethod
+    def of(cls, init: Any, update: Any, axes: AxesLike) -> "MatrixOptimizer":
+        """The optimizer; one that is rebuilt from its functions carries nothing."""
+        self = cls(init, update)
+        self.axes = axes
+        return self
 
 
 @documented
@@ -94,7 +108,8 @@ def auxiliary_adam(
         adam_eps=adam_eps,
         **given(momentum=momentum, adam_clip_norm=adam_clip_norm),
     )
-    check_static(nesterov=nesterov, cautious_weight_decay=cautious_weight_decay)
+    check_booleans(nesterov=nesterov, cautious_weight_decay=cautious_weight_decay)
+    check_dtypes(momentum_dtype=momentum_dtype, adam_moment_dtype=adam_moment_dtype)
     factor_of(step_scale)
     direction(axes)
 
@@ -132,7 +147,7 @@ def auxiliary_adam(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         return groups(updates).update(updates, state, params, **extra)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return MatrixOptimizer.of(init, update, axes)
 
 
 def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:

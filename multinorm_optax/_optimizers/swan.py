@@ -18,7 +18,7 @@ from multinorm_optax._norms.euclidean import FrobeniusNorm, RowNorm
 from multinorm_optax._norms.normalize import normalize, normalize_spectral
 from multinorm_optax._norms.orthogonalize import Orthogonalizer, swan_whitening
 from multinorm_optax._norms.precision import inverse_power_of_two, peak
-from multinorm_optax._optimizers.arguments import Mask, check_static, documented
+from multinorm_optax._optimizers.arguments import Mask, check_booleans, documented
 from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
 from multinorm_optax._optimizers.step_scale import StepScale
 
@@ -71,7 +71,7 @@ def scale_by_swan(
       >>> round(float(jnp.mean(updates["kernel"] ** 2)), 5)
       1.0
     """
-    check_static(centered=centered)
+    check_booleans(centered=centered)
 
     def oriented(tree: Any) -> dict[str, MatrixAxes | Fused | None]:
         found = zip(resolve_axes(axes, tree), jax.tree.leaves(tree), strict=True)

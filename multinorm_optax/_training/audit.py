@@ -20,6 +20,7 @@ from multinorm_optax._matrices.paths import (
     shape_of,
 )
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, look_up_axes, suggest_axes
+from multinorm_optax._optimizers.auxiliary_adam import MatrixOptimizer
 
 UNCOVERED_GROUP = "uncovered"
 
@@ -114,7 +115,8 @@ def audit(
     Args:
       params: parameters, arrays, `jax.ShapeDtypeStruct` or numbers.
       optimizer: any optax optimizer, or None.
-      axes: the optimizer's own `axes`, see `resolve_axes`.
+      axes: which leaves are matrices, see `resolve_axes`; by default the axes of the optimizer, if
+        it is one of this package. An optimizer inside `optax.chain` does not tell them.
 
     Returns:
       An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrices`,
@@ -127,7 +129,8 @@ def audit(
     Raises:
       ValueError: from the optimizer's `init`, for leaves that its rules do not cover; for the bytes
         of the state without an optimizer; and for axes that do not fit a shape.
-      TypeError: for a leaf that is not an array, and for an optimizer as the first argument.
+      TypeError: for a leaf that is not an array, for an optimizer as the first argument, and for a
+        second one that is none.
 
     Example:
       >>> import jax.numpy as jnp
@@ -142,6 +145,10 @@ def audit(
     """
     if isinstance(params, optax.GradientTransformation):
         raise TypeError("the first argument is an optimizer; write audit(params, optimizer)")
+    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"{optimizer!r} is not an optimizer; write audit(params, axes=...)")
+    if axes is None and isinstance(optimizer, MatrixOptimizer):
+        axes = optimizer.axes
     found = look_up_axes(axes, params)
     leaves = [leaf for _, leaf in array_leaves(params)]
     sizes: collections.Counter[str | None] = collections.Counter()

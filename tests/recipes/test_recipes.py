@@ -219,8 +219,7 @@ def test_levanter_names_say_rows_and_columns():
         if path == "lm_head":
             assert row.group == "adam"
             continue
-        assert row.matrix_shape == (trees.size(out), trees.size(into))
-        assert row.matrices == weight["layer"]
+        assert row.matrices == ((weight["layer"], (trees.size(out), trees.size(into))),)
     assert [row.group for row in rows.values()] == ["adam"]
 
 

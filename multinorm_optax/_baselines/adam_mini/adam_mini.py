@@ -19,9 +19,10 @@ from multinorm_optax._matrices.roles import is_norm_or_bias
 from multinorm_optax._norms.precision import compute_dtype
 from multinorm_optax._optimizers.arguments import (
     Mask,
+    check_booleans,
+    check_dtypes,
     check_numbers,
     check_schedules,
-    check_static,
     documented,
 )
 from multinorm_optax._optimizers.auxiliary_adam import in_float32
@@ -174,7 +175,8 @@ def adam_mini(
       >>> jax.tree.map(jnp.shape, tx.init(params)[0].nu)
       {'attention': {'query': {'kernel': (1, 3)}}, 'up': {'bias': (128,), 'kernel': (1, 128)}}
     """
-    check_static(cautious_weight_decay=cautious_weight_decay)
+    check_booleans(cautious_weight_decay=cautious_weight_decay)
+    check_dtypes(mu_dtype=mu_dtype)
     check_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
     mask = _no_norms_or_biases if weight_decay_mask is None else weight_decay_mask
     direction = scale_by_adam_mini(b1, b2, eps, blocks=blocks, mu_dtype=mu_dtype)

@@ -16,6 +16,7 @@ from multinorm_optax._matrices.rules import AxesLike, resolve_matrices
 from multinorm_optax._matrices.suggestions import pasteable, suggested_lines, uncovered_text
 from multinorm_optax._optimizers.arguments import (
     Mask,
+    check_booleans,
     check_numbers,
     check_static,
     documented,
@@ -93,7 +94,8 @@ def scale_by_ldadam(
       >>> {name: getattr(state, name)["kernel"].shape for name in ("basis", "mu", "nu", "error")}
       {'basis': (64, 4), 'mu': (4, 160), 'nu': (4, 160), 'error': (160, 64)}
     """
-    check_static(rank=rank, error_feedback=error_feedback)
+    check_static(rank=rank)
+    check_booleans(error_feedback=error_feedback)
     check_numbers(b1=b1, b2=b2, rho=rho, eps=eps)
 
     def init(params: optax.Params) -> ScaleByLDAdamState:
