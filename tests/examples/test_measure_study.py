@@ -441,7 +441,10 @@ class TestStudy:
             rest_learning_rate=rates.rest,
         )
         data = dataclasses.replace(cell.setup.data, data_seed=2)
-        setup = dataclasses.replace(cell.setup, data=data, seed=2, steps=steps)
+        warm_up = max(1, round(steps / 10))
+        setup = dataclasses.replace(
+            cell.setup, data=data, seed=2, steps=steps, warm_up_steps=warm_up
+        )
         task = prepare(Experiment(optimizer, setup), corpus)
         *_, last = fit(task, task.initial_state(), iter(task.batches))
         assert isinstance(last, Validated)
