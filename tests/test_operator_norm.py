@@ -21,7 +21,7 @@ def operator_norms(x, axes=TALL):
     return np.linalg.svd(np.asarray(x, np.float64), compute_uv=False)[..., 0] / np.sqrt(m / n)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(m=SIZES, n=SIZES, batch=SIZES, seed=st.integers(0, 2**32 - 1))
 def test_each_matrix_keeps_its_direction_and_gets_at_least_its_norm(m, n, batch, seed):
     g = np.random.default_rng(seed).normal(size=(batch, m, n)).astype(np.float32)
@@ -32,12 +32,19 @@ def test_each_matrix_keeps_its_direction_and_gets_at_least_its_norm(m, n, batch,
     np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1, :1], g.shape), rtol=1e-4)
 
 
+def with_a_gap(rng, shape):
+    """Noise, and a direction about three times as large as the largest of the noise."""
+    *batch, m, n = shape
+    u, v = rng.normal(size=(*batch, m, 1)), rng.normal(size=(*batch, 1, n))
+    return rng.normal(size=shape) + 3 * (m**0.5 + n**0.5) / (m * n) ** 0.5 * u * v
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (160, 40), (40, 160), (3, 30, 20), (1, 7), (7, 1)])
 def test_converges_to_the_largest_singular_value(shape, rng):
-    g = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    g = jnp.asarray(with_a_gap(rng, shape), jnp.float32)
     errors = [
         float(np.max(np.abs(operator_norms(updated(mo.scale_by_operator_norm(TALL, k), g)) - 1)))
-        for k in (1, 3, 300)
+        for k in (1, 3, 12)
     ]
     assert errors[0] + 1e-6 >= errors[1]
     assert errors[1] < 0.25
@@ -45,8 +52,8 @@ def test_converges_to_the_largest_singular_value(shape, rng):
 
 
 def test_singular_values_are_scaled_alike_for_complex_matrices(rng):
-    g = jnp.asarray(rng.normal(size=(8, 5)) + 1j * rng.normal(size=(8, 5)), jnp.complex64)
-    update = updated(mo.scale_by_operator_norm(TALL, 300), g)
+    g = jnp.asarray(with_a_gap(rng, (8, 5)) * (1 + 1j * rng.normal(size=(8, 1))), jnp.complex64)
+    update = updated(mo.scale_by_operator_norm(TALL, 12), g)
     found = jnp.linalg.svd(update, compute_uv=False)
     assert float(found[0]) == pytest.approx(np.sqrt(8 / 5), rel=1e-4)
     np.testing.assert_allclose(found / found[0], found_ratio(g), rtol=1e-4)
@@ -84,9 +91,9 @@ def test_half_precision_is_rounded_once(rng):
 
 
 def test_rows_and_columns_are_those_of_the_axes(rng):
-    g = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+    g = jnp.asarray(with_a_gap(rng, (8, 5)), jnp.float32)
     kernel = mo.MatrixAxes(output=1, input=0)
-    update = updated(mo.scale_by_operator_norm(kernel, 300), g)
+    update = updated(mo.scale_by_operator_norm(kernel, 12), g)
     assert float(jnp.linalg.norm(update, ord=2)) == pytest.approx(np.sqrt(5 / 8), rel=1e-3)
     assert not jax.tree.leaves(mo.scale_by_operator_norm(kernel).init(g))
 
