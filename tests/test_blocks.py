@@ -193,7 +193,11 @@ class TestFlax:
     @pytest.mark.parametrize("layer_axis", [None, 0, 1, -1])
     def test_usual_layouts(self, head_dim, path, shape, want, layer_axis):
         blocks = mo.flax_blocks(head_dim, layer_axis=layer_axis)
-        assert found(blocks, shape, path) == want.resolve(shape)
+        if layer_axis is not None and len(shape) == 3:
+            with pytest.raises(ValueError, match="may be a stack of kernels of two axes, or one"):
+                found(blocks, shape, path)
+        else:
+            assert found(blocks, shape, path) == want.resolve(shape)
 
     @pytest.mark.parametrize(
         ("head_dim", "path", "shape", "want"),
@@ -234,7 +238,6 @@ class TestFlax:
         ("head_dim", "shape", "want"),
         [
             (4, (6, 8, 12), (6, 1, 1)),
-            (None, (8, 3, 4), (1, 1, 1)),
             (None, (6, 8, 3, 4), (6, 1, 1, 1)),
         ],
     )
@@ -283,6 +286,22 @@ class TestFlax:
             found(mo.flax_blocks(None), (8, 12), path)
         with pytest.raises(ValueError, match=r"kernel \(8, 3, 4\): .*write flax_blocks\(None\)"):
             found(mo.flax_blocks(4), (8, 3, 4), path)
+
+    @pytest.mark.parametrize(
+        ("head_dim", "name", "shape"),
+        [
+            (None, "query", (3, 32, 32)),
+            (None, "out", (3, 32, 32)),
+            (4, "query", (32, 4, 8)),
+            (8, "out", (4, 8, 32)),
+        ],
+    )
+    def test_what_may_be_a_stack_or_heads(self, head_dim, name, shape):
+        path = f"attn/{name}/kernel"
+        with pytest.raises(ValueError, match=r"\): with layer_axis=0 .*put a rule in front, \("):
+            found(mo.flax_blocks(head_dim, layer_axis=0), shape, path)
+        blocks = [(path, Blocks(whole=1)), *mo.flax_blocks(head_dim, layer_axis=0)]
+        assert found(blocks, shape, path) == Blocks(whole=1)
 
     def test_width_of_a_head_that_does_not_divide(self):
         with pytest.raises(ValueError, match=r"query/kernel \(8, 12\): .*width of one head"):

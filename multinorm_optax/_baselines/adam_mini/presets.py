@@ -64,7 +64,8 @@ def flax_blocks(
 
     Raises:
       ValueError: for another `value`; when a leaf is looked up, for a fused kernel (`qkv`), for
-        a kernel whose layout contradicts `head_dim`, and for a stack without `layer_axis`.
+        a kernel whose layout contradicts `head_dim`, for a stack without `layer_axis`, and with
+        `layer_axis` for an attention's kernel of three axes that may be a stack or not.
       TypeError: if `layer_axis` is not an integer.
 
     Example:
@@ -124,6 +125,7 @@ class _FlaxBlocks(DefaultRule):
         part = next(filter(None, parts), None)  # of the innermost segment that has one
         apart = self.head_dim is None
         if part == "attention" and name in _OUT:
+            self._check_stack(path, shape)
             return self._in_stack(
                 path,
                 shape,
@@ -132,11 +134,25 @@ class _FlaxBlocks(DefaultRule):
             )
         if part != "mlp" and name in _QUERY_KEY | _VALUE:
             _check_layout(path, shape, self.head_dim)
+            self._check_stack(path, shape)
             blocks = self._values() if name in _VALUE else self._queries()
             return self._in_stack(path, shape, 3 if apart else 2, lambda _: blocks)
         if part == "mlp":
             return self._in_stack(path, shape, 2, lambda _: _NEURON, experts=True)
         return _NEURON if part is None and len(shape) == 2 else UNCOVERED
+
+    def _check_stack(self, path: str, shape: Shape) -> None:
+        """Raises if three axes may be those of a stack, or one layer's with an axis of heads."""
+        if self.layer_axis is None or len(shape) != 3:
+            return
+        first = 1 if self.layer_axis % 3 == 0 else 0  # of the axes in one layer
+        if self.head_dim in (None, shape[first]):
+            raise ValueError(
+                f"{describe(path, shape)}: with layer_axis={self.layer_axis} this may be a stack of"
+                " kernels of two axes, or one kernel whose heads have an axis of their own; put a"
+                f" rule in front, ({re.escape(path)!r}, Blocks(...)), or if all are such stacks"
+                " write flax_blocks(head_dim) with the width of one head"
+            )
 
     def _queries(self) -> Blocks:
         return Blocks((-3, -1)) if self.head_dim is None else Blocks(-2, {-1: self.head_dim})
