@@ -279,6 +279,33 @@ class TestFlax:
         blocks = found([(path, fused), *mo.flax_blocks(4)], (8, 24), path)
         assert blocks.map(Blocks.moment_shape, (8, 24)).specs == ((1, 4), (1, 1), (1, 4))
 
+    def test_all_leaves_that_need_a_rule_are_in_one_error(self):
+        shapes = {
+            "attn/qkv/kernel": (8, 24),
+            "attn/kv/kernel": (8, 16),
+            "attn/query/kernel": (8, 3, 4),
+            "mlp/up/kernel": (3, 8, 20),
+        }
+        tree = {path: jnp.ones(shape) for path, shape in shapes.items()}
+        with pytest.raises(ValueError, match=r"no rule says") as error:
+            resolve_blocks(mo.flax_blocks(4), tree)
+        message = str(error.value)
+        assert "mlp/up/kernel (3, 8, 20): in one layer this leaf has 2 axes" in message
+        code = message[message.index("blocks = [") :]
+        exec(code, names := vars(mo).copy())
+        blocks = dict(resolve_blocks(names["blocks"], tree))
+        parts = {
+            path: spec.map(Blocks.moment_shape, shapes[path]).specs
+            for path, spec in blocks.items()
+            if isinstance(spec, Fused)
+        }
+        assert parts == {
+            "attn/qkv/kernel": ((1, 2), (1, 2), (1, 8)),
+            "attn/kv/kernel": ((1, 2), (1, 8)),
+        }
+        assert blocks["mlp/up/kernel"].moment_shape((3, 8, 20)) == (3, 1, 20)
+        assert blocks["attn/query/kernel"].moment_shape((8, 3, 4)) == (1, 3, 1)
+
     @pytest.mark.parametrize("name", ["query", "key", "value"])
     def test_layout_of_heads(self, name):
         path = f"attn/{name}/kernel"
@@ -298,7 +325,7 @@ class TestFlax:
     )
     def test_what_may_be_a_stack_or_heads(self, head_dim, name, shape):
         path = f"attn/{name}/kernel"
-        with pytest.raises(ValueError, match=r"\): with layer_axis=0 .*put a rule in front, \("):
+        with pytest.raises(ValueError, match=r"\): with layer_axis=0 .*put a rule in front, or"):
             found(mo.flax_blocks(head_dim, layer_axis=0), shape, path)
         blocks = [(path, Blocks(whole=1)), *mo.flax_blocks(head_dim, layer_axis=0)]
         assert found(blocks, shape, path) == Blocks(whole=1)

@@ -38,6 +38,14 @@ class DefaultRule:
         """The function for a leaf of a tree, from the paths and shapes of all its leaves."""
         return self
 
+    def why_not(self, path: str, shape: Shape) -> str | None:
+        """Why a leaf is not covered."""
+        return None
+
+    def likely(self, path: str, shape: Shape) -> str | None:
+        """The likeliest spec of a leaf that is not covered, as Python."""
+        return None
+
 
 def named_leaves(
     tree: Any, is_leaf: Callable[[Any], bool] = lambda node: False
