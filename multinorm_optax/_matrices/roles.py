@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Uncovered
@@ -30,7 +29,7 @@ OUT_IN_WEIGHTS = {
 }
 """The names of weights that are stored (out, in)."""
 
-ALONE: Mapping[str, Shape] = MappingProxyType({})
+ALONE: Mapping[str, Shape] = {}
 """The shapes of no other leaves, where only names are to be read."""
 
 WEIGHTS = IN_OUT_WEIGHTS.keys() | OUT_IN_WEIGHTS.keys()
