@@ -255,6 +255,8 @@ TREES = {
         {
             "embedding/weight": ((V, D), OTHER),
             "query_proj/weight": ((D, D), MATRIX),
+            "key_proj/weight": ((D, D), MATRIX),
+            "value_proj/weight": ((D, D), MATRIX),
             "output_proj/weight": ((D, D), MATRIX),
             "mlp/layers/0/weight": ((FF, D), MATRIX),
             "mlp/layers/0/bias": ((FF,), OTHER),
@@ -378,6 +380,33 @@ TREES = {
             "attn/q_proj/lora/lora_b/value": ((4, D), MATRIX),
             "attn/q_proj/lora/a": ((D, 4), DOUBTFUL_MATRIX),
             "attn/q_proj/lora/b": ((4, D), DOUBTFUL_MATRIX),
+        },
+    ),
+    "mixtral": ParameterTree(
+        "mistralai/mistral-inference moe.py, as a tree",
+        {
+            "layers/0/attention/wq/weight": ((D, D), MATRIX),
+            "layers/0/feed_forward/gate/weight": ((H, D), DOUBTFUL_OTHER),
+            **layers(
+                H,
+                {
+                    "layers/0/feed_forward/experts/#/w1/weight": ((FF, D), MATRIX),
+                    "layers/0/feed_forward/experts/#/w2/weight": ((D, FF), MATRIX),
+                },
+            ),
+        },
+        mo.EQUINOX_RULES,
+    ),
+    "gated": ParameterTree(
+        "a gated MLP beside experts with a router, as DeepSeek's layers",
+        {
+            "layers/0/mlp/gate/kernel": ((D, FF), MATRIX),
+            "layers/0/mlp/up/kernel": ((D, FF), MATRIX),
+            "layers/0/mlp/down/kernel": ((FF, D), MATRIX),
+            "layers/1/mlp/gate/kernel": ((D, H), DOUBTFUL_OTHER),
+            "layers/1/mlp/up/kernel": ((H, D, FF), DOUBTFUL_MATRIX),
+            "layers/2/mlp/gate/kernel": ((D, H), DOUBTFUL_OTHER),
+            "layers/2/mlp/experts/0/up/kernel": ((D, FF), MATRIX),
         },
     ),
     "easydel": ParameterTree(

@@ -193,7 +193,11 @@ class TestFlax:
     @pytest.mark.parametrize("layer_axis", [None, 0, 1, -1])
     def test_usual_layouts(self, head_dim, path, shape, want, layer_axis):
         blocks = mo.flax_blocks(head_dim, layer_axis=layer_axis)
-        assert found(blocks, shape, path) == want.resolve(shape)
+        if layer_axis is not None and len(shape) == 3:
+            with pytest.raises(ValueError, match="may be a stack of kernels of two axes, or one"):
+                found(blocks, shape, path)
+        else:
+            assert found(blocks, shape, path) == want.resolve(shape)
 
     @pytest.mark.parametrize(
         ("head_dim", "path", "shape", "want"),
@@ -234,7 +238,6 @@ class TestFlax:
         ("head_dim", "shape", "want"),
         [
             (4, (6, 8, 12), (6, 1, 1)),
-            (None, (8, 3, 4), (1, 1, 1)),
             (None, (6, 8, 3, 4), (6, 1, 1, 1)),
         ],
     )
@@ -276,6 +279,33 @@ class TestFlax:
         blocks = found([(path, fused), *mo.flax_blocks(4)], (8, 24), path)
         assert blocks.map(Blocks.moment_shape, (8, 24)).specs == ((1, 4), (1, 1), (1, 4))
 
+    def test_all_leaves_that_need_a_rule_are_in_one_error(self):
+        shapes = {
+            "attn/qkv/kernel": (8, 24),
+            "attn/kv/kernel": (8, 16),
+            "attn/query/kernel": (8, 3, 4),
+            "mlp/up/kernel": (3, 8, 20),
+        }
+        tree = {path: jnp.ones(shape) for path, shape in shapes.items()}
+        with pytest.raises(ValueError, match=r"no rule says") as error:
+            resolve_blocks(mo.flax_blocks(4), tree)
+        message = str(error.value)
+        assert "mlp/up/kernel (3, 8, 20): in one layer this leaf has 2 axes" in message
+        code = message[message.index("blocks = [") :]
+        exec(code, names := vars(mo).copy())
+        blocks = dict(resolve_blocks(names["blocks"], tree))
+        parts = {
+            path: spec.map(Blocks.moment_shape, shapes[path]).specs
+            for path, spec in blocks.items()
+            if isinstance(spec, Fused)
+        }
+        assert parts == {
+            "attn/qkv/kernel": ((1, 2), (1, 2), (1, 8)),
+            "attn/kv/kernel": ((1, 2), (1, 8)),
+        }
+        assert blocks["mlp/up/kernel"].moment_shape((3, 8, 20)) == (3, 1, 20)
+        assert blocks["attn/query/kernel"].moment_shape((8, 3, 4)) == (1, 3, 1)
+
     @pytest.mark.parametrize("name", ["query", "key", "value"])
     def test_layout_of_heads(self, name):
         path = f"attn/{name}/kernel"
@@ -283,6 +313,22 @@ class TestFlax:
             found(mo.flax_blocks(None), (8, 12), path)
         with pytest.raises(ValueError, match=r"kernel \(8, 3, 4\): .*write flax_blocks\(None\)"):
             found(mo.flax_blocks(4), (8, 3, 4), path)
+
+    @pytest.mark.parametrize(
+        ("head_dim", "name", "shape"),
+        [
+            (None, "query", (3, 32, 32)),
+            (None, "out", (3, 32, 32)),
+            (4, "query", (32, 4, 8)),
+            (8, "out", (4, 8, 32)),
+        ],
+    )
+    def test_what_may_be_a_stack_or_heads(self, head_dim, name, shape):
+        path = f"attn/{name}/kernel"
+        with pytest.raises(ValueError, match=r"\): with layer_axis=0 .*put a rule in front, or"):
+            found(mo.flax_blocks(head_dim, layer_axis=0), shape, path)
+        blocks = [(path, Blocks(whole=1)), *mo.flax_blocks(head_dim, layer_axis=0)]
+        assert found(blocks, shape, path) == Blocks(whole=1)
 
     def test_width_of_a_head_that_does_not_divide(self):
         with pytest.raises(ValueError, match=r"query/kernel \(8, 12\): .*width of one head"):

@@ -90,12 +90,13 @@ class TestRealTrees:
 
 UNLIKELY = {
     # What the suggestion has wrong; it says 'check'.
-    "decoder/layers/MoeBlock_0/gate/kernel",
-    "final_layer/adaLN_modulation/kernel",
     "layers_0/mixer/conv1d/kernel",
     "encoder/encoder/kernel",
     "encoder/layers_0/seq/B",
     "encoder/layers_0/seq/C",
+    "final_layer/linear/kernel",
+    "generator/proj/weight",
+    "lm/softmax/logits_ffn/linear/w",
     "pre_logits/kernel",
     "cls/predictions/transform/dense/kernel",
     "cls/seq_relationship/kernel",
@@ -112,7 +113,6 @@ class TestFieldCases:
             ("blocks/stacked/up/bias/0", (3, 64)),
             ("scale/0", (3, 32)),
             ("head/kernel/0", (8, 100)),
-            ("stack/linear/b", (3, 64)),
             ("stack/attn/bq", (3, 64)),
             ("tok_emb/weight", (100, 32)),
             ("pos_emb", (10, 32)),
@@ -173,11 +173,98 @@ class TestFieldCases:
             "a/weight": mo.MatrixAxes(0, 1),
         }
 
-    def test_an_output_projection_beside_a_query_is_an_attention_s(self):
-        alone = nested({"output_proj/weight": (8, 8)})
-        assert groups(alone, mo.EQUINOX_RULES) == {"output_proj/weight": "uncovered"}
-        attention = nested({"output_proj/weight": (8, 8), "query_proj/weight": (8, 8)})
-        assert set(groups(attention, mo.EQUINOX_RULES).values()) == {"matrix"}
+    def test_an_output_projection_beside_query_key_and_value_is_an_attention_s(self):
+        names = ("output_proj", "query_proj", "key_proj", "value_proj")
+        attention = {f"{name}/weight": (8, 8) for name in names}
+        assert set(groups(nested(attention), mo.EQUINOX_RULES).values()) == {"matrix"}
+        for name in names[1:]:
+            part = {path: shape for path, shape in attention.items() if name not in path}
+            assert groups(nested(part), mo.EQUINOX_RULES)["output_proj/weight"] == "uncovered"
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("query/Dense_0/kernel", "key/Dense_0/kernel", "value/Dense_0/kernel"),
+            ("q1/kernel", "k1/kernel", "v1/kernel"),
+            ("query/embedding", "key/embedding", "value/embedding"),
+        ],
+    )
+    def test_other_things_that_are_called_a_query_are_no_attention(self, names):
+        params = nested(dict.fromkeys(names, (8, 8)) | {"output/kernel": (8, 50)})
+        assert groups(params)["output/kernel"] == "uncovered"
+
+    @pytest.mark.parametrize(
+        ("shapes", "want"),
+        [
+            ({"stack/linear/b": (3, 64), "stack/linear/w": (3, 8, 64)}, "adam"),
+            ({"stack/linear/b_0": (3, 64)}, "uncovered"),
+            ({"dense/b": (4, 32), "dense/a": (32, 4)}, "uncovered"),
+            ({"ssm/b": (32, 16)}, "uncovered"),
+            ({"norm/w": (3, 32), "norm/b": (3, 32)}, "adam"),
+            ({"norm/w": (32, 4), "norm/b": (4,)}, "uncovered"),
+            ({"m/w": (4, 5), "m/b": (4, 5)}, "uncovered"),
+            ({"m/kernel/value": (4, 5), "m/bias/value": (4, 5)}, "uncovered"),
+            ({"m/w": (5, 5), "m/b": (5,)}, "matrix"),
+        ],
+    )
+    def test_what_stands_beside_a_leaf_decides(self, shapes, want):
+        assert groups(nested(shapes))[next(iter(shapes))] == want
+
+    @pytest.mark.parametrize(
+        ("shapes", "want"),
+        [
+            ({"blocks/unlisted/weight": (3, 32), "blocks/unlisted/bias": (3, 32)}, "uncovered"),
+            ({"m/weight/0": (4, 5), "m/bias/0": (4, 5)}, "uncovered"),
+            ({"embed/weight": (32, 4), "embed/bias": (32,)}, "uncovered"),
+            ({"embedder/weight": (32, 3, 4, 4), "embedder/bias": (32, 1, 1)}, "uncovered"),
+            ({"blocks/rms/weight": (3, 32)}, "adam"),
+        ],
+    )
+    def test_what_stands_beside_a_weight_of_equinox_decides(self, shapes, want):
+        assert groups(nested(shapes), mo.EQUINOX_RULES)[next(iter(shapes))] == want
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            "multi_label_head multi_task_head_0 multi_discrete_head attention_head heads_0",
+            "head/0 proj_head/0 proj_head embed/0",
+            "mlp/output mamba_lm/output multilayer_perceptron/output player/output",
+            "attention_lm/output layers/output layer_norm_0/output my_block/output",
+            "conv1d conv_1d Conv_0 dwconv hyena/filter",
+            "gate moe/gate/up moe/gate/Dense_0 feed_forward/gate gating",
+            "n1 ada_norm adaLN ada_ln adaptive_layer_norm conditional_layer_norm weight_norm",
+            "tokemb wordemb charemb unemb pe latents queries speaker vectors memory",
+            "query_feat label_enc tokens pos table codebook user prototypes lookup prompt words",
+            "pred bbox_pred ctc_fc actor pi action_net q_values state beta",
+        ],
+    )
+    @pytest.mark.parametrize("leaf", ["kernel", "w", "weight"])
+    def test_names_that_do_not_settle_it(self, names, leaf):
+        rules = mo.EQUINOX_RULES if leaf == "weight" else mo.FLAX_RULES
+        params = nested({f"{name}/{leaf}": (48, 32) for name in names.split()})
+        assert set(groups(params, rules).values()) == {"uncovered"}
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "multi_head_attention/query",
+            "multihead_attn/linear",
+            "MultiHeadDotProductAttention_0/out",
+            "encoderblock_0/output",
+            "TransformerBlock_0/output",
+            "blocks/0/mlp/output",
+            "layers_0/output/dense",
+            "conv/pointwise",
+            "PositionwiseFeedForward_0/Dense_0",
+            "PreNorm_0/Attention_0/to_qkv",
+            "MultiScaleAttention_0/query",
+            "BetaVAE_0/Dense_0",
+            "StateEncoder_0/Dense_0",
+            "upscale",
+        ],
+    )
+    def test_names_that_are_harmless(self, path):
+        assert set(groups(nested({f"{path}/kernel": (32, 32)})).values()) == {"matrix"}
 
 
 class TestTheRulesToPaste:
@@ -217,6 +304,73 @@ class TestTheRulesToPaste:
         assert axes[1:] == own
         assert axes[0] == (r"a/weight", mo.MatrixAxes(output=-2, input=-1))
 
+    def test_own_rules_of_optax_name_its_module(self):
+        kernel = optax.contrib.MuonDimensionNumbers(0, 1)
+        own = [("a", kernel), ("b", mo.Fused(1, [(4, kernel)]))]
+        message = error_of(nested({"c/gain_of": (8, 4)}), own)
+        assert pasted(message, optax=optax)[1:-1] == own
+
+    def test_any_name_can_be_pasted(self):
+        params = {"a\nb": {"c\n": jnp.ones((8, 4))}, 'd"e\\': jnp.ones((8, 4))}
+        assert "uncovered" not in groups(params, pasted(error_of(params))).values()
+
+    def test_leave_later_layers_alone(self):
+        layers = {"mlp/linear_0/w": (3, 8, 4), "mlp/linear_1/w": (3, 4, 8), "gru/w": (3, 8, 8)}
+        axes = pasted(error_of(nested(layers)))
+        later = nested({**layers, "lm_head/w": (8, 50), "conv/w": (3, 3, 8, 4)})
+        found = groups(later, axes)
+        assert (found["lm_head/w"], found["conv/w"]) == ("adam", "uncovered")
+
+    @pytest.mark.parametrize(
+        ("rules", "names"),
+        [
+            (
+                mo.FLAX_RULES,
+                "router/kernel policy/kernel cls/kernel heads_0/kernel unembedding/kernel"
+                " embed_out/kernel predictions/kernel lm/kernel softmax/w W_E W_U"
+                " output_b gating_b b_q b_out bi D ls1 alpha cos_cached pe",
+            ),
+            (
+                mo.EQUINOX_RULES,
+                "tokens/weight pos/weight table/weight codebook/weight user/weight router/weight"
+                " prototypes/weight lookup/weight prompt/weight mask_tokens/weight words/weight",
+            ),
+        ],
+        ids=["flax", "equinox"],
+    )
+    def test_take_the_doubtful_name_above_a_weight_at_its_word(self, rules, names):
+        params = nested(dict.fromkeys(names.split(), (50, 32)))
+        axes = pasted(error_of(params, rules))
+        assert set(groups(params, axes).values()) == {"adam"}
+
+    def test_take_layers_inside_of_what_has_a_doubtful_name_for_matrices(self):
+        names = (
+            "generator/Dense_0 score_net/Dense_0 image_classifier/~/mlp/linear_0"
+            " bert_for_token_classification/bert/query final_block/mlp/fc1 adaLN_modulation"
+            " norm_proj time_embed"
+        )
+        params = nested({f"{name}/kernel": (32, 48) for name in names.split()})
+        assert set(groups(params, pasted(error_of(params))).values()) == {"matrix"}
+
+    def test_a_bias_says_what_its_weight_is(self):
+        params = nested(
+            {
+                "m/weight": (6, 4, 3),
+                "m/bias": (6, 1),
+                "embedder/weight": (32, 3, 4, 4),
+                "embedder/bias": (32, 1, 1),
+                "embed/weight": (32, 4),
+                "embed/bias": (32,),
+                "n/weight": (32, 4),
+                "n/bias": (32, 4),
+            }
+        )
+        found = dict(mo.resolve_axes(pasted(error_of(params, mo.EQUINOX_RULES)), params))
+        assert found["m/weight"] == mo.MatrixAxes(output=0, input=(1, 2))
+        assert found["embedder/weight"] == mo.MatrixAxes(output=0, input=(1, 2, 3))
+        assert found["embed/weight"] == mo.MatrixAxes(output=0, input=1)
+        assert found["n/weight"] is None
+
     def test_own_functions_stay_in_their_variable(self):
         axes = [("conv/.*", lambda path, shape: None), *mo.FLAX_RULES]
         params = nested({"conv/kernel": (8, 4), "a/kernel": (3, 8, 4)})
@@ -225,7 +379,7 @@ class TestTheRulesToPaste:
         assert pasted(message, axes=axes)[1:] == axes
 
     def test_own_rules_without_the_default_get_it(self):
-        params = nested({"stack/linear/w": (3, 8, 4), "stack/linear/b": (3, 64)})
+        params = nested({"stack/linear/w": (3, 8, 4), "stack/linear/b": (3, 4)})
         axes = pasted(error_of(params, [(".*/w", mo.MatrixAxes(-1, -2))]))
         assert axes == [(".*/w", mo.MatrixAxes(-1, -2)), *mo.FLAX_RULES]
         assert groups(params, axes) == {"stack/linear/w": "matrix", "stack/linear/b": "adam"}

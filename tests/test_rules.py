@@ -34,7 +34,6 @@ class TestDefaults:
             "dense/kernel",
             "layers/0/attn/query/kernel",
             "linear/kernel",
-            "attention_heads/kernel",
             "multi_head/kernel",
             "attention/output/kernel",
             "linear/w",

@@ -9,9 +9,9 @@ from multinorm_optax import FLAX_RULES, MatrixAxes, audit, sinkgd
 
 VOCABULARY, WIDTH, HEADS = 64, 32, 4
 AXES = [  # haiku stores (in, out); counted from the end, the rules serve hk.layer_stack too
-    (r"head/w", None),
-    (r".*/(w|w_i|w_h)", MatrixAxes(output=-1, input=-2)),
-    (r".*/(b|scale|offset)", None),
+    (r"(.*/)?head/w", None),
+    (r"(.*/)?attention/(query|key|value|linear)/w", MatrixAxes(output=-1, input=-2)),
+    (r"(.*/)?(gru/w_[ih]|mlp/~/linear_\d+/w)", MatrixAxes(output=-1, input=-2)),
     *FLAX_RULES,
 ]
 

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import enum
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 import jax
@@ -34,9 +34,17 @@ class DefaultRule:
 
     text: str  # the rules as Python, such as FLAX_RULES
 
-    def of_tree(self, paths: Sequence[str]) -> Any:
-        """The function for a leaf of a tree that has these paths."""
+    def of_tree(self, shapes: Mapping[str, Shape]) -> Any:
+        """The function for a leaf of a tree, from the paths and shapes of all its leaves."""
         return self
+
+    def why_not(self, path: str, shape: Shape) -> str | None:
+        """Why a leaf is not covered."""
+        return None
+
+    def likely(self, path: str, shape: Shape) -> str | None:
+        """The likeliest spec of a leaf that is not covered, as Python."""
+        return None
 
 
 def named_leaves(
@@ -123,7 +131,8 @@ def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]
 def look_up(specs: Any, tree: Any, kind: SpecKind) -> list[FoundSpec]:
     """The spec of every leaf, or `UNCOVERED`."""
     leaves = array_leaves(tree)
-    lookup = _lookup(specs, tree, [path for path, _ in leaves], kind)
+    shapes = {path: shape_of(leaf) for path, leaf in leaves}
+    lookup = _lookup(specs, tree, shapes, kind)
     found = []
     for path, leaf in leaves:
         shape = shape_of(leaf)
@@ -134,12 +143,12 @@ def look_up(specs: Any, tree: Any, kind: SpecKind) -> list[FoundSpec]:
 
 
 def _lookup(
-    specs: Any, tree: Any, paths: Sequence[str], kind: SpecKind
+    specs: Any, tree: Any, shapes: Mapping[str, Shape], kind: SpecKind
 ) -> Callable[[str, Shape], Any]:
     """The function from a leaf's path and shape to its spec, or `UNCOVERED`."""
     if is_rules(specs):
         compiled = [
-            (re.compile(pattern), spec.of_tree(paths) if isinstance(spec, DefaultRule) else spec)
+            (re.compile(pattern), spec.of_tree(shapes) if isinstance(spec, DefaultRule) else spec)
             for pattern, spec in specs
         ]
 

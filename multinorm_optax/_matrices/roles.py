@@ -4,8 +4,9 @@ Words are data: each comes with the library or model that uses it.
 """
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Uncovered
@@ -27,6 +28,9 @@ OUT_IN_WEIGHTS = {
     "weight_hh": "equinox GRUCell, LSTMCell",
 }
 """The names of weights that are stored (out, in)."""
+
+ALONE: Mapping[str, Shape] = {}
+"""The shapes of no other leaves, where only names are to be read."""
 
 WEIGHTS = IN_OUT_WEIGHTS.keys() | OUT_IN_WEIGHTS.keys()
 
@@ -60,6 +64,7 @@ _TOKENS_AND_POSITIONS = {
 NORMS = {
     "norm": "every library",
     "norms": "plural of norm",
+    "rms": "hand-written RMSNorm",
     "layernorm": "LLaMA (input_layernorm)",
     "rmsnorm": "flax RMSNorm",
     "batchnorm": "flax BatchNorm",
@@ -69,6 +74,15 @@ NORMS = {
     "gn": "ResNet",
 }
 _NORM_TAGS = {"f": "GPT-2 (ln_f)", "final": "CLIP", "pre": "CLIP (ln_pre)", "post": "CLIP"}
+_OF_WEIGHTS = {
+    "ada": "DiT (adaLN)",
+    "adaptive": "adaptive norms",
+    "cond": "conditional norms",
+    "conditional": "conditional norms",
+    "weight": "weight_norm",
+    "spectral": "spectral_norm",
+}
+"""Words beside a norm whose weight may be a matrix."""
 _VECTORS = {
     "scale": "flax",
     "bias": "every library",
@@ -118,7 +132,6 @@ _STEMS = {
     "readout": "hand-written models",
     "generator": "The Annotated Transformer",
     "decay": "RWKV (time_decay)",
-    "state": "Mamba, S4",
     "codebook": "VQ-VAE, EnCodec",
     "engram": "DeepSeek",
     "quantiz": "VQ-VAE",
@@ -130,6 +143,8 @@ _STEMS = {
     "frequenc": "rotary and Fourier features",
 }
 """Parts of words that say another role anywhere in a path; not always rightly: `norm_proj`."""
+_HARMLESS = re.compile("multihead|multiscale|upscale|positionwise")
+"""Words that contain such a part and say no other role."""
 
 _WORDS = {
     **EMBEDDINGS,
@@ -142,7 +157,7 @@ _WORDS = {
     "ln": "DiT (adaLN_modulation), GPT-2",
     "bn": "ResNet",
     "gn": "ResNet",
-    "beta": "Keras",
+    "ctc": "speech recognition (ctc_fc is the head)",
     "cls": "BERT",
     "mlm": "BERT",
     "nsp": "BERT",
@@ -161,9 +176,6 @@ _WORDS = {
 }
 """Whole words that say another role anywhere in a path."""
 
-_OF_ATTENTION = {"multi", "multihead", "attention", "attn", "mha", "mhsa"}
-"""Words beside `head` with which a segment names an attention, not an output head."""
-
 _PARENTS = {
     "lm": "language models (lm_proj)",
     "policy": "reinforcement learning (policy is the head)",
@@ -175,8 +187,39 @@ _PARENTS = {
     "decoder": "PyTorch's language model (decoder is the head), BERT (cls/predictions/decoder)",
     "encoder": "PyTorch's language model (encoder is the embedding)",
     "shared": "T5, BART (shared is the embedding)",
+    "speaker": "speech synthesis",
+    "char": "character models",
+    "type": "BERT (token types)",
+    "types": "plural of type",
+    "class": "conditional models",
+    "label": "DN-DETR (label_enc is an embedding)",
+    "category": "recommender systems",
+    "species": "molecular models",
+    "atom": "molecular models",
+    "pe": "hand-written positions",
+    "latent": "Perceiver",
+    "latents": "Perceiver",
+    "queries": "Perceiver, DETR",
+    "feat": "Mask2Former (query_feat is an embedding)",
+    "vectors": "lookup tables",
+    "memory": "memory tokens",
+    "state": "Mamba, S4",
+    "states": "plural of state",
+    "pred": "detection (bbox_pred is a head)",
+    "actor": "reinforcement learning (actor is the head)",
+    "pi": "reinforcement learning",
+    "action": "Stable Baselines (action_net is the head)",
+    "actions": "reinforcement learning",
+    "values": "reinforcement learning (q_values is the head)",
+    "beta": "Keras",
+    "n": "hand-written norms (n1, n2)",
+    "conv": "RecurrentGemma, whose depthwise kernels have two axes",
+    "dwconv": "depthwise convolutions",
+    "depthwise": "depthwise convolutions",
+    "filter": "Hyena",
+    "filters": "plural of filter",
 }
-"""Words that say an embedding or a head if a weight lies directly below them."""
+"""Words that say another role if a weight lies directly below them."""
 
 _EITHER_ORDER = {
     "c_attn": "GPT-2",
@@ -192,17 +235,33 @@ _OUTPUTS = {
     "outputs": "BERT (qa_outputs)",
 }
 """Words that name a head, unless they are in one of these."""
-_INSIDE = re.compile("attention|attn|mlp|ffn|feed_?forward|block|layer|mixer|mamba|expert")
-
-_QUERIES = {
-    "query": "flax, haiku",
-    "query_proj": "equinox",
-    "q_proj": "Hugging Face",
-    "wq": "LLaMA",
-    "q": "T5",
-    "to_q": "diffusers",
+_LAYERS = {
+    "layer": "BERT",
+    "layers": "LLaMA, flax",
+    "block": "GPT-2 in flax",
+    "blocks": "ViT",
+    "h": "GPT-2",
 }
-"""Names beside an output projection of an attention."""
+_ATTENTIONS = {
+    "attention": "flax, haiku",
+    "attn": "Hugging Face (self_attn)",
+    "selfattention": "T5",
+    "selfattn": "hand-written models",
+    "mha": "hand-written models",
+    "mhsa": "hand-written models",
+}
+_QUERY_KEY_VALUE = (
+    ("query", "key", "value"),
+    ("query_proj", "key_proj", "value_proj"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("wq", "wk", "wv"),
+    ("q", "k", "v"),
+    ("to_q", "to_k", "to_v"),
+)
+"""Layers beside the output projection of an attention: flax, equinox, PyTorch, LLaMA, T5."""
+_GATES = {"gate": "LLaMA, Mixtral", "gating": "mixtures of experts"}
+"""Words that name the router of experts, unless the layer belongs to a gated MLP."""
+_BESIDE_GATES = ("up", "up_proj", "down", "down_proj")
 
 _WRAPPERS = {"value": "flax", "raw_value": "flax nnx", "array": "haliax"}
 """Attributes of the boxes that libraries put around arrays."""
@@ -227,28 +286,41 @@ def names_of(path: str) -> list[str]:
     return [segment for segment in segments if _split(segment)]
 
 
-def is_norm_or_bias(path: str) -> bool:
+def beside(path: str, name: str, level: int = 1) -> str:
+    """The path with another last name, or another name just above that for `level=2`."""
+    segments = path.split("/")
+    last = len(segments) - 1
+    while last > 0 and (segments[last] in _WRAPPERS or not _split(segments[last])):
+        last -= 1
+    position = max(last + 1 - level, 0)
+    return "/".join([*segments[:position], name, *segments[position + 1 :]])
+
+
+def bias_of(path: str, shapes: Mapping[str, Shape]) -> Shape | None:
+    """The shape of the bias beside a weight."""
+    return shapes.get(beside(path, "bias"), shapes.get(beside(path, "b")))
+
+
+def is_norm_or_bias(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
     """Whether the names say with certainty that a leaf is a norm's gain, a scale or a bias."""
     *above, leaf = names_of(path) or [""]
-    of_norm = leaf in ("w", "weight", "g") and bool(above) and _is_norm(above[-1])
-    return _is_vector(leaf, above) or of_norm
-
-
-def _is_vector(leaf: str, above: Sequence[str]) -> bool:
-    """A gain or a bias. The `b` of a low-rank adapter and the `B` of a state space are neither."""
-    stripped = leaf.rstrip("_0123456789")
-    if stripped in _BIASES:
-        return not any("lora" in name.lower() or "adapter" in name.lower() for name in above)
+    # The b of a low-rank adapter and the B of a state space stand beside no weight.
+    if leaf.rstrip("_0123456789") == "b" and len(shapes.get(path, ())) > 1:
+        return any(beside(path, weight) in shapes for weight in WEIGHTS)
+    if leaf in ("w", "weight", "g") and above and _is_norm(above[-1]):
+        return bias_of(path, shapes) in (None, shapes.get(path))
     words = _split(leaf)
-    return bool(words) and (words[-1] in _VECTORS or words_of(leaf)[-1] in _VECTORS)
+    of_vector = bool(words) and (words[-1] in _VECTORS or words_of(leaf)[-1] in _VECTORS)
+    return of_vector or leaf.rstrip("_0123456789") in _BIASES
 
 
 def _is_norm(segment: str) -> bool:
-    """A norm, not a projection of it: `layer_norm`, `ln_f`; not `norm_proj`."""
+    """A norm, not a projection of it: `layer_norm`, `ln_f`; not `norm_proj`, `ada_norm`."""
     words = _split(segment)
     while len(words) > 1 and words[-1] in _NORM_TAGS:
         words.pop()
-    return words[-1] in NORMS or words_of(segment)[-1] in NORMS
+    named = words[-1] in NORMS or words_of(segment)[-1] in NORMS
+    return named and not _OF_WEIGHTS.keys() & set(words)
 
 
 def _is_token_embedding(segment: str) -> bool:
@@ -258,63 +330,82 @@ def _is_token_embedding(segment: str) -> bool:
     )
 
 
+def _is_attention(segment: str) -> bool:
+    """An attention, not a model or a layer named after it: `self_attn`; not `attention_lm`."""
+    return bool(_split(segment)) and _split(segment)[-1] in _ATTENTIONS
+
+
 def _is_head(segment: str, above: Sequence[str]) -> bool:
     """An output head, not one of an attention: `lm_head`; not `multi_head`, `attn/head`."""
-    last = _split(segment)[-1]
-    doubtful = {"per", "each", "pre", "projection", "query", "key", "kv", "q", "k"} | _OF_ATTENTION
-    inside = any(_OF_ATTENTION.intersection(words_of(name)) for name in above)
-    return last in _HEADS and not doubtful.intersection(_split(segment)) and not inside
+    *others, last = _split(segment)
+    doubtful = {"per", "each", "pre", "proj", "projection", "query", "key", "kv", "q", "k", "multi"}
+    doubtful |= {"multihead", *_ATTENTIONS}
+    return last in _HEADS and not doubtful & {*others} and not any(map(_is_attention, above))
 
 
-def is_other_role(path: str) -> bool:
-    """Whether the names say with certainty that a leaf is no matrix.
+def is_other_role(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
+    """Whether a leaf is certainly no matrix, from its names and the shapes of all leaves.
 
     An embedding, tokens, an output head, a norm's gain, a scale or a bias.
     """
     *above, leaf = names_of(path) or [""]
-    if is_norm_or_bias(path):
+    if is_norm_or_bias(path, shapes):
         return True
     if leaf and leaf not in WEIGHTS:
         words = _split(leaf)
         return words[-1] in _TOKENS or _is_token_embedding(leaf) or _is_head(leaf, above)
-    if not above:
+    # Several layers, as in head/0/weight, are not all the head.
+    if not above or f"/{above[-1]}/{leaf}" not in f"/{path}":
         return False
     *above, parent = above
     if parent in ("wte", "wpe"):
         return True
-    # A convolution or a dense layer may be called an embedding, too, and these have a kernel.
+    # A convolution or a dense layer may be called an embedding, too: these have a kernel or a bias.
     of_tokens = leaf == "weight" and "input" not in _split(parent) and _is_token_embedding(parent)
-    return of_tokens or _is_head(parent, above)
+    return (of_tokens and bias_of(path, shapes) is None) or _is_head(parent, above)
 
 
-def attentions_of(paths: Iterable[str]) -> frozenset[tuple[str, ...]]:
-    """The names of all parents of a query: attentions, whatever they are called."""
-    named = map(names_of, paths)
-    return frozenset(
-        tuple(names[:position])
-        for names in named
-        for position, name in enumerate(names)
-        if words_of(name)[-1] in _QUERIES
+def role_words(path: str, shapes: Mapping[str, Shape] = ALONE) -> Iterator[str]:
+    """The names above a weight that may say another role than a matrix's."""
+    above = names_of(path)[:-1]
+    for position, segment in enumerate(above, start=1):
+        is_parent = position == len(above)
+        words, text = set(words_of(segment)), _HARMLESS.sub("", "".join(_split(segment)))
+        if text == "prenorm" and not is_parent:  # PreNorm_0 wraps another layer
+            continue
+        may_be_other = (
+            bool(words & _WORDS.keys())
+            or any(stem in text for stem in _STEMS)
+            or any(word.endswith("emb") for word in words)
+            or (bool(words & _OUTPUTS.keys()) and not _is_inner(path, segment, shapes))
+            or (
+                _split(segment)[-1] in _GATES and not (is_parent and _is_of_gated_mlp(path, shapes))
+            )
+            or (is_parent and bool(words & _PARENTS.keys()))
+        )
+        if may_be_other:
+            yield segment
+
+
+def _is_inner(path: str, output: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether an output belongs to a numbered layer or an attention, not to the whole model."""
+    before = path.split("/")
+    before = before[: before.index(output)]
+    for segment, below in itertools.pairwise([*before, ""]):
+        words = _split(segment)
+        of_layer = bool(words) and (words[-1] in _LAYERS or words[-1].endswith("block"))
+        if _is_attention(segment) or (of_layer and (segment[-1].isdigit() or below.isdigit())):
+            return True
+    return any(
+        all(beside(path, name, level=2) in shapes for name in names) for names in _QUERY_KEY_VALUE
     )
 
 
-def role_word(path: str, attentions: Container[tuple[str, ...]] = ()) -> str | None:
-    """The first name above a weight that may say another role than a matrix's."""
-    *above, _ = names_of(path) or [""]
-    for position, segment in enumerate(above):
-        words, text = set(words_of(segment)), "".join(_split(segment))
-        if words & _OF_ATTENTION:  # multi_head_attention names no output head
-            text = text.replace("head", "")
-        if words & _WORDS.keys() or any(stem in text for stem in _STEMS):
-            return segment
-        inside = tuple(above[:position]) in attentions or any(
-            _INSIDE.search(name.lower()) for name in above[:position]
-        )
-        if words & _OUTPUTS.keys() and not inside:
-            return segment
-        if words_of(segment)[-1] == "gate" and any("moe" in name.lower() for name in above):
-            return segment
-    return above[-1] if above and _PARENTS.keys() & words_of(above[-1]) else None
+def _is_of_gated_mlp(path: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a weight has the shape of an up or down projection beside it; routers do not."""
+    shape = shapes.get(path, ())
+    near = [shapes.get(beside(path, name, level=2)) for name in _BESIDE_GATES]
+    return shape in near or shape[::-1] in near
 
 
 def sides(shape: Shape) -> int:
@@ -329,20 +420,20 @@ class DefaultAxes(DefaultRule):
     In this order: a leaf with fewer than two sides longer than one is not a matrix. Nor is an
     embedding, a token, an output head, a norm's gain, a scale or a bias. A leaf of two axes whose
     name is one of `weights` is a matrix with the axes `matrix`, unless a name above it may say
-    another role. Everything else is not covered.
+    another role, or its bias has its shape. Everything else is not covered.
     """
 
     text: str
     order: str
     weights: frozenset[str]
     matrix: MatrixAxes
-    attentions: frozenset[tuple[str, ...]] = frozenset()
+    shapes: Mapping[str, Shape] = dataclasses.field(default_factory=dict, compare=False)
 
-    def of_tree(self, paths: Sequence[str]) -> "DefaultAxes":
-        return dataclasses.replace(self, attentions=attentions_of(paths))
+    def of_tree(self, shapes: Mapping[str, Shape]) -> "DefaultAxes":
+        return dataclasses.replace(self, shapes=shapes)
 
     def __call__(self, path: str, shape: Shape) -> MatrixAxes | Uncovered | None:
-        if sides(shape) < 2 or is_other_role(path):
+        if sides(shape) < 2 or is_other_role(path, self.shapes):
             return None
         return self.matrix if self.why_not(path, shape) is None else UNCOVERED
 
@@ -361,8 +452,10 @@ class DefaultAxes(DefaultRule):
             return f"{names[-1]} is {stored} in {libraries}, which *{self.text} does not cover"
         if names[1:] and names[-2] in _EITHER_ORDER:
             return f"{names[-2]} is (in, out) in some libraries, and (out, in) in others"
-        if (word := role_word(path, self.attentions)) is not None:
+        for word in role_words(path, self.shapes):
             return f"{word} may say that it is not a matrix"
+        if bias_of(path, self.shapes) == shape:
+            return "a bias of the same shape says that it is a norm's"
         return None
 
 

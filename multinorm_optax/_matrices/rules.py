@@ -57,11 +57,11 @@ WHOLE_LEAF_RULES: tuple[AxesRule, ...] = (
 def missing_axes(axes: AxesLike, found: Sequence[FoundSpec]) -> str:
     """The text of the error about uncovered leaves, with rules that cover them all."""
     defaults = _defaults(axes) if is_rules(axes) else []
+    default = (defaults[-1] if defaults else flax_axes).of_tree(_shapes(found))
 
     def why(leaf: FoundSpec) -> str | None:
         if not is_rules(axes):
-            return f"likely {_likely(out_first=False)(leaf)}"
-        default = defaults[-1] if defaults else flax_axes
+            return f"likely {_likely(False, found)(leaf)}"
         is_covered = default(leaf.path, leaf.shape) is not UNCOVERED
         return None if is_covered else default.why_not(leaf.path, leaf.shape)
 
@@ -88,26 +88,31 @@ def suggest_axes(axes: AxesLike, found: Sequence[FoundSpec]) -> str:
         names_of_weights = ", ".join(sorted(default.weights & weights))
         check = f"  # check: {default.order}: {names_of_weights}" if names_of_weights else ""
         tail = f"*{default.text},{check}"
-        of_tree = default.of_tree([leaf.path for leaf in found])
+        of_tree = default.of_tree(_shapes(found))
         found = [
             dataclasses.replace(leaf, spec=of_tree(leaf.path, leaf.shape))
             if leaf.spec is UNCOVERED
             else leaf
             for leaf in found
         ]
-    lines = suggested_lines(found, _likely(out_first=default is equinox_axes))
+    lines = suggested_lines(found, _likely(default is equinox_axes, found))
     return (
         "no rule says which axes are rows and columns; check these, and pass them as `axes`:\n\n"
         + pasteable("axes", lines, rules, tail)
     )
 
 
+def _shapes(found: Sequence[FoundSpec]) -> dict[str, Shape]:
+    return {leaf.path: leaf.shape for leaf in found}
+
+
 def _defaults(rules: Sequence[Rule]) -> list[DefaultAxes]:
     return [spec for _, spec in rules if isinstance(spec, DefaultAxes)]
 
 
-def _likely(out_first: bool) -> Callable[[FoundSpec], str]:
-    return lambda leaf: spec_text(likely_axes(leaf.path, leaf.shape, out_first))
+def _likely(out_first: bool, found: Sequence[FoundSpec]) -> Callable[[FoundSpec], str]:
+    shapes = _shapes(found)
+    return lambda leaf: spec_text(likely_axes(leaf.path, leaf.shape, out_first, shapes))
 
 
 def _resolve(spec: Spec, shape: Shape, path: str) -> MatrixAxes | Fused | None:

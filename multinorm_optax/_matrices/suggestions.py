@@ -2,17 +2,19 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape, describe
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, FoundSpec, is_rules
 from multinorm_optax._matrices.roles import (
+    ALONE,
     OUT_IN_WEIGHTS,
     WEIGHTS,
+    bias_of,
     is_other_role,
     names_of,
-    role_word,
+    role_words,
     sides,
     words_of,
 )
@@ -24,11 +26,11 @@ _QUERY_KEY_VALUE = {"query", "key", "value", "q", "k", "v", "q_proj", "k_proj", 
 _OUT = {"out", "o", "o_proj", "out_proj", "output"}
 _NOT_WEIGHTS = re.compile(
     "emb|token|pos|vocab|table|head|logit|norm|scale|bias|gain|decay|state|code|log|mask|prompt"
-    "|latent|freq|mean|var|temperature"
+    "|latent|freq|mean|var|temperature|alpha|cos|sin"
+    r"|_b$|^b_|^b[a-z]$|^pe$|^ls\d*$|^d$|^w_[eu]$"
 )
-_HEADS = re.compile(
-    "lm_?head|logit|decoder$|vocab|classif|score|readout|generator|final|last_layer"
-)
+_PROJECTIONS = re.compile(r"(proj|projection|modulation|mlp|conv\w*|mixing)[_\d]*$")
+"""Names that end so are matrices, whatever stands in front: `norm_proj`, `adaLN_modulation`."""
 
 
 def uncovered_text(
@@ -84,6 +86,7 @@ def suggested_lines(found: Sequence[FoundSpec], likely: Likely) -> list[str]:
             hit = [leaf for leaf in leaves if re.fullmatch(pattern, leaf.path)]
             count = f"{len(hit)} leaves" if len(hit) > 1 else "1 leaf"
             example = describe(hit[0].path, hit[0].shape)
+            example = example if example.isprintable() else repr(example)
             lines.append(f"({_pattern_text(pattern)}, {spec}),  # check: {count}, {example}")
     return lines
 
@@ -112,7 +115,10 @@ def _cover(paths: set[str], outside: Sequence[str]) -> list[str]:
 
 
 def _suffixes(path: str) -> list[str]:
-    """Patterns for a path: itself, with any numbers, and its ends."""
+    """Patterns for a path: itself, with any numbers, and its ends of at least two names.
+
+    A single name such as `w` would also match what is added to the model later.
+    """
     segments = path.split("/")
     plain = [re.escape(segment).replace(r"\-", "-") for segment in segments]
     counted = [re.sub(r"\d+", lambda _: r"\d+", segment) for segment in plain]
@@ -120,7 +126,7 @@ def _suffixes(path: str) -> list[str]:
         ".*/" + "/".join(each[start:])
         for start in range(1, len(segments))
         for each in (counted, plain)
-        if names_of(segments[start])
+        if names_of(segments[start]) and len(names_of("/".join(segments[start:]))) > 1
     ]
     return list(dict.fromkeys(["/".join(plain), "/".join(counted), *ends]))
 
@@ -147,25 +153,31 @@ def _merged(patterns: Sequence[str]) -> list[str]:
 
 
 def _pattern_text(pattern: str) -> str:
-    return repr(pattern) if '"' in pattern or pattern.endswith("\\") else f'r"{pattern}"'
+    is_raw = pattern.isprintable() and '"' not in pattern and not pattern.endswith("\\")
+    return f'r"{pattern}"' if is_raw else repr(pattern)
 
 
 def spec_text(spec: Any) -> str:
     """A spec as Python, `MatrixAxes(output=-1, input=(-3, -2))`."""
     if not isinstance(spec, MatrixAxes):
-        return repr(spec)
+        return repr(spec).replace("MuonDim", "optax.contrib.MuonDim")
     output, input = (side[0] if len(side) == 1 else side for side in (spec.output, spec.input))
     return f"MatrixAxes(output={output}, input={input})"
 
 
-def likely_axes(path: str, shape: Shape, out_first: bool) -> MatrixAxes | None:
+def likely_axes(
+    path: str, shape: Shape, out_first: bool, shapes: Mapping[str, Shape] = ALONE
+) -> MatrixAxes | None:
     """The likeliest axes of a leaf that its names do not settle; for a person to check.
 
-    `out_first` is the order of unknown names.
+    `out_first` is the order of unknown names, and `shapes` are those of all leaves.
     """
     names = names_of(path)
     last = names[-1] if names else ""
-    if sides(shape) < 2 or is_other_role(path) or _is_likely_other(path, names, len(shape)):
+    bias = bias_of(path, shapes) if last in WEIGHTS else None
+    if sides(shape) < 2 or is_other_role(path, shapes) or bias == shape:
+        return None
+    if _is_likely_other(path, shape, shapes):
         return None
     if last in WEIGHTS:
         out_first = last in OUT_IN_WEIGHTS
@@ -173,7 +185,10 @@ def likely_axes(path: str, shape: Shape, out_first: bool) -> MatrixAxes | None:
     if ndim == 2:
         return _dense(out_first)
     kernel = shape[-2:] if out_first else shape[:2]
-    if any("conv" in word for word in words) or (ndim >= 4 and kernel[0] == kernel[1] < 32):
+    # A bias (n, 1) is that of a convolution.
+    of_conv = bias is not None and len(bias) == ndim - 1 and set(bias[1:]) == {1}
+    is_window = ndim >= 4 and kernel[0] == kernel[1] < 32
+    if of_conv or is_window or any("conv" in word for word in words):
         if out_first:
             return MatrixAxes(-ndim, tuple(range(1 - ndim, 0)))
         return MatrixAxes(-1, tuple(range(-ndim, -1)))
@@ -191,32 +206,17 @@ def _dense(out_first: bool) -> MatrixAxes:
     return MatrixAxes(-2, -1) if out_first else MatrixAxes(-1, -2)
 
 
-def _is_likely_other(path: str, names: Sequence[str], ndim: int) -> bool:
-    """Whether another role is likelier: a projection named `norm_proj` is a matrix all the same."""
-    if not names:
-        return False
-    last = names[-1].lower()
+def _is_likely_other(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> bool:
+    """Whether another role is likelier: its own name says so, or the name right above a weight."""
+    *above, last = names_of(path) or [""]
     if last not in WEIGHTS:
-        return bool(_NOT_WEIGHTS.search(last))
-    above = [name.lower() for name in names[:-1]]
-    if any(_HEADS.search(name) for name in above) and role_word(path) is not None:
-        return True
-    outputs = {
-        "output",
-        "outputs",
-        "qa_outputs",
-        "out",
-        "proj_out",
-        "output_proj",
-        "decoder",
-        "encoder",
-        "shared",
-        "lut",
-    }
-    if ndim == 2 and above and above[-1].strip("_0123456789") in outputs:
-        return role_word(path) is not None
-    if not above:
+        return bool(_NOT_WEIGHTS.search(last.lower()))
+    if not above or _PROJECTIONS.search(above[-1].lower()):
         return False
-    if above[-1].strip("_0123456789").endswith("norm"):
-        return True
-    return last == "weight" and bool(re.search("emb|bias", above[-1])) and "patch" not in above[-1]
+    # A convolution or a dense layer may be called an embedding: these have a kernel or a bias.
+    embeds = re.search(r"(?<!un)emb(ed|edding|edder)?[_\d]*$", above[-1].lower())
+    if embeds and (last != "weight" or bias_of(path, shapes) is not None):
+        return False
+    if len(shape) > 2 and not re.search("emb|norm|head|logit", above[-1].lower()):
+        return False
+    return above[-1] in role_words(path, shapes)

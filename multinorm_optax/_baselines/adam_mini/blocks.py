@@ -14,7 +14,14 @@ from multinorm_optax._matrices.axes import (
     is_integer,
 )
 from multinorm_optax._matrices.fused import Fused
-from multinorm_optax._matrices.paths import FoundSpec, Rule, SpecKind, is_rules, resolve_specs
+from multinorm_optax._matrices.paths import (
+    DefaultRule,
+    FoundSpec,
+    Rule,
+    SpecKind,
+    is_rules,
+    resolve_specs,
+)
 from multinorm_optax._matrices.roles import OUT_IN_WEIGHTS, is_norm_or_bias, names_of, sides
 from multinorm_optax._matrices.suggestions import (
     likely_axes,
@@ -153,10 +160,14 @@ def _missing_blocks(blocks: Any, found: Sequence[FoundSpec]) -> str:
             lambda leaf: f"likely {_likely(leaf)}",
             "`blocks` is a tree without a spec for this leaf; add one at its place",
         )
-    pasted = pasteable("blocks", suggested_lines(found, _likely), blocks)
+    default = next((spec for _, spec in blocks if isinstance(spec, DefaultRule)), DefaultRule())
+    lines = suggested_lines(
+        found, lambda leaf: default.likely(leaf.path, leaf.shape) or _likely(leaf)
+    )
+    pasted = pasteable("blocks", lines, blocks)
     return uncovered_text(
         found,
-        lambda leaf: None,
+        lambda leaf: default.why_not(leaf.path, leaf.shape),
         "no rule says which entries share a second moment; check these, and pass them as"
         f" `blocks`:\n\n{pasted}",
     )

@@ -1,7 +1,6 @@
 """The blocks of Adam-mini for flax's usual names."""
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -63,8 +62,9 @@ def flax_blocks(
         the value in `variable_axes`; None if layers are not stacked.
 
     Raises:
-      ValueError: for another `value`; when a leaf is looked up, for a fused kernel (`qkv`), for
-        a kernel whose layout contradicts `head_dim`, and for a stack without `layer_axis`.
+      ValueError: for another `value`; when leaves are looked up, for a fused kernel (`qkv`), for
+        a kernel whose layout contradicts `head_dim`, for a stack without `layer_axis`, and with
+        `layer_axis` for an attention's kernel of three axes that may be a stack or not.
       TypeError: if `layer_axis` is not an integer.
 
     Example:
@@ -99,6 +99,33 @@ class _FlaxBlocks(DefaultRule):
         return f"flax_blocks({self.head_dim}{other})"
 
     def __call__(self, path: str, shape: Shape) -> Blocks | Uncovered:
+        found = self._blocks_or_reason(path, shape)
+        return found if isinstance(found, Blocks) else UNCOVERED
+
+    def why_not(self, path: str, shape: Shape) -> str | None:
+        found = self._blocks_or_reason(path, shape)
+        return found if isinstance(found, str) else None
+
+    def likely(self, path: str, shape: Shape) -> str | None:
+        """The parts of a fused kernel, with as many heads for each; a block per head of others."""
+        words = set(words_of((names_of(path) or [""])[-2:][0]))
+        if words & _QUERY_KEY and shape[-1:] == (self.head_dim,) and len(shape) == 3:
+            return "Blocks(whole=(-3, -1))"
+        if not words & _FUSED or self.head_dim is None or len(shape) < 2:
+            return None
+        heads, neuron = f"Blocks(whole=-2, groups={{-1: {self.head_dim}}})", "Blocks(whole=-2)"
+        parts = [heads, heads, neuron]  # of query, key and value
+        if words & {"kv", "wkv", "key_value"}:
+            parts = parts[1:]
+        if words & {"qk"}:
+            parts = parts[:2]
+        size, rest = divmod(shape[-1], len(parts))
+        if rest or size % self.head_dim:
+            return None
+        return f"Fused(-1, [{', '.join(f'({size}, {part})' for part in parts)}])"
+
+    def _blocks_or_reason(self, path: str, shape: Shape) -> Blocks | str | None:
+        """The blocks of a leaf, or why it is not covered, None for its name."""
         *above, leaf = names_of(path) or [""]
         name = words_of(above[-1])[-1] if above else ""
         if leaf in ("bias", "beta"):
@@ -109,21 +136,21 @@ class _FlaxBlocks(DefaultRule):
             gain = Blocks(whole=-1) if shape else Blocks()
             return self._in_stack(path, shape, 1, lambda _: gain)
         if leaf != "kernel" or len(shape) < 2:
-            return UNCOVERED
+            return None
         if _FUSED.intersection(words_of(name)):
-            raise ValueError(
-                f"{describe(path, shape)}: flax_blocks does not know the parts of a fused kernel;"
-                f" put a rule in front, such as ({re.escape(path)!r}, Fused(-1, [(heads *"
-                " head_dim, Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim,"
-                " Blocks(whole=-2, groups={-1: head_dim})), (kv_heads * head_dim, Blocks(whole=-2))"
-                "])) for a kernel (..., d, (heads + 2 kv_heads) * head_dim)"
+            return (
+                "flax_blocks does not know the parts of a fused kernel; put a rule in front, for"
+                " query, key and value Fused(-1, [(heads * head_dim, ...), (kv_heads * head_dim,"
+                " ...), (kv_heads * head_dim, ...)])"
             )
         if _NAMED_OTHERWISE.intersection(words_of(name)):
-            return UNCOVERED
+            return None
         parts = (_PARTS.get(word) for segment in reversed(above) for word in words_of(segment))
         part = next(filter(None, parts), None)  # of the innermost segment that has one
         apart = self.head_dim is None
         if part == "attention" and name in _OUT:
+            if reason := self._stack_or_heads(shape):
+                return reason
             return self._in_stack(
                 path,
                 shape,
@@ -131,12 +158,26 @@ class _FlaxBlocks(DefaultRule):
                 lambda one: Blocks(whole=(-3, -2)) if len(one) > 2 else _NEURON,
             )
         if part != "mlp" and name in _QUERY_KEY | _VALUE:
-            _check_layout(path, shape, self.head_dim)
+            if reason := _other_layout(shape, self.head_dim) or self._stack_or_heads(shape):
+                return reason
             blocks = self._values() if name in _VALUE else self._queries()
             return self._in_stack(path, shape, 3 if apart else 2, lambda _: blocks)
         if part == "mlp":
             return self._in_stack(path, shape, 2, lambda _: _NEURON, experts=True)
-        return _NEURON if part is None and len(shape) == 2 else UNCOVERED
+        return _NEURON if part is None and len(shape) == 2 else None
+
+    def _stack_or_heads(self, shape: Shape) -> str | None:
+        """A reason if three axes may be those of a stack, or one layer's with an axis of heads."""
+        if self.layer_axis is None or len(shape) != 3:
+            return None
+        first = 1 if self.layer_axis % 3 == 0 else 0  # of the axes in one layer
+        if self.head_dim not in (None, shape[first]):
+            return None
+        return (
+            f"with layer_axis={self.layer_axis} this may be a stack of kernels of two axes, or one"
+            " kernel whose heads have an axis of their own; put a rule in front, or if all are such"
+            " stacks write flax_blocks(head_dim) with the width of one head"
+        )
 
     def _queries(self) -> Blocks:
         return Blocks((-3, -1)) if self.head_dim is None else Blocks(-2, {-1: self.head_dim})
@@ -152,15 +193,15 @@ class _FlaxBlocks(DefaultRule):
         axes: int,
         of_one: Callable[[Shape], Blocks],
         experts: bool = False,
-    ) -> Blocks:
-        """The blocks of a leaf that has this many axes in one layer."""
+    ) -> Blocks | str:
+        """The blocks of a leaf that has this many axes in one layer, or why it is not covered."""
         if len(shape) <= axes:
             return of_one(shape)
         # Experts of one layer, or layers of one expert: only with layer_axis=0 are they the same.
         doubtful = len(shape) == axes + 1 and self.layer_axis != 0 and "expert" in path.lower()
         if self.layer_axis is None or doubtful or len(shape) > axes + 1 + experts:
-            raise ValueError(
-                f"{describe(path, shape)}: in one layer this leaf has {axes} axes; if layers are"
+            return (
+                f"in one layer this leaf has {axes} axes; if layers are"
                 " stacked, write flax_blocks(..., layer_axis=...) with the position of their axis,"
                 " and otherwise put a rule of its own in front"
             )
@@ -182,17 +223,18 @@ class _FlaxBlocks(DefaultRule):
         )
 
 
-def _check_layout(path: str, shape: Shape, head_dim: int | None) -> None:
-    """Raises if the layout of a query, key or value kernel contradicts `head_dim`."""
+def _other_layout(shape: Shape, head_dim: int | None) -> str | None:
+    """A reason if the layout of a query, key or value kernel contradicts `head_dim`."""
     if head_dim is None and len(shape) == 2:
-        raise ValueError(
-            f"{describe(path, shape)}: a kernel (d, heads * head_dim) does not tell its heads;"
-            " write flax_blocks(head_dim) with the width of one head"
+        return (
+            "a kernel (d, heads * head_dim) does not tell its heads; write flax_blocks(head_dim)"
+            " with the width of one head"
         )
     if head_dim is not None and len(shape) > 2 and shape[-1] == head_dim:
-        raise ValueError(
-            f"{describe(path, shape)}: with head_dim={head_dim} this is a stack of kernels of one"
-            " head, or a kernel whose heads have an axis of their own; for the latter write"
-            f" flax_blocks(None), for the former put a rule in front, ({re.escape(path)!r},"
-            " Blocks(whole=(-2, -1))) for query and key or Blocks(whole=-2) for value"
+        return (
+            f"with head_dim={head_dim} this is a stack of kernels of one head, or a kernel whose"
+            " heads have an axis of their own; for the latter write flax_blocks(None), for the"
+            " former put a rule in front, Blocks(whole=(-2, -1)) for query and key or"
+            " Blocks(whole=-2) for value"
         )
+    return None
