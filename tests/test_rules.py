@@ -219,3 +219,19 @@ def test_group_labels_keep_the_structure_and_skip_masked_leaves():
     assert jax.tree.structure(labels) == jax.tree.structure(tree)
     assert labels["kernel"] == "matrix"
     assert labels["b"] == "adam"
+
+
+def test_a_pattern_that_is_not_a_regular_expression():
+    with pytest.raises(ValueError, match=r"^`axes` has the pattern '\(kernel', which is not"):
+        mo.sinkgd(axes=[("(kernel", None)]).init(shapes(kernel=(3, 4)))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [mo.sinkgd, lambda: mo.adam_mini(blocks=mo.flax_blocks(4)), lambda: mo.ldadam(rank=1)],
+    ids=["sinkgd", "adam_mini", "ldadam"],
+)
+def test_keys_of_random_numbers_are_no_parameters(use):
+    tree = {"dense": {"kernel": jnp.ones((3, 4))}, "rngs": {"key": jax.random.key(0)}}
+    with pytest.raises(TypeError, match=r"(?s)^rngs/key is .*, not an array; keep only arrays"):
+        use().init(tree)

@@ -90,7 +90,10 @@ def array_leaves(tree: Any) -> list[tuple[str, Any]]:
     """The leaves of a tree of arrays, `jax.ShapeDtypeStruct` and numbers; raises for others."""
     leaves = named_leaves(tree)
     for path, leaf in leaves:
-        array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+        # Keys of random numbers, which have a dtype of their own, are no parameters either.
+        array = hasattr(leaf, "shape") and not jax.dtypes.issubdtype(
+            getattr(leaf, "dtype", jax.dtypes.extended), jax.dtypes.extended
+        )
         if not array and not isinstance(leaf, int | float | complex):
             raise TypeError(
                 f"{path or '<root>'} is {leaf!r}, not an array; keep only arrays among the"
@@ -148,7 +151,10 @@ def _lookup(
     """The function from a leaf's path and shape to its spec, or `UNCOVERED`."""
     if is_rules(specs):
         compiled = [
-            (re.compile(pattern), spec.of_tree(shapes) if isinstance(spec, DefaultRule) else spec)
+            (
+                _compiled(pattern, kind),
+                spec.of_tree(shapes) if isinstance(spec, DefaultRule) else spec,
+            )
             for pattern, spec in specs
         ]
 
@@ -179,6 +185,16 @@ def _lookup(
         return by_name[path]
 
     return by_path
+
+
+def _compiled(pattern: str, kind: SpecKind) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"`{kind.argument}` has the pattern {pattern!r}, which is not a regular expression:"
+            f" {error}"
+        ) from error
 
 
 def is_rules(specs: Any) -> TypeGuard[Sequence[Rule]]:
