@@ -152,6 +152,7 @@ def temporary(tx, shape):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="XLA of older versions copies all parts")
 @pytest.mark.parametrize("make", [mo.normalize_rows, mo.scale_by_sinkhorn, mo.sinkgd])
 @pytest.mark.parametrize(
     ("shape", "axis"), [((512, 1536), -1), ((1536, 512), -2), ((4, 256, 768), -1)], ids=str

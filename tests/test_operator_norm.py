@@ -116,7 +116,7 @@ def test_a_gpu_runs_no_branch():
 @pytest.mark.devices(4)
 @pytest.mark.parametrize("spec", [P("r", None), P(None, "r")])
 def test_devices_exchange_vectors_only(spec):
-    mesh = jax.make_mesh((4,), ("r",))
+    mesh = jax.make_mesh((4,), ("r",), axis_types=(jax.sharding.AxisType.Auto,))
     g = jax.device_put(
         jax.random.normal(jax.random.key(0), (64, 32)), jax.sharding.NamedSharding(mesh, spec)
     )
