@@ -1,5 +1,8 @@
 """Parameter trees of public models: names and shapes, each with its source.
 
+They were written down after the named code, most of them from memory, and not dumped from it; sizes
+are small ones.
+
 A leaf is (shape, role): "matrix" or "other", with a question mark where the names and the shape do
 not tell, so that no rule may cover it. Trees are named as their own code names them.
 """

@@ -1,7 +1,4 @@
-"""The role of a leaf, read from the names in its path: a matrix, another role, or not certain.
-
-Words are data: each comes with the library or model that uses it.
-"""
+"""The role of a leaf, read from the names in its path: a matrix, another role, or not certain."""
 
 import dataclasses
 import itertools
@@ -10,261 +7,35 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Uncovered
-
-IN_OUT_WEIGHTS = {
-    "kernel": "flax, Keras",
-    "recurrent_kernel": "Keras",
-    "w": "haiku, praxis, objax",
-    "w_i": "haiku GRU",
-    "w_h": "haiku GRU",
-    "lora_a": "flax nnx.LoRA",
-    "lora_b": "flax nnx.LoRA",
-}
-"""The names of weights that are stored (in, out)."""
-
-OUT_IN_WEIGHTS = {
-    "weight": "equinox, haliax, PyTorch",
-    "weight_ih": "equinox GRUCell, LSTMCell",
-    "weight_hh": "equinox GRUCell, LSTMCell",
-}
-"""The names of weights that are stored (out, in)."""
+from multinorm_optax._matrices.vocabulary import (
+    ATTENTIONS,
+    BESIDE_GATES,
+    BIASES,
+    EITHER_ORDER,
+    EMBEDDINGS,
+    GATES,
+    HARMLESS,
+    HEADS,
+    IN_OUT_WEIGHTS,
+    LAYERS,
+    NORM_TAGS,
+    NORMS,
+    OF_WEIGHTS,
+    OUT_IN_WEIGHTS,
+    OUTPUTS,
+    PARENTS,
+    QUERY_KEY_VALUE,
+    STEMS,
+    TOKENS,
+    TOKENS_AND_POSITIONS,
+    VECTORS,
+    WEIGHTS,
+    WORDS,
+    WRAPPERS,
+)
 
 ALONE: Mapping[str, Shape] = {}
 """The shapes of no other leaves, where only names are to be read."""
-
-WEIGHTS = IN_OUT_WEIGHTS.keys() | OUT_IN_WEIGHTS.keys()
-
-EMBEDDINGS = {
-    "embedding": "flax Embed",
-    "embeddings": "haiku Embed, Keras Embedding",
-    "embed": "flax examples",
-    "embeds": "plural of embed",
-    "embedder": "Gemma, MaxText",
-    "emb": "minGPT (tok_emb)",
-    "embs": "plural of emb",
-    "wte": "GPT-2",
-    "wpe": "GPT-2",
-}
-_TOKENS_AND_POSITIONS = {
-    "token": "CLIP",
-    "tokens": "Hugging Face (embed_tokens)",
-    "tok": "minGPT",
-    "word": "BERT",
-    "vocab": "Megatron",
-    "input": "Gemma (input_embedding)",
-    "position": "BERT",
-    "positions": "Hugging Face (embed_positions)",
-    "positional": "CLIP",
-    "pos": "ViT",
-    "rel": "T5X (rel_embedding)",
-    "relative": "T5",
-    "absolute": "BERT",
-    "type": "BERT (token_type_embeddings)",
-}
-NORMS = {
-    "norm": "every library",
-    "norms": "plural of norm",
-    "rms": "hand-written RMSNorm",
-    "layernorm": "LLaMA (input_layernorm)",
-    "rmsnorm": "flax RMSNorm",
-    "batchnorm": "flax BatchNorm",
-    "groupnorm": "flax GroupNorm",
-    "ln": "GPT-2",
-    "bn": "ResNet",
-    "gn": "ResNet",
-}
-_NORM_TAGS = {"f": "GPT-2 (ln_f)", "final": "CLIP", "pre": "CLIP (ln_pre)", "post": "CLIP"}
-_OF_WEIGHTS = {
-    "ada": "DiT (adaLN)",
-    "adaptive": "adaptive norms",
-    "cond": "conditional norms",
-    "conditional": "conditional norms",
-    "weight": "weight_norm",
-    "spectral": "spectral_norm",
-}
-"""Words beside a norm whose weight may be a matrix."""
-_VECTORS = {
-    "scale": "flax",
-    "bias": "every library",
-    "gain": "hand-written norms",
-    "gamma": "Keras",
-    "beta": "Keras",
-    "offset": "haiku LayerNorm",
-}
-_BIASES = {
-    "b": "haiku",
-    "bq": "hand-written attention",
-    "bk": "hand-written attention",
-    "bv": "hand-written attention",
-    "bo": "hand-written attention",
-    "b_i": "haiku GRU",
-    "b_h": "haiku GRU",
-    "bias_n": "equinox GRUCell",
-    "bias_ih": "PyTorch",
-    "bias_hh": "PyTorch",
-}
-_HEADS = {
-    "head": "Hugging Face (lm_head)",
-    "logits": "haiku examples",
-    "classifier": "BERT",
-    "unembed": "GPT-NeoX in JAX, hand-written models",
-}
-_TOKENS = {"token": "ViT (cls_token)", "tokens": "DINOv2 (register_tokens)"}
-
-_STEMS = {
-    "embed": "every library",
-    "token": "CLIP, MLP-Mixer",
-    "vocab": "Megatron",
-    "lookup": "praxis (embedding_lookup)",
-    "position": "BERT",
-    "posemb": "ViT (posembed_input)",
-    "rotary": "GPT-NeoX",
-    "norm": "every library",
-    "scale": "flax",
-    "bias": "T5 (relative_attention_bias)",
-    "gain": "hand-written norms",
-    "gamma": "Keras",
-    "head": "Hugging Face (lm_head)",
-    "logit": "T5X (logits_dense)",
-    "classif": "BERT",
-    "predict": "BERT (cls/predictions)",
-    "softmax": "praxis (softmax/logits_ffn)",
-    "readout": "hand-written models",
-    "generator": "The Annotated Transformer",
-    "decay": "RWKV (time_decay)",
-    "codebook": "VQ-VAE, EnCodec",
-    "engram": "DeepSeek",
-    "quantiz": "VQ-VAE",
-    "prototype": "SwAV, DINO",
-    "centroid": "k-means layers",
-    "prompt": "prompt tuning",
-    "router": "Switch Transformer",
-    "fourier": "random Fourier features",
-    "frequenc": "rotary and Fourier features",
-}
-"""Parts of words that say another role anywhere in a path; not always rightly: `norm_proj`."""
-_HARMLESS = re.compile("multihead|multiscale|upscale|positionwise")
-"""Words that contain such a part and say no other role."""
-
-_WORDS = {
-    **EMBEDDINGS,
-    "tok": "minGPT",
-    "pos": "ViT",
-    "lut": "The Annotated Transformer",
-    "word": "BERT",
-    "words": "plural of word",
-    "table": "lookup tables",
-    "ln": "DiT (adaLN_modulation), GPT-2",
-    "bn": "ResNet",
-    "gn": "ResNet",
-    "ctc": "speech recognition (ctc_fc is the head)",
-    "cls": "BERT",
-    "mlm": "BERT",
-    "nsp": "BERT",
-    "score": "Hugging Face sequence classification",
-    "final": "DiT (final_layer)",
-    "last": "DINO (last_layer)",
-    "codes": "VQ-VAE",
-    "freq": "rotary and Fourier features",
-    "freqs": "rotary and Fourier features",
-    "log": "Mamba (A_log)",
-    "mean": "batch statistics",
-    "var": "batch statistics",
-    "ema": "averages of weights",
-    "mask": "BERT (mask_token)",
-    "temperature": "CLIP",
-}
-"""Whole words that say another role anywhere in a path."""
-
-_PARENTS = {
-    "lm": "language models (lm_proj)",
-    "policy": "reinforcement learning (policy is the head)",
-    "item": "recommender systems (item is the embedding)",
-    "items": "recommender systems",
-    "user": "recommender systems",
-    "users": "recommender systems",
-    "entity": "knowledge graphs (entity is the embedding)",
-    "decoder": "PyTorch's language model (decoder is the head), BERT (cls/predictions/decoder)",
-    "encoder": "PyTorch's language model (encoder is the embedding)",
-    "shared": "T5, BART (shared is the embedding)",
-    "speaker": "speech synthesis",
-    "char": "character models",
-    "type": "BERT (token types)",
-    "types": "plural of type",
-    "class": "conditional models",
-    "label": "DN-DETR (label_enc is an embedding)",
-    "category": "recommender systems",
-    "species": "molecular models",
-    "atom": "molecular models",
-    "pe": "hand-written positions",
-    "latent": "Perceiver",
-    "latents": "Perceiver",
-    "queries": "Perceiver, DETR",
-    "feat": "Mask2Former (query_feat is an embedding)",
-    "vectors": "lookup tables",
-    "memory": "memory tokens",
-    "state": "Mamba, S4",
-    "states": "plural of state",
-    "pred": "detection (bbox_pred is a head)",
-    "actor": "reinforcement learning (actor is the head)",
-    "pi": "reinforcement learning",
-    "action": "Stable Baselines (action_net is the head)",
-    "actions": "reinforcement learning",
-    "values": "reinforcement learning (q_values is the head)",
-    "beta": "Keras",
-    "n": "hand-written norms (n1, n2)",
-    "conv": "RecurrentGemma, whose depthwise kernels have two axes",
-    "dwconv": "depthwise convolutions",
-    "depthwise": "depthwise convolutions",
-    "filter": "Hyena",
-    "filters": "plural of filter",
-}
-"""Words that say another role if a weight lies directly below them."""
-
-_EITHER_ORDER = {
-    "c_attn": "GPT-2",
-    "c_proj": "GPT-2",
-    "c_fc": "GPT-2",
-    "q_attn": "GPT-2",
-}
-"""Layers that Hugging Face stores in the other order than flax and PyTorch do (its Conv1D)."""
-
-_OUTPUTS = {
-    "out": "flax attention, Whisper (proj_out)",
-    "output": "LLaMA (output is the head), BERT (attention/output)",
-    "outputs": "BERT (qa_outputs)",
-}
-"""Words that name a head, unless they are in one of these."""
-_LAYERS = {
-    "layer": "BERT",
-    "layers": "LLaMA, flax",
-    "block": "GPT-2 in flax",
-    "blocks": "ViT",
-    "h": "GPT-2",
-}
-_ATTENTIONS = {
-    "attention": "flax, haiku",
-    "attn": "Hugging Face (self_attn)",
-    "selfattention": "T5",
-    "selfattn": "hand-written models",
-    "mha": "hand-written models",
-    "mhsa": "hand-written models",
-}
-_QUERY_KEY_VALUE = (
-    ("query", "key", "value"),
-    ("query_proj", "key_proj", "value_proj"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("wq", "wk", "wv"),
-    ("q", "k", "v"),
-    ("to_q", "to_k", "to_v"),
-)
-"""Layers beside the output projection of an attention: flax, equinox, PyTorch, LLaMA, T5."""
-_GATES = {"gate": "LLaMA, Mixtral", "gating": "mixtures of experts"}
-"""Words that name the router of experts, unless the layer belongs to a gated MLP."""
-_BESIDE_GATES = ("up", "up_proj", "down", "down_proj")
-
-_WRAPPERS = {"value": "flax", "raw_value": "flax nnx", "array": "haliax"}
-"""Attributes of the boxes that libraries put around arrays."""
 
 
 def words_of(segment: str) -> list[str]:
@@ -281,7 +52,7 @@ def _split(segment: str) -> list[str]:
 def names_of(path: str) -> list[str]:
     """The segments of a path that are names: no indices, and no wrapper below the last name."""
     segments = path.split("/")
-    while segments and (segments[-1] in _WRAPPERS or not _split(segments[-1])):
+    while segments and (segments[-1] in WRAPPERS or not _split(segments[-1])):
         segments.pop()
     return [segment for segment in segments if _split(segment)]
 
@@ -290,7 +61,7 @@ def beside(path: str, name: str, level: int = 1) -> str:
     """The path with another last name, or another name just above that for `level=2`."""
     segments = path.split("/")
     last = len(segments) - 1
-    while last > 0 and (segments[last] in _WRAPPERS or not _split(segments[last])):
+    while last > 0 and (segments[last] in WRAPPERS or not _split(segments[last])):
         last -= 1
     position = max(last + 1 - level, 0)
     return "/".join([*segments[:position], name, *segments[position + 1 :]])
@@ -310,37 +81,37 @@ def is_norm_or_bias(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
     if leaf in ("w", "weight", "g") and above and _is_norm(above[-1]):
         return bias_of(path, shapes) in (None, shapes.get(path))
     words = _split(leaf)
-    of_vector = bool(words) and (words[-1] in _VECTORS or words_of(leaf)[-1] in _VECTORS)
-    return of_vector or leaf.rstrip("_0123456789") in _BIASES
+    of_vector = bool(words) and (words[-1] in VECTORS or words_of(leaf)[-1] in VECTORS)
+    return of_vector or leaf.rstrip("_0123456789") in BIASES
 
 
 def _is_norm(segment: str) -> bool:
     """A norm, not a projection of it: `layer_norm`, `ln_f`; not `norm_proj`, `ada_norm`."""
     words = _split(segment)
-    while len(words) > 1 and words[-1] in _NORM_TAGS:
+    while len(words) > 1 and words[-1] in NORM_TAGS:
         words.pop()
     named = words[-1] in NORMS or words_of(segment)[-1] in NORMS
-    return named and not _OF_WEIGHTS.keys() & set(words)
+    return named and not OF_WEIGHTS.keys() & set(words)
 
 
 def _is_token_embedding(segment: str) -> bool:
     words = set(_split(segment))
     return bool(words & EMBEDDINGS.keys()) and not words - (
-        EMBEDDINGS.keys() | _TOKENS_AND_POSITIONS.keys()
+        EMBEDDINGS.keys() | TOKENS_AND_POSITIONS.keys()
     )
 
 
 def _is_attention(segment: str) -> bool:
     """An attention, not a model or a layer named after it: `self_attn`; not `attention_lm`."""
-    return bool(_split(segment)) and _split(segment)[-1] in _ATTENTIONS
+    return bool(_split(segment)) and _split(segment)[-1] in ATTENTIONS
 
 
 def _is_head(segment: str, above: Sequence[str]) -> bool:
     """An output head, not one of an attention: `lm_head`; not `multi_head`, `attn/head`."""
     *others, last = _split(segment)
     doubtful = {"per", "each", "pre", "proj", "projection", "query", "key", "kv", "q", "k", "multi"}
-    doubtful |= {"multihead", *_ATTENTIONS}
-    return last in _HEADS and not doubtful & {*others} and not any(map(_is_attention, above))
+    doubtful |= {"multihead", *ATTENTIONS}
+    return last in HEADS and not doubtful & {*others} and not any(map(_is_attention, above))
 
 
 def is_other_role(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
@@ -353,7 +124,7 @@ def is_other_role(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
         return True
     if leaf and leaf not in WEIGHTS:
         words = _split(leaf)
-        return words[-1] in _TOKENS or _is_token_embedding(leaf) or _is_head(leaf, above)
+        return words[-1] in TOKENS or _is_token_embedding(leaf) or _is_head(leaf, above)
     # Several layers, as in head/0/weight, are not all the head.
     if not above or f"/{above[-1]}/{leaf}" not in f"/{path}":
         return False
@@ -370,18 +141,16 @@ def role_words(path: str, shapes: Mapping[str, Shape] = ALONE) -> Iterator[str]:
     above = names_of(path)[:-1]
     for position, segment in enumerate(above, start=1):
         is_parent = position == len(above)
-        words, text = set(words_of(segment)), _HARMLESS.sub("", "".join(_split(segment)))
+        words, text = set(words_of(segment)), HARMLESS.sub("", "".join(_split(segment)))
         if text == "prenorm" and not is_parent:  # PreNorm_0 wraps another layer
             continue
         may_be_other = (
-            bool(words & _WORDS.keys())
-            or any(stem in text for stem in _STEMS)
+            bool(words & WORDS.keys())
+            or any(stem in text for stem in STEMS)
             or any(word.endswith("emb") for word in words)
-            or (bool(words & _OUTPUTS.keys()) and not _is_inner(path, segment, shapes))
-            or (
-                _split(segment)[-1] in _GATES and not (is_parent and _is_of_gated_mlp(path, shapes))
-            )
-            or (is_parent and bool(words & _PARENTS.keys()))
+            or (bool(words & OUTPUTS.keys()) and not _is_inner(path, segment, shapes))
+            or (_split(segment)[-1] in GATES and not (is_parent and _is_of_gated_mlp(path, shapes)))
+            or (is_parent and bool(words & PARENTS.keys()))
         )
         if may_be_other:
             yield segment
@@ -393,18 +162,18 @@ def _is_inner(path: str, output: str, shapes: Mapping[str, Shape]) -> bool:
     before = before[: before.index(output)]
     for segment, below in itertools.pairwise([*before, ""]):
         words = _split(segment)
-        of_layer = bool(words) and (words[-1] in _LAYERS or words[-1].endswith("block"))
+        of_layer = bool(words) and (words[-1] in LAYERS or words[-1].endswith("block"))
         if _is_attention(segment) or (of_layer and (segment[-1].isdigit() or below.isdigit())):
             return True
     return any(
-        all(beside(path, name, level=2) in shapes for name in names) for names in _QUERY_KEY_VALUE
+        all(beside(path, name, level=2) in shapes for name in names) for names in QUERY_KEY_VALUE
     )
 
 
 def _is_of_gated_mlp(path: str, shapes: Mapping[str, Shape]) -> bool:
     """Whether a weight has the shape of an up or down projection beside it; routers do not."""
     shape = shapes.get(path, ())
-    near = [shapes.get(beside(path, name, level=2)) for name in _BESIDE_GATES]
+    near = [shapes.get(beside(path, name, level=2)) for name in BESIDE_GATES]
     return shape in near or shape[::-1] in near
 
 
@@ -450,7 +219,7 @@ class DefaultAxes(DefaultRule):
             libraries = (IN_OUT_WEIGHTS | OUT_IN_WEIGHTS)[names[-1]]
             stored = "(in, out)" if names[-1] in IN_OUT_WEIGHTS else "(out, in)"
             return f"{names[-1]} is {stored} in {libraries}, which *{self.text} does not cover"
-        if names[1:] and names[-2] in _EITHER_ORDER:
+        if names[1:] and names[-2] in EITHER_ORDER:
             return f"{names[-2]} is (in, out) in some libraries, and (out, in) in others"
         for word in role_words(path, self.shapes):
             return f"{word} may say that it is not a matrix"

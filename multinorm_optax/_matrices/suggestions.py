@@ -9,8 +9,6 @@ from multinorm_optax._matrices.axes import MatrixAxes, Shape, describe
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, FoundSpec, is_rules
 from multinorm_optax._matrices.roles import (
     ALONE,
-    OUT_IN_WEIGHTS,
-    WEIGHTS,
     bias_of,
     is_other_role,
     names_of,
@@ -18,6 +16,7 @@ from multinorm_optax._matrices.roles import (
     sides,
     words_of,
 )
+from multinorm_optax._matrices.vocabulary import OUT_IN_WEIGHTS, WEIGHTS
 
 Likely: TypeAlias = Callable[[FoundSpec], str]
 """The likeliest spec of a leaf, as Python."""

@@ -22,13 +22,14 @@ from multinorm_optax._matrices.paths import (
     is_rules,
     resolve_specs,
 )
-from multinorm_optax._matrices.roles import OUT_IN_WEIGHTS, is_norm_or_bias, names_of, sides
+from multinorm_optax._matrices.roles import is_norm_or_bias, names_of, sides
 from multinorm_optax._matrices.suggestions import (
     likely_axes,
     pasteable,
     suggested_lines,
     uncovered_text,
 )
+from multinorm_optax._matrices.vocabulary import OUT_IN_WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True, init=False)

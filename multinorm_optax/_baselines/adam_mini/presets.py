@@ -8,12 +8,11 @@ from multinorm_optax._baselines.adam_mini.blocks import Blocks
 from multinorm_optax._matrices.axes import Shape, describe, is_integer
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Rule, Uncovered
 from multinorm_optax._matrices.roles import (
-    EMBEDDINGS,
-    NORMS,
     is_norm_or_bias,
     names_of,
     words_of,
 )
+from multinorm_optax._matrices.vocabulary import EMBEDDINGS, NORMS
 
 _NEURON = Blocks(whole=-2)
 _QUERY_KEY = {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
