@@ -64,8 +64,8 @@ class ModelConfig(Checked):
     bfloat16: everything, as in the papers; rounding then keeps Adam's second moment from
     falling."""
     remat: bool = True
-    """Recompute each layer in the backward pass instead of storing what is inside it.
-    On a CPU this is faster too, because memory traffic costs more than arithmetic."""
+    """Recompute each layer in the backward pass instead of storing its activations: about a third
+    more arithmetic. On a CPU this is faster too, because memory traffic costs more."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that no model can have."""

@@ -1,7 +1,7 @@
 """Loss in training and in validation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 
 from examples.llama.mesh import ONE_DEVICE, Placement
-from examples.llama.model import Definition, Params
+from examples.llama.model import HEAD, Definition, Params
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,64 @@ def inputs_and_targets(rows_BxS: jax.Array) -> tuple[jax.Array, jax.Array]:
     return tokens_BxS[:, :-1], tokens_BxS[:, 1:]
 
 
-def losses_of_logits(logits_BxTxV: jax.Array, rows_BxS: jax.Array) -> jax.Array:
-    """Cross-entropy (B, T) of a row's T = S - 1 predicted tokens, in float32; 0 at padding."""
+LOGITS_AT_ONCE = 2**26
+"""Logits that are materialized at a time, 256 MiB in float32."""
+
+Logits = Callable[[Params, jax.Array], jax.Array]
+"""The logits (B, T, V) from the weights of `HEAD` and the output (B, T, D) of the last layer."""
+
+
+def losses_of_features(
+    logits: Logits, head: Params, x_BxTxD: jax.Array, rows_BxS: jax.Array
+) -> jax.Array:
+    """Cross-entropy (B, T) of a row's T = S - 1 predicted tokens, in float32; 0 at padding.
+
+    Only the logits of some positions exist at a time, at most about `LOGITS_AT_ONCE`. The backward
+    pass computes each part's logits again, and adds up the gradients of the head in float32.
+    """
     _, targets_BxT = inputs_and_targets(rows_BxS)
-    losses_BxT = optax.softmax_cross_entropy_with_integer_labels(
-        logits_BxTxV.astype(jnp.float32), targets_BxT
+    vocabulary = jax.eval_shape(logits, head, x_BxTxD).shape[-1]
+    length = x_BxTxD.shape[1]
+    parts = next(
+        parts
+        for parts in range(1, length + 1)
+        if length % parts == 0
+        and (parts == length or targets_BxT.size // parts * vocabulary <= LOGITS_AT_ONCE)
     )
+
+    def losses(head: Params, x: jax.Array, targets: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits(head, x).astype(jnp.float32), targets
+        )
+
+    if parts == 1:
+        losses_BxT = losses(head, x_BxTxD, targets_BxT)
+    else:
+        wide = optax.tree.cast(head, jnp.float32)
+
+        @jax.checkpoint
+        def part(x: jax.Array, targets: jax.Array) -> jax.Array:
+            return losses(optax.tree.cast_like(wide, head), x, targets)
+
+        def split(array: jax.Array) -> jax.Array:
+            # positions, not rows, which may be spread over devices
+            apart = array.reshape(array.shape[0], parts, length // parts, *array.shape[2:])
+            return jnp.moveaxis(apart, 1, 0)
+
+        losses_PxBxt = jax.lax.map(lambda each: part(*each), (split(x_BxTxD), split(targets_BxT)))
+        losses_BxT = jnp.moveaxis(losses_PxBxt, 0, 1).reshape(targets_BxT.shape)
     return jnp.where(predicted(rows_BxS), losses_BxT, 0)
 
 
 def token_losses(definition: Definition, params: Params, rows_BxS: jax.Array) -> jax.Array:
-    """The same from the weights."""
+    """The same from all weights."""
     tokens_BxT, _ = inputs_and_targets(rows_BxS)
-    return losses_of_logits(nnx.merge(definition, params)(tokens_BxT), rows_BxS)
+
+    def logits(head: Params, x_BxTxD: jax.Array) -> jax.Array:
+        return nnx.merge(definition, params | head).logits(x_BxTxD)
+
+    x_BxTxD = nnx.merge(definition, params).features(tokens_BxT)
+    return losses_of_features(logits, {name: params[name] for name in HEAD}, x_BxTxD, rows_BxS)
 
 
 def mean_loss(losses_BxT: jax.Array, rows_BxS: jax.Array) -> jax.Array:

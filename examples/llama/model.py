@@ -20,6 +20,9 @@ from examples.llama.mesh import features_together, rows_apart
 Params = dict[str, Any]
 """The weights as nested dictionaries of arrays, e.g. `params["layers"]["mlp"]["up"]["kernel"]`."""
 
+HEAD = ("final_norm", "head")
+"""The weights that turn the output of the last layer into logits."""
+
 _NORM_EPSILON = 1e-6
 _INIT = nnx.initializers.normal(stddev=0.02)
 _linear = partial(nnx.Linear, use_bias=False, kernel_init=_INIT)
@@ -55,6 +58,23 @@ def rotate_positions(x_BxTxNxH: jax.Array, base: float) -> jax.Array:
     )
 
 
+def cudnn_serves(query_BxTxNxH: jax.Array) -> bool:
+    """Whether cuDNN's fused attention takes heads of this dtype and width on this device.
+
+    It never writes the T x T scores. It needs an NVIDIA GPU from Ampere on, half precision, and
+    heads of at most 128 features, a multiple of 8.
+    """
+    device = jax.devices()[0]
+    width = query_BxTxNxH.shape[-1]
+    return (
+        device.device_kind.startswith("NVIDIA")
+        and float(device.compute_capability) >= 8
+        and query_BxTxNxH.dtype in (jnp.bfloat16, jnp.float16)
+        and width % 8 == 0
+        and width <= 128
+    )
+
+
 class Attention(nnx.Module):
     """Causal multi-head self-attention with rotary positions."""
 
@@ -74,7 +94,11 @@ class Attention(nnx.Module):
         key_BxTxNxH = rotate_positions(self.key(x_BxTxD).reshape(split), self.rope_base)
         value_BxTxNxH = self.value(x_BxTxD).reshape(split)
         mixed_BxTxNxH = jax.nn.dot_product_attention(
-            query_BxTxNxH, key_BxTxNxH, value_BxTxNxH, is_causal=True
+            query_BxTxNxH,
+            key_BxTxNxH,
+            value_BxTxNxH,
+            is_causal=True,
+            implementation="cudnn" if cudnn_serves(query_BxTxNxH) else "xla",
         )
         return self.out(mixed_BxTxNxH.reshape(x_BxTxD.shape))
 
@@ -127,6 +151,10 @@ class Llama(nnx.Module):
 
     def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
         """Logits of the token that follows each position."""
+        return self.logits(self.features(tokens_BxT))
+
+    def features(self, tokens_BxT: jax.Array) -> jax.Array:
+        """The output of the last layer (B, T, D)."""
         layer_definition, weights_L = nnx.split(self.layers)
 
         def body(x_BxTxD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
@@ -135,7 +163,7 @@ class Llama(nnx.Module):
         if self.remat:
             body = jax.checkpoint(body)
         x_BxTxD, _ = jax.lax.scan(body, self.look_up(tokens_BxT), weights_L)
-        return self.logits(x_BxTxD)
+        return x_BxTxD
 
     def look_up(self, tokens_BxT: jax.Array) -> jax.Array:
         """The input of the first layer."""
@@ -144,7 +172,7 @@ class Llama(nnx.Module):
         return rows_apart(jnp.take(table_VxD, tokens_BxT, axis=0))
 
     def logits(self, x_BxTxD: jax.Array) -> jax.Array:
-        """What head and final norm make of the output of the last layer."""
+        """The logits (B, T, V) from the output of the last layer."""
         return self.head(self.final_norm(x_BxTxD))
 
 

@@ -74,7 +74,7 @@ def _papers(
     )
 
 
-def _llama(hidden: int, mlp: int, heads: int, layers: int) -> ModelConfig:
+def _llama(hidden: int, mlp: int, heads: int, layers: int, *, remat: bool = False) -> ModelConfig:
     return ModelConfig(
         hidden=hidden,
         mlp=mlp,
@@ -82,6 +82,7 @@ def _llama(hidden: int, mlp: int, heads: int, layers: int) -> ModelConfig:
         layers=layers,
         vocabulary=32_000,
         precision="bfloat16",
+        remat=remat,
     )
 
 
@@ -90,7 +91,7 @@ PRESETS: Mapping[PresetName, Preset] = {
     "60m": _papers("60m", _llama(512, 1376, 8, 8), 10_000, 4, 128),
     "130m": _papers("130m", _llama(768, 2048, 12, 12), 20_000, 4, 256),
     "350m": _papers("350m", _llama(1024, 2736, 16, 24), 60_000, 8, 256),
-    "1b": _papers("1b", _llama(2048, 5461, 32, 24), 100_000, 16, 512, adam_rate=7e-4),
-    "7b": _papers("7b", _llama(4096, 11008, 32, 32), 150_000, 32, 1024, adam_rate=7e-4),
+    "1b": _papers("1b", _llama(2048, 5461, 32, 24, remat=True), 100_000, 16, 512, adam_rate=7e-4),
+    "7b": _papers("7b", _llama(4096, 11008, 32, 32, remat=True), 150_000, 32, 1024, adam_rate=7e-4),
 }
 """Every preset of the command line."""

@@ -12,9 +12,16 @@ import optax
 
 import multinorm_optax as mo
 from examples.llama.config import Experiment, InputError, ModelConfig, OptimizerConfig, Setup
-from examples.llama.loss import inputs_and_targets, losses_of_logits, mean_loss, token_losses
+from examples.llama.loss import inputs_and_targets, losses_of_features, mean_loss, token_losses
 from examples.llama.mesh import ONE_DEVICE, Placement
-from examples.llama.model import Definition, LlamaParts, Params, abstract_llama, init_llama
+from examples.llama.model import (
+    HEAD,
+    Definition,
+    LlamaParts,
+    Params,
+    abstract_llama,
+    init_llama,
+)
 from examples.llama.optimizers import make_optimizer, peak_rates
 
 
@@ -76,9 +83,10 @@ def layerwise_model(config: ModelConfig) -> mo.LayerwiseModel:
         return parts.look_up(params, inputs_and_targets(rows_BxS)[0])
 
     def head(params: Params, x_BxTxD: jax.Array, rows_BxS: jax.Array) -> jax.Array:
-        return mean_loss(losses_of_logits(parts.logits(params, x_BxTxD), rows_BxS), rows_BxS)
+        losses_BxT = losses_of_features(parts.logits, params, x_BxTxD, rows_BxS)
+        return mean_loss(losses_BxT, rows_BxS)
 
-    return mo.LayerwiseModel(embed, parts.layer, head, head_names=("final_norm", "head"))
+    return mo.LayerwiseModel(embed, parts.layer, head, head_names=HEAD)
 
 
 def check_layerwise(experiment: Experiment) -> None:
