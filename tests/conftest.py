@@ -1,11 +1,22 @@
 """What all tests share: eight host devices, reproducible randomness, one way to apply."""
 
+import os
+
 import chex
 import hypothesis
 import jax
 import numpy as np
 import pytest
 
+# On a machine with few cores a device may wait for the others longer than the 40 s after which XLA
+# ends the process.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    ]
+)
 chex.set_n_cpu_devices(8)
 
 hypothesis.settings.register_profile(
