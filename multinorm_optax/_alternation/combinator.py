@@ -16,8 +16,14 @@ from multinorm_optax._alternation.matrix import (
     WeightAlternation,
     members_of,
 )
-from multinorm_optax._alternation.scales import ScaleAlternation, only_rescale
+from multinorm_optax._alternation.scales import (
+    InBlocks,
+    ScaleAlternation,
+    in_blocks,
+    only_rescale,
+)
 from multinorm_optax._alternation.tree import TreeAlternation, empty_state
+from multinorm_optax._alternation.windows import Parts
 from multinorm_optax._matrices.fused import split_fused
 from multinorm_optax._matrices.paths import named_leaves
 from multinorm_optax._matrices.rules import resolve_matrices
@@ -80,9 +86,13 @@ def multi_normalize(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
         updates = jax.tree.map(jnp.asarray, updates)
-        found, join = alternations(projections, updates, params, **extra_args)
+        found, join = alternations(projections, updates, params, blocks=tol is None, **extra_args)
         results = join(jax.tree.map(lambda each: _last_iterate(each, num_iters, tol), found))
-        return jax.tree.map(lambda new, old: new.astype(old.dtype), results, updates), state
+
+        def finish(new: jax.Array, old: jax.Array) -> jax.Array:
+            return new.astype(old.dtype).reshape(old.shape)
+
+        return jax.tree.map(finish, results, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -90,7 +100,8 @@ def multi_normalize(
 def _last_iterate(alternation: Alternation[Any], num_iters: NumIters, tol: Tolerance) -> Any:
     known = isinstance(num_iters, int) and tol is None
     if isinstance(alternation, WeightAlternation) and known and _are_own(alternation.members):
-        return _traced_once(alternation.weight, type(alternation), alternation.members, num_iters)
+        parts = alternation.parts if isinstance(alternation, ScaleAlternation) else None
+        return _traced_once(alternation.weight, alternation.members, parts, num_iters)
     return alternation.last_iterate(num_iters, tol)
 
 
@@ -102,13 +113,10 @@ def _are_own(members: tuple[Member, ...]) -> bool:
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _traced_once(
-    weight: jax.Array,
-    kind: type[WeightAlternation[Any]],
-    members: tuple[Member, ...],
-    num_iters: int,
+    weight: jax.Array, members: tuple[Member, ...], parts: Parts | None, num_iters: int
 ) -> jax.Array:
     """The last iterate; leaves of equal shape, as a model of many layers has, are traced once."""
-    return kind(members, weight).last_iterate(num_iters)
+    return _alternation(weight, members, parts).last_iterate(num_iters)
 
 
 def check_arguments(
@@ -142,11 +150,13 @@ def alternations(
     projections: tuple[optax.GradientTransformation, ...],
     updates: optax.Updates,
     params: optax.Params | None,
+    blocks: bool = False,
     **extra_args: Any,
 ) -> tuple[Any, Callable[..., Any]]:
     """The alternations of all weights if `normalize` made every member, else that of the tree.
 
     Parts of a fused weight have one each; the function that is returned too puts results together.
+    With `blocks` parts that only scales are computed for share one, of the weight in blocks.
     """
     own = [each for each in projections if isinstance(each, Normalization) and each.projection]
     if len(own) < len(projections):
@@ -157,11 +167,22 @@ def alternations(
     several = zip(*(found[id(each.axes)] for each in own), strict=True)
     paths = [path for path, _ in named_leaves(updates)]
     members = [members_of(chosen, axes, path) for axes, path in zip(several, paths, strict=True)]
-    parts, of_parts, join = split_fused(updates, members)
-    leaves, structure = jax.tree.flatten(parts)
-    return jax.tree.unflatten(structure, map(_alternation, leaves, of_parts)), join
+    if blocks:
+        members = list(map(in_blocks, members, jax.tree.leaves(updates)))
+    whole_or_parts, specs, join = split_fused(updates, members)
+    leaves, structure = jax.tree.flatten(whole_or_parts)
+
+    def alternation(weight: jax.Array, spec: tuple[Member, ...] | InBlocks) -> Alternation[Any]:
+        if isinstance(spec, InBlocks):
+            return _alternation(weight.reshape(spec.shape), spec.members, spec.parts)
+        return _alternation(weight, spec)
+
+    return jax.tree.unflatten(structure, map(alternation, leaves, specs)), join
 
 
-def _alternation(weight: jax.Array, members: tuple[Member, ...]) -> Alternation[Any]:
-    kind = ScaleAlternation if only_rescale(members) else MatrixAlternation
-    return kind(members, weight)
+def _alternation(
+    weight: jax.Array, members: tuple[Member, ...], parts: Parts | None = None
+) -> WeightAlternation[Any]:
+    if only_rescale(members):
+        return ScaleAlternation(members, weight, parts)
+    return MatrixAlternation(members, weight)

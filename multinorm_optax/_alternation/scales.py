@@ -3,8 +3,11 @@
 Every iterate is G times one scale per group (a row, a column, the matrix).
 """
 
+import dataclasses
 import functools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +20,16 @@ from multinorm_optax._alternation.base import (
     later_sweeps,
 )
 from multinorm_optax._alternation.matrix import Member, WeightAlternation
-from multinorm_optax._alternation.windows import inverse_rms, product, sum_of_squares
+from multinorm_optax._alternation.windows import (
+    Factors,
+    Group,
+    Parts,
+    inverse_rms,
+    product,
+    sum_of_squares,
+)
+from multinorm_optax._matrices.axes import MatrixAxes, Shape
+from multinorm_optax._matrices.fused import Fused
 from multinorm_optax._norms.base import Count, MatrixSize
 from multinorm_optax._norms.euclidean import EuclideanNorm
 from multinorm_optax._norms.precision import largest
@@ -42,25 +54,46 @@ class ScaleAlternation(WeightAlternation[Scales]):
     2^-107 (6e-33 in float32, in a leaf of 2^32 entries; lower in smaller ones) after the
     projections before it, which give others a root mean square of one, counts as zero.
 
+    A fused weight may come as blocks, of which each part has several; sums over a row or column of
+    a part are then added up over its blocks.
+
     Barriers keep the half-steps apart: XLA would otherwise compute once what two of them have in
     common and keep it, in an array of the gradient's size.
     """
 
     start: Scales = ()
 
-    def __init__(self, members: tuple[Member, ...], weight: jax.Array):
+    def __init__(self, members: tuple[Member, ...], weight: jax.Array, parts: Parts | None = None):
         super().__init__(members, weight)
-        self.groups = [member.projection.group(member.axes) for member in members]
+        self.parts = parts
+        groups = [member.projection.group(member.axes) for member in members]
+        self.groups = [Group(axes, parts if self._spans_blocks(axes) else None) for axes in groups]
 
     @functools.cached_property
     def sizes(self) -> Sequence[MatrixSize]:
         """(m, n) of each member's matrices, without zero rows and columns."""
         x = product((self.weight,))
-        return [member.projection.size(x, member.axes) for member in self.members]
+        return [self._size(each.axes, each.projection.size(x, each.axes)) for each in self.members]
+
+    def _spans_blocks(self, axes: tuple[int, ...]) -> bool:
+        return self.parts is not None and self.parts.axis + 1 in axes
+
+    def _size(self, axes: MatrixAxes, size: MatrixSize) -> MatrixSize:
+        """(m, n) of the parts of a fused weight, for each block, from those of the blocks."""
+
+        def of_part(side: tuple[int, ...], count: Count) -> Count:
+            if self.parts is None or not self._spans_blocks(side):
+                return count
+            blocks = [1] * self.weight.ndim
+            blocks[self.parts.axis] = sum(self.parts.blocks)
+            return self.parts.reduce(jnp.sum, count * jnp.ones(blocks))
+
+        m, n = size
+        return of_part(axes.output, m), of_part(axes.input, n)
 
     def half_step(self, k: int, state: Scales) -> tuple[Scales, Residual]:
-        scales = jax.lax.optimization_barrier(state)
-        mean = sum_of_squares((self.weight, *scales), self.groups[k]) / self._group_size(k)
+        _, *scales = factors = self._factors(state)
+        mean = sum_of_squares(factors, self.groups[k]) / self._group_size(k)
         rms = jnp.sqrt(mean + (mean == 0))
 
         def residual() -> jax.Array:
@@ -69,10 +102,14 @@ class ScaleAlternation(WeightAlternation[Scales]):
         return (*scales[:k], scales[k] / rms, *scales[k + 1 :]), residual
 
     def first_half_step(self, k: int, state: Scales) -> Scales:
-        return *state, inverse_rms((self.weight, *state), self.groups[k], self._group_size(k))
+        return *state, inverse_rms(self._factors(state), self.groups[k], self._group_size(k))
 
     def value(self, state: Scales) -> jax.Array:
-        return product((self.weight, *jax.lax.optimization_barrier(state)))
+        return product(self._factors(state))
+
+    def _factors(self, state: Scales) -> Factors:
+        # With the weight: in half precision XLA would convert it once, and keep that.
+        return jax.lax.optimization_barrier((self.weight, *state)) if state else (self.weight,)
 
     def last_iterate(self, num_iters: NumIters, tol: Tolerance = None) -> jax.Array:
         """The iterate after `num_iters` sweeps or within the tolerance.
@@ -81,10 +118,13 @@ class ScaleAlternation(WeightAlternation[Scales]):
         for each matrix, which the last scale makes good. The first sweep tells which are dead.
         """
         sides = {side for each in self.members for side in (each.axes.input, each.axes.output)}
-        if tol is not None or not self.same_batch or not sides <= set(self.groups):
+        if tol is not None or not self.same_batch or not sides <= {g.axes for g in self.groups}:
             return super().last_iterate(num_iters, tol)
-        all_counted = ScaleAlternation(self.members, self.weight)
-        all_counted.sizes = [each.axes.matrix_shape(self.weight.shape) for each in self.members]
+        all_counted = ScaleAlternation(self.members, self.weight, self.parts)
+        all_counted.sizes = [
+            self._size(each.axes, each.axes.matrix_shape(self.weight.shape))
+            for each in self.members
+        ]
         start = first_sweep(all_counted)
         *others, last = later_sweeps(all_counted, start, num_iters, None)
         return self.value((*others, last * jnp.sqrt(self._live_share(start))))
@@ -92,13 +132,54 @@ class ScaleAlternation(WeightAlternation[Scales]):
     def _live_share(self, start: Scales) -> Count:
         """N of the last member without dead rows and columns, as the first scales tell, over N."""
         norm, axes = self.members[-1].projection, self.members[-1].axes
-        alive = dict(zip(self.groups, start, strict=True))
+        alive = dict(zip([group.axes for group in self.groups], start, strict=True))
 
         def share(group: tuple[int, ...], along: tuple[int, ...]) -> jax.Array:
-            return jnp.mean((alive[group] != 0).astype(alive[group].dtype), along, keepdims=True)
+            mean = jnp.mean((alive[group] != 0).astype(alive[group].dtype), along, keepdims=True)
+            return mean if self.parts is None else self.parts.reduce(jnp.mean, mean)
 
         return norm.group_size((share(axes.input, axes.output), share(axes.output, axes.input)))
 
     def _group_size(self, k: int) -> Count:
         size = self.members[k].projection.group_size(self.sizes[k])
         return max(1, size) if isinstance(size, int) else jnp.maximum(1, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class InBlocks:
+    """A fused weight in blocks: the members of each of its parts, with an axis more."""
+
+    members: tuple[Member, ...]
+    parts: Parts
+    shape: Shape
+
+
+_BLOCKS = 64
+"""As many blocks at most, or scales would be too many; other weights are split."""
+
+
+def in_blocks(members: tuple[Member, ...] | Fused, weight: jax.Array) -> Any:
+    """The weight in blocks, if its parts have the same members, which only rescale, or `members`.
+
+    So no part is copied to be read: XLA's sums on a CPU take arrays, and not slices of them.
+    """
+    if not isinstance(members, Fused) or len(set(members.specs)) > 1:
+        return members
+    axis, block, chosen = members.axis, math.gcd(*members.sizes), members.specs[0]
+    count = weight.shape[axis] // block
+    sharding = jax.typeof(weight).sharding
+    spread = any(sharding.spec) and sharding.spec[axis] is not None
+    if count > _BLOCKS or spread or not only_rescale(chosen):
+        return members
+
+    def moved(axes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(each + (each >= axis) for each in axes)
+
+    return InBlocks(
+        tuple(
+            Member(each.projection, MatrixAxes(moved(each.axes.output), moved(each.axes.input)))
+            for each in chosen
+        ),
+        Parts(axis, tuple(size // block for size in members.sizes)),
+        (*weight.shape[:axis], count, block, *weight.shape[axis + 1 :]),
+    )

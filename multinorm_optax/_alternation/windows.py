@@ -5,8 +5,12 @@ Squares of a gradient leave float32's range long before the gradient does. As in
 nothing. So results are bitwise invariant to the gradient's scale, and need no epsilon.
 """
 
+import dataclasses
 import functools
+import itertools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,28 +22,67 @@ Factors = tuple[jax.Array, ...]
 """A weight in any dtype, and scales that broadcast against it; their product is the matrix."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The parts of a fused weight as runs of equal blocks, which have an axis of their own.
+
+    Attributes:
+      axis: the axis of the blocks; the axis after it lies inside a block.
+      blocks: the number of blocks of each part.
+    """
+
+    axis: int
+    blocks: tuple[int, ...]
+
+    def reduce(self, function: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
+        """A reduction over the blocks of each part; all blocks of a part get its result."""
+        *ends, _ = itertools.accumulate(self.blocks)
+        return jnp.concatenate(
+            [
+                jnp.broadcast_to(function(part, axis=self.axis, keepdims=True), part.shape)
+                for part in jnp.split(x, ends, self.axis)
+            ],
+            self.axis,
+        )
+
+
+class Group(NamedTuple):
+    """The axes that span one group of entries, which may extend over the blocks of a part."""
+
+    axes: tuple[int, ...]
+    parts: Parts | None = None
+
+    def sum(self, x: jax.Array) -> jax.Array:
+        """The sum over each group; axes keep their place, those of the group size one."""
+        return self.extend(jnp.sum(x, axis=self.axes, keepdims=True))
+
+    def extend(self, total: jax.Array) -> jax.Array:
+        """The sum over each group from the sums over `axes`."""
+        return total if self.parts is None else self.parts.reduce(jnp.sum, total)
+
+
 def product(factors: Factors) -> jax.Array:
     """The matrix, in at least float32; the first scale brings every group to order one."""
     weight, *scales = factors
     return math.prod(scales, start=weight.astype(compute_dtype(weight.dtype)))
 
 
-def sum_of_squares(factors: Factors, group: tuple[int, ...]) -> jax.Array:
+def sum_of_squares(factors: Factors, group: Group) -> jax.Array:
     """The sum of |x|^2 over each group (axes keep size one)."""
-    if _is_tall_and_long(factors, group):
-        return _sum_by_chunks(factors, group[0])
-    return jnp.sum(abs_sq(product(factors)), axis=group, keepdims=True)
+    if _is_tall_and_long(factors, group.axes):
+        return group.extend(_sum_by_chunks(factors, group.axes[0]))
+    return group.sum(abs_sq(product(factors)))
 
 
 _CHUNK, _LONG = 64, 8192
 
 
-def _is_tall_and_long(factors: Factors, group: tuple[int, ...]) -> bool:
+def _is_tall_and_long(factors: Factors, axes: tuple[int, ...]) -> bool:
     """Whether rows that are long in memory are summed up."""
     weight = factors[0]
-    if len(group) != 1 or any(jax.typeof(weight).sharding.spec):
+    if len(axes) != 1 or any(jax.typeof(weight).sharding.spec):
         return False
-    rows, row = weight.shape[group[0]], math.prod(weight.shape[group[0] + 1 :])
+    rows, row = weight.shape[axes[0]], math.prod(weight.shape[axes[0] + 1 :])
     return row > _LONG and rows > _CHUNK and rows % _CHUNK == 0
 
 
@@ -59,7 +102,7 @@ def _sum_by_chunks(factors: Factors, axis: int) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def inverse_rms(factors: Factors, group: tuple[int, ...], size: Count) -> jax.Array:
+def inverse_rms(factors: Factors, group: Group, size: Count) -> jax.Array:
     """1 / sqrt(sum of squares / size) of each group within the dtype's normal range, 0 for zeros.
 
     With a scale among the factors the entries are taken to be at most of order one.
@@ -77,11 +120,11 @@ def _(group, primals, tangents):  # type: ignore[no-untyped-def]
     (factors, size), (change, _) = primals, tangents
     scale = inverse_rms(factors, group, size)
     x, dx = jax.jvp(lambda factors: product((*factors, scale)), (factors,), (change,))
-    inner = jnp.sum(jnp.real(jnp.conj(x) * dx), axis=group, keepdims=True)
+    inner = group.sum(jnp.real(jnp.conj(x) * dx))
     return scale, -scale * inner / size
 
 
-def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.Array | float]:
+def _windowed(factors: Factors, group: Group) -> tuple[jax.Array, jax.Array | float]:
     """The sum of |s x|^2 and the power of two s, for each group one that loses nothing."""
     weight, *scales = factors
     exponent = int(jnp.finfo(compute_dtype(weight.dtype)).maxexp)
@@ -100,7 +143,7 @@ def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.
         window = jax.lax.select(outside, jnp.full_like(plain, power), window)
     if jax.default_backend() == "cpu":
         # The barrier keeps XLA from computing once what both sums have in common.
-        return sum_of_squares((weight, jax.lax.optimization_barrier(window)), group), window
+        return sum_of_squares(jax.lax.optimization_barrier((weight, window)), group), window
     # An accelerator sums at every power in one pass over the weight, as no sum needs another.
     total = plain
     for outside, power in choices:
@@ -109,8 +152,7 @@ def _windowed(factors: Factors, group: tuple[int, ...]) -> tuple[jax.Array, jax.
         # XLA may take (x power)^2 for x^2 power^2. A second summand, too small to change the sum,
         # keeps it from that.
         y = y + (x if power > 1 else y * power)
-        found = jnp.sum(abs_sq(y), axis=group, keepdims=True)
-        total = jax.lax.select(outside, found, total)
+        total = jax.lax.select(outside, group.sum(abs_sq(y)), total)
     return total, window
 
 

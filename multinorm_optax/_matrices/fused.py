@@ -23,9 +23,9 @@ class Fused:
 
     Use it for `axes`, with `MatrixAxes` for each part, or for `blocks`, with `Blocks`. Optimizers
     then treat the parts as weights of their own: each is normalized by itself, as if the kernel had
-    been split. Results are written where they belong; where only scales are iterated (rows,
-    columns, Frobenius) no array of the weight's size is made for that. On a CPU XLA copies the
-    parts that it reads, the first into the result. Choose another axis to spread a kernel over
+    been split. Where only scales are iterated (rows, columns, Frobenius; SinkGD), no part is copied
+    if the parts have the same spec and sizes with a common divisor of at least 1/64 of their sum.
+    Otherwise parts are split and put together again. Choose another axis to spread a kernel over
     devices than that of its parts: otherwise parts move between devices.
 
     Attributes:
