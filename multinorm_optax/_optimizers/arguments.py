@@ -47,7 +47,8 @@ _TEXTS = {
     "mu_dtype": f"dtype in which the first moment is kept; None for the parameters' own.{_STATIC}.",
     "nesterov": "whether the momentum looks ahead; a Python boolean.",
     "num_iters": "L, the number of sweeps, at least 1; the paper's 5.",
-    "orthogonalizer": f"the whitening, by default the paper's `swan_whitening()`.{_STATIC}.",
+    "orthogonalizer": "the whitening; by default `polar_express()`, exact to rounding. The first"
+    f" paper's is `swan_whitening()`.{_STATIC}.",
     "rank": "r, for every matrix, or rules `[(pattern, r), ...]`; the first whose regular"
     f" expression matches a leaf's whole path decides.{_STATIC}.",
     "rho": "how much of the power iteration's matrix is the first moment.",

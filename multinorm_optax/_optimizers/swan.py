@@ -16,7 +16,7 @@ from multinorm_optax._matrices.rules import AxesLike, resolve_axes
 from multinorm_optax._norms.base import MatrixSize, Projection
 from multinorm_optax._norms.euclidean import FrobeniusNorm, RowNorm
 from multinorm_optax._norms.normalize import normalize, normalize_spectral
-from multinorm_optax._norms.orthogonalize import Orthogonalizer, swan_whitening
+from multinorm_optax._norms.orthogonalize import Orthogonalizer
 from multinorm_optax._norms.precision import inverse_power_of_two, peak
 from multinorm_optax._optimizers.arguments import Mask, check_booleans, documented
 from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
@@ -50,9 +50,11 @@ def scale_by_swan(
 
     With G oriented so that m <= n: divide rows by their root mean square (or, `centered`, subtract
     their mean and divide by their standard deviation: GradNorm of the paper), then compute
-    (G G^T)^(-1/2) G by Newton-Schulz (GradWhitening), then scale to Frobenius norm sqrt(m n) (Ma et
-    al., arXiv 2412.13148, Section 4). Uncentered, this is one sweep of multi-normalization with a
-    row and a spectral norm (arXiv 2502.06742); with an exact whitening the result is a fixed point.
+    (G G^T)^(-1/2) G (GradWhitening), then scale to Frobenius norm sqrt(m n) (Ma et al., arXiv
+    2412.13148, Section 4). Uncentered, this is one sweep of multi-normalization with a row and a
+    spectral norm (arXiv 2502.06742), whose result is a fixed point. The whitening is exact to
+    rounding, unlike the paper's ten coupled Newton-Schulz steps, `swan_whitening()`, which learn
+    less in the same number of steps.
 
     State, dtypes and errors are those of `multi_normalize`. On a mesh with Auto axes, which a
     transformation cannot see, XLA may send many times as much as with Explicit axes: use
@@ -82,7 +84,7 @@ def scale_by_swan(
 
     return multi_normalize(
         normalize(CenteredRows() if centered else RowNorm(), oriented),
-        normalize_spectral(oriented, orthogonalizer or swan_whitening()),
+        normalize_spectral(oriented, orthogonalizer),
         normalize(FrobeniusNorm(), oriented),
         num_iters=1,
     )
@@ -114,7 +116,8 @@ def swan(
     """SWAN: normalized rows, whitened and rescaled, and Adam for every other parameter.
 
     It is the `auxiliary_adam` of `scale_by_swan` (Ma et al., arXiv 2412.13148, Section 4). The
-    defaults are the papers'; rows are not centred, as in the later one.
+    defaults are the papers', except for the whitening, which is exact; rows are not centred, as in
+    the later paper.
 
     Args:
       ...
