@@ -5,3 +5,9 @@ One concept per file, numbers first: `matrices`, `convergence`, `energies`, `pla
 `small_model` (4). `timing` measures, `pictures` holds what all pictures share, `*_pictures` draw,
 `controls` makes sliders of them.
 """
+
+import os
+
+# Threads of LAPACK wait for each other in a loop: on cores that are busy, a small singular value
+# decomposition then takes seconds instead of milliseconds.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

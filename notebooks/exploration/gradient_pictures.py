@@ -162,9 +162,9 @@ class GradientPictures:
         )
         _bars(panels[1], [norms], "operator norm", r"$\sigma_1\,/\sqrt{m/n}$")
         _bars(
-            panels[2], [rows, columns], "rows (blue), columns (orange)", "largest error of an RMS"
+            panels[2], [rows, columns], "rows blue, columns orange", "largest error of an RMS"
         )
-        _bars(panels[3], [times()], "time for 512 x 1376, this CPU", "milliseconds")
+        _bars(panels[3], [times()], "time for 512 x 1376", "milliseconds, on this CPU")
         figure.subplots_adjust(left=0.205, wspace=0.75)
         return figure
 
