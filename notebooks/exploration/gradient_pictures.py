@@ -161,9 +161,7 @@ class GradientPictures:
             for axis in (0, 1)
         )
         _bars(panels[1], [norms], "operator norm", r"$\sigma_1\,/\sqrt{m/n}$")
-        _bars(
-            panels[2], [rows, columns], "rows blue, columns orange", "largest error of an RMS"
-        )
+        _bars(panels[2], [rows, columns], "rows blue, columns orange", "largest error of an RMS")
         _bars(panels[3], [times()], "time for 512 x 1376", "milliseconds, on this CPU")
         figure.subplots_adjust(left=0.205, wspace=0.75)
         return figure
