@@ -5,7 +5,9 @@ python notebooks/execute_notebooks.py 1_*.ipynb  # some
 """
 
 import os
+import re
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +20,12 @@ _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+
+
+def address() -> str:
+    """The repository's, which is written in `pyproject.toml`; empty as long as it has none."""
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
+    return str(project["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"])
 
 
 def notebooks() -> list[Path]:
@@ -46,11 +54,14 @@ def execute(path: Path, environment: Mapping[str, str] = os.environ) -> nbformat
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook without times, versions, and widgets, which live only as long as their kernel.
 
-    The picture that is displayed along with a widget stays.
+    The picture that is displayed along with a widget stays. The cell for Colab gets the address.
     """
     notebook.metadata = nbformat.from_dict(_METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})
+        cell.source = re.sub(
+            r'^REPOSITORY = ".*?"', f'REPOSITORY = "{address()}"', cell.source, flags=re.MULTILINE
+        )
         for output in cell.get("outputs", []):
             output.pop("transient", None)
             if "data" in output:
@@ -63,7 +74,7 @@ def main(names: Sequence[str]) -> None:
     """Execute and save."""
     for path in [FOLDER / name for name in names] or notebooks():
         nbformat.write(cleaned(execute(path)), path)
-        print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")
+        print(f"{path.name}: {path.stat().st_size / 2**20:.2f} MiB")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import multinorm_optax as mo
 from tests.site import DOCS, build
 
 PACKAGE = Path(mo.__file__).parent
-PAGES = [DOCS / "quickstart.md", *sorted((DOCS / "guide").glob("*.md"))]
+PAGES = [DOCS / "index.md", DOCS / "quickstart.md", *sorted((DOCS / "guide").glob("*.md"))]
 API = {page.stem: page.read_text() for page in sorted((DOCS / "api").glob("*.md"))}
 FRAMEWORKS = ["Flax NNX", "LoRA in Flax NNX", "Flax Linen", "Equinox", "Haiku", "Keras on JAX"]
 FRAMEWORKS += ["Levanter and haliax", "MaxText", "Tunix"]
@@ -56,15 +57,24 @@ class TestReference:
         documented = [name for text in API.values() for name in SYMBOL.findall(text)]
         assert sorted(documented) == sorted(mo.__all__)
 
-    @pytest.mark.parametrize("page", [page for page in API if page != "index"])
+    @pytest.mark.parametrize("page", [page for page in API if page not in ("index", "types")])
     def test_has_the_tree_of_the_package(self, page):
         assert {module_of(name) for name in SYMBOL.findall(API[page])} == {page}
 
     def test_index_lists_pages_in_the_order_of_the_package(self):
         listed = re.findall(r"^\w+$", API["index"], re.MULTILINE)
         modules = re.findall(r"`_(\w+)`", mo.__doc__)
-        assert listed == [module for module in modules if module in API]
+        assert listed == [*(module for module in modules if module in API), "types"]
         assert {*listed, "index"} == set(API)
+
+
+@pytest.mark.parametrize("name", ["sinkgd", "swan", "mngd", "auxiliary_adam", "ldadam"])
+def test_every_parameter_is_explained_on_the_spot(name):
+    function = getattr(mo, name)
+    arguments = inspect.getdoc(function).partition("Args:\n")[2].partition("\n\n")[0]
+    explained = re.findall(r"^  (\w+): \S", arguments, re.MULTILINE)
+    assert explained == list(inspect.signature(function).parameters)
+    assert not re.search(r"\bsee\b", arguments)
 
 
 def test_every_recipe_is_on_a_page():
@@ -123,7 +133,30 @@ class TestSite:
         assert "learning_rate:optax.ScalarOrSchedule=0.02" in signature
         assert "adam_b2:jax.typing.ArrayLike=0.999" in signature
 
-    def test_formulas_need_no_script(self):
+    def test_types_are_links(self):
+        page = (build() / "api" / "optimizers.html").read_text()
+        for name, place in {
+            "AxesLike": "types.html#multinorm_optax.AxesLike",
+            "optax.ScalarOrSchedule": "https://optax.readthedocs.io/",
+            "jax.typing.ArrayLike": "https://docs.jax.dev/",
+        }.items():
+            assert re.search(
+                rf'href="{re.escape(place)}[^"]*"[^>]*><span class="pre">{re.escape(name)}<', page
+            )
+
+    def test_code_is_linked(self):
+        page = (build() / "api" / "optimizers.html").read_text()
+        for name in ("sinkgd", "swan", "mngd"):
+            source = f"../_modules/multinorm_optax/_optimizers/{name}.html"
+            assert f'href="{source}#{name}"' in page
+
+    def test_formulas_have_script_style_and_fonts_of_one_version(self):
+        static = build() / "_static"
+        style = (static / "katex" / "katex.min.css").read_text()
+        version = re.search(r'katex-version:after{content:"([\d.]+)"}', style)[1]
+        assert f'"{version}"' in (static / "katex.min.js").read_text()
+        fonts = set(re.findall(r"fonts/[\w-]+\.woff2", style))
+        assert fonts == {f"fonts/{each.name}" for each in (static / "katex" / "fonts").iterdir()}
         page = (build() / "guide" / "mathematics.html").read_text()
-        assert page.count("<math") > 50
-        assert not re.search(r"<script[^>]*mathjax", page, re.IGNORECASE)
+        assert page.count('class="math') > 50
+        assert not re.search(r'(<script[^>]*src|<link[^>]*stylesheet[^>]*href)="https?:', page)

@@ -3,10 +3,12 @@
 import functools
 import http.server
 import importlib.util
+import io
 import shutil
 import threading
 from urllib.parse import urldefrag, urljoin
 
+import matplotlib.image
 import pytest
 
 from tests.site import build
@@ -30,22 +32,17 @@ LOOK = """() => ({
     ids: [...document.querySelectorAll('[id]')].map(each => each.id),
     links: [...document.querySelectorAll('a[href]')].map(each => each.href),
     broken: [...document.images].filter(each => !each.naturalWidth).map(each => each.src),
-    formulas: [...document.querySelectorAll('math')].filter(each => !each.clientHeight).length,
+    formulas: [...document.querySelectorAll('.math')].map(each => each.querySelector('.katex'))
+        .filter(each => !each || !each.getBoundingClientRect().height).length
+        + document.querySelectorAll('.katex-error').length,
 })"""
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A server without a log, and with the icon that browsers ask for."""
+    """A server without a log."""
 
     def log_message(self, *args):
         pass
-
-    def do_GET(self):
-        if self.path == "/favicon.ico":
-            self.send_response(204)
-            self.end_headers()
-        else:
-            super().do_GET()
 
 
 @pytest.fixture(scope="module")
@@ -64,26 +61,32 @@ def pages():
     return sorted(str(page.relative_to(build())) for page in build().rglob("*.html"))
 
 
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
 @pytest.fixture(scope="module", params=WIDTHS)
-def looks(request, address):
+def looks(request, address, browser):
     """What a browser of one width sees on every page, and what went wrong on the way."""
     found, errors, elsewhere = {}, [], []
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = browser.new_page(viewport={"width": WIDTHS[request.param], "height": 844})
-        page.on("pageerror", lambda error: errors.append(f"{page.url}: {error}"))
-        page.on(
-            "console",
-            lambda said: said.type == "error" and errors.append(f"{page.url}: {said.text}"),
-        )
-        page.on(
-            "request",
-            lambda sent: sent.url.startswith((address, "data:")) or elsewhere.append(sent.url),
-        )
-        for name in pages():
-            page.goto(address + name)
-            found[address + name] = page.evaluate(LOOK)
-        browser.close()
+    page = browser.new_page(viewport={"width": WIDTHS[request.param], "height": 844})
+    page.on("pageerror", lambda error: errors.append(f"{page.url}: {error}"))
+    page.on(
+        "console",
+        lambda said: said.type == "error" and errors.append(f"{page.url}: {said.text}"),
+    )
+    page.on(
+        "request",
+        lambda sent: sent.url.startswith((address, "data:")) or elsewhere.append(sent.url),
+    )
+    for name in pages():
+        page.goto(address + name)
+        found[address + name] = page.evaluate(LOOK)
+    page.close()
     return request.param, found, errors, elsewhere
 
 
@@ -100,7 +103,7 @@ def test_nothing_fails_and_nothing_comes_from_elsewhere(looks):
     assert [look["broken"] for look in found.values() if look["broken"]] == []
 
 
-def test_formulas_have_a_height(looks):
+def test_formulas_are_drawn(looks):
     _, found, _, _ = looks
     assert {page: look["formulas"] for page, look in found.items() if look["formulas"]} == {}
 
@@ -120,3 +123,74 @@ def test_links_within_the_site_have_a_target(looks, address):
             elif fragment and fragment not in found[target]["ids"]:
                 missing.add(f"{page}: {link}")
     assert missing == set()
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 700})
+    yield page
+    page.close()
+
+
+def test_formulas_have_their_own_fonts_and_limits_below(page, address):
+    page.goto(f"{address}guide/mathematics.html")
+    page.evaluate("document.fonts.ready")
+    used = (
+        "['KaTeX_Main', 'KaTeX_Math', 'KaTeX_Size1'].every(f => document.fonts.check('9px ' + f))"
+    )
+    assert page.evaluate(used)
+    below = page.locator(".katex-display .op-limits").first.locator(".vlist > span")
+    condition, operator = (below.nth(index).bounding_box() for index in (0, 1))
+    assert condition["y"] > operator["y"]
+    middle = operator["x"] + operator["width"] / 2
+    assert condition["x"] < middle < condition["x"] + condition["width"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "title"),
+    [
+        ("flax nnx", "Flax NNX"),
+        ("nnx", "Flax NNX"),
+        ("linen", "Flax Linen"),
+        ("equinox", "Equinox"),
+        ("maxtext", "MaxText"),
+        ("haiku", "Haiku"),
+        ("keras", "Keras on JAX"),
+        ("levanter", "Levanter and haliax"),
+        ("tunix", "Tunix"),
+        ("lora", "LoRA in Flax NNX"),
+    ],
+)
+def test_a_framework_is_the_first_that_a_search_finds(page, address, typed, title):
+    page.goto(address)
+    page.locator(".sidebar-search").fill(typed)
+    page.locator(".sidebar-search").press("Enter")
+    found = page.locator("#search-results ul.search > li > a")
+    page.locator("#search-results .search-summary", has_text="found").wait_for()
+    assert found.first.inner_text() == title
+
+
+@pytest.mark.parametrize("name", ["guide/errors", "frameworks/tunix", "api/types", "changelog"])
+def test_the_sidebar_shows_where_one_is(page, address, name):
+    page.goto(f"{address}{name}.html")
+    box = page.locator(".sidebar-tree .current-page").last.bounding_box()
+    assert 100 < box["y"] < 700 - box["height"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pictures_are_of_the_page_s_theme(page, address, theme):
+    page.emulate_media(color_scheme=theme)
+    page.goto(f"{address}guide/idea.html")
+    corner = page.locator("article img").first.screenshot()
+    red, green, blue = _first_pixel(corner)
+    assert (min(red, green, blue) > 240) if theme == "light" else (max(red, green, blue) < 40)
+
+
+def _first_pixel(png):
+    return (matplotlib.image.imread(io.BytesIO(png))[0, 0, :3] * 255).tolist()
+
+
+def test_the_browser_s_tab_has_an_icon(page, address):
+    page.goto(address)
+    icon = page.locator("link[rel~=icon]").get_attribute("href")
+    assert page.request.get(urljoin(address, icon)).headers["content-type"] == "image/svg+xml"

@@ -83,13 +83,13 @@ def largest() -> list[str]:
 def update_time() -> list[str]:
     """Ratios of times of an update to AdamW's, by preset."""
     titles = {
-        "sgd": "SGD",
+        "sinkgd": "SinkGD, L = 5",
         "sinkgd-1": "SinkGD, L = 1",
         "sinkgd-tol": "SinkGD, tolerance 1e-3",
-        "sinkgd": "SinkGD, L = 5",
-        "literal": "the loop as it is written",
+        "literal": "SinkGD as the paper writes it",
         "swan": "SWAN",
         "muon": "Muon",
+        "sgd": "SGD",
     }
     ratios: dict[str, dict[str, float]] = {}
     for group in _load(BENCHMARK)["step"]["groups"]:
@@ -110,9 +110,9 @@ def traffic() -> list[str]:
     """What each device sends for one update."""
     rows = _load(COLLECTIVES)["rows"]
     return _table(
-        ["optimizer", "mesh axes", "MB sent by each device"],
+        ["optimizer", "mesh axes", "MiB sent by each device"],
         (
-            [row["title"].split(",")[0], row["axis_type"], f"{row['sent_bytes'] / 1e6:,.0f}"]
+            [row["title"].split(",")[0], row["axis_type"], f"{row['sent_bytes'] / 2**20:,.0f}"]
             for row in rows
         ),
     )

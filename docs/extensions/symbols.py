@@ -1,17 +1,22 @@
-"""Links from code to the API: `sinkgd` in backticks, on a page or in a docstring, is one.
+"""Links from code to APIs: `sinkgd` or `optax.adamw` in backticks, on a page or in a docstring.
 
-Only what `multinorm_optax` exports becomes a link, and a link without a target is a warning.
+What `multinorm_optax` exports becomes a link, and a link without a target is a warning. So does
+what the lists in `docs/inventories` name of other projects.
 """
+
+import re
 
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.ext.intersphinx import InventoryAdapter
 from sphinx.transforms import SphinxTransform
 from sphinx.util.typing import ExtensionMetadata
 
 import multinorm_optax
 
 _NO_LINKS_IN = (nodes.title, nodes.reference, addnodes.pending_xref, addnodes.desc_signature)
+_SHORT = {"jnp": "jax.numpy", "nnx": "flax.nnx"}
 
 
 class LinkSymbols(SphinxTransform):
@@ -21,16 +26,23 @@ class LinkSymbols(SphinxTransform):
 
     def apply(self) -> None:
         """To the document that was just read."""
+        inventory = InventoryAdapter(self.env).main_inventory
+        elsewhere = {name for kind in ("py:class", "py:function") for name in inventory[kind]}
         for literal in list(self.document.findall(nodes.literal)):
             name = literal.astext()
-            if name not in multinorm_optax.__all__ or _is_inside(literal, *_NO_LINKS_IN):
+            target = re.sub(r"^\w+(?=\.)", lambda match: _SHORT.get(match[0], match[0]), name)
+            if name in multinorm_optax.__all__:
+                target = f"multinorm_optax.{name}"
+            elif target not in elsewhere:
+                continue
+            if _is_inside(literal, *_NO_LINKS_IN):
                 continue
             link = addnodes.pending_xref(
                 "",
                 literal.deepcopy(),
                 refdomain="py",
                 reftype="obj",
-                reftarget=f"multinorm_optax.{name}",
+                reftarget=target,
                 refdoc=self.env.docname,
                 refwarn=True,
             )

@@ -62,7 +62,7 @@ class MatrixAxes:
 
     @property
     def matrix(self) -> tuple[int, ...]:
-        """All axes of the matrix: everything that is not batch."""
+        """The axes of rows and then those of columns, without the batch axes."""
         return self.output + self.input
 
     def matrix_shape(self, shape: Shape) -> tuple[int, int]:

@@ -46,8 +46,9 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
 
     Args:
       projection: a `Norm` or `Projection`, of this package or your own.
-      axes: which axes of each leaf are rows and columns, see `resolve_axes`. A projection that acts
-        entry by entry, such as `MaxNorm`, needs none and serves leaves of any rank and role.
+      axes: which axes of each leaf are rows and columns: a `MatrixAxes`, rules by path, or a tree
+        of specs (the forms of `resolve_axes`); None for `FLAX_RULES`. A projection that acts entry
+        by entry, such as `MaxNorm`, needs none and serves leaves of any rank and role.
 
     Returns:
       A transformation with `optax.EmptyState`. Updates keep their dtype; half precisions are
@@ -88,7 +89,8 @@ def normalize_spectral(
     """Replaces each matrix U S V^T by sqrt(max(m, n)) U V^T; see `normalize`.
 
     Args:
-      axes: see `resolve_axes`.
+      axes: which axes of each leaf are rows and columns: a `MatrixAxes`, rules by path, or a tree
+        of specs (the forms of `resolve_axes`); None for `FLAX_RULES`.
       orthogonalizer: how U V^T is computed: `polar_express()` (default: to rounding),
         `newton_schulz()`, `muon_quintic()`, `swan_whitening()`, `exact_svd()` or your own.
 

@@ -27,8 +27,11 @@ _TEXTS = {
     f" never falls: b2 = 0.999 takes off 0.1 % a step, which rounding puts back.{_STATIC}.",
     "adam_weight_decay": "decoupled weight decay of Adam's parameters, a number or a schedule.",
     "alpha": "factor of the matrices' learning rate, a number or a schedule; the papers' 0.05.",
-    "axes": "which leaves are matrices, and which of their axes are rows and columns, see"
-    f" `resolve_axes`.{_IF_FUNCTION}",
+    "axes": "which leaves are matrices, and which of their axes are rows and columns: one"
+    " `MatrixAxes` for every leaf; rules `[(pattern, spec), ...]`, of which the first whose regular"
+    " expression matches a leaf's whole path decides, with None as the spec of a leaf that is not a"
+    " matrix; a tree of specs, or a function that makes it from the parameters. None, the default,"
+    f" stands for `FLAX_RULES`. A leaf that nothing covers is an error.{_IF_FUNCTION}",
     "b1": "decay of the first moment.",
     "b2": "decay of the second moment.",
     "cautious_weight_decay": "whether, in both groups, only those entries decay whose sign is not"
@@ -40,7 +43,7 @@ _TEXTS = {
     "error_feedback": "whether the next gradient gets what the subspaces do not hold, which takes a"
     " float32 array of each matrix's shape; a Python boolean.",
     "learning_rate": "a number or a schedule.",
-    "momentum": "decay of a sum of gradients that is kept *before* the normalization, in one array"
+    "momentum": "decay of a sum of gradients that is kept before the normalization, in one array"
     " per matrix. None, the papers' choice, keeps none.",
     "momentum_dtype": "dtype in which the state of the matrices is kept, such as `jnp.bfloat16`;"
     f" None for at least float32. Arithmetic is in at least float32 either way.{_STATIC}.",
@@ -59,12 +62,13 @@ _TEXTS = {
     " which changes features of unit size by at most the rate. It leaves the decay alone."
     f"{_IF_FUNCTION}",
     "threshold": "tau, relative to the mean row norm.",
-    "tol": "if given, the sweeps of a matrix stop as soon as no norm is violated by more than this;"
-    " see `multi_normalize`.",
+    "tol": "if given, the sweeps of a matrix stop as soon as no residual exceeds it: the largest"
+    " error of the root mean square of a row, of a column or of whatever else a norm measures,"
+    " which should be 1. None makes every sweep. Reverse-mode differentiation needs None.",
     "weight_decay": "decoupled weight decay of the matrices, a number or a schedule. Unless it is"
     " the number 0, `update` needs `params`.",
-    "weight_decay_mask": "which parameters of both groups decay, as for `optax.adamw`: a tree (or"
-    f" prefix) of booleans, or a function of the parameters that makes one.{_IF_FUNCTION}",
+    "weight_decay_mask": "which parameters of both groups decay: a tree (or prefix) of booleans, or"
+    f" a function of the parameters that makes one. None decays all.{_IF_FUNCTION}",
 }
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -35,7 +35,8 @@ def scale_by_operator_norm(
     or a little more. An iteration reads X twice and makes vectors only; devices exchange vectors.
 
     Args:
-      axes: which axes of each leaf are rows and columns, see `resolve_axes`.
+      axes: which axes of each leaf are rows and columns: a `MatrixAxes`, rules by path, or a tree
+        of specs (the forms of `resolve_axes`); None for `FLAX_RULES`.
       num_iters: power iterations, at least 1. After three, the norm reached is 1.0 to 1.2 times
         sqrt(m/n) for noise and for matrices of low rank, after ten 1.0 to 1.1 times.
 

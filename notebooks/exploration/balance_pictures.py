@@ -23,6 +23,7 @@ from exploration.convergence import (
     unit_rms,
 )
 from exploration.matrices import FAMILIES, draw_matrix, gaussian, sparse, triangular
+from exploration.own_matrix import own_matrix
 from exploration.pictures import (
     AFTER,
     BEFORE,
@@ -42,16 +43,23 @@ SIZES = (16, 32, 64, 96, 128)
 _ROUNDING = 1e-13
 
 
-def matrix_controls() -> dict[str, ipywidgets.ValueWidget]:
+def matrix_controls() -> dict[str, ipywidgets.DOMWidget]:
     """Menus and sliders for the matrix and up to three norms in order."""
     return {
         "family": choice("matrix", "ill-scaled", FAMILIES),
         "m": one_of("rows m", 64, SIZES),
         "n": one_of("columns n", 128, SIZES),
+        **norm_controls(),
+        "seed": integer("seed", 0, 0, 9),
+    }
+
+
+def norm_controls() -> dict[str, ipywidgets.DOMWidget]:
+    """Menus for up to three norms in order."""
+    return {
         "first": choice("first norm", "row", NORMS),
         "second": choice("second norm", "column", [NO_NORM, *NORMS]),
         "third": choice("third norm", NO_NORM, [NO_NORM, *NORMS]),
-        "seed": integer("seed", 0, 0, 9),
     }
 
 
@@ -76,8 +84,28 @@ def before_and_after(
     """The matrix, its rows, columns and singular values before and after some sweeps."""
     names = _chosen(first, second, third)
     history = _history(family, m, n, names, seed)
+    return _after(history, names, sweeps)
+
+
+def own_before_and_after(
+    first: str = "row",
+    second: str = "column",
+    third: str = NO_NORM,
+    sweeps: int = 5,
+    **own: Any,
+) -> Figure:
+    """The reader's matrix, its rows, columns and singular values before and after some sweeps."""
+    matrix, name = own_matrix(**own)
+    names = _chosen(first, second, third)
+    history = follow(matrix, named(*names), MOST_SWEEPS)
+    figure = _after(history, names, sweeps)
+    figure.axes[0].set_title(f"{name} {matrix.shape}, RMS 1"[-44:], loc="left", fontsize=12)
+    return figure
+
+
+def _after(history: History, names: Sequence[str], sweeps: int) -> Figure:
     before = unit_rms(history.iterates[0])
-    after = history.iterates[sweeps * len(names)]
+    after = history.iterates[sweeps * len(names)] if sweeps else before
     return compare(before, after, f"after L = {sweeps}: {', '.join(names)}")
 
 

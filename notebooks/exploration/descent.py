@@ -27,7 +27,7 @@ def _directions(sweeps: Any) -> Directions:
         "SGD": optax.identity(),
         "Adam": optax.scale_by_adam(),
         "SinkGD": mo.scale_by_sinkhorn(ROWS_FIRST, sweeps),
-        "SWAN": mo.scale_by_swan(ROWS_FIRST, orthogonalizer=mo.polar_express()),
+        "SWAN": mo.scale_by_swan(ROWS_FIRST),
     }
 
 

@@ -89,6 +89,10 @@ def record(training: Training = Training()) -> list[Moment]:
     corpus = load_corpus(training.corpus, training.model.vocabulary, Console(file=io.StringIO()))
     step = make_train_step(experiment)
     state = initial_state(experiment)
+    print(
+        f"Compiling the gradient and the step of a LLaMA of {training.model.layers} layers, and"
+        f" training it for {max(training.moments)} steps"
+    )
     moments = []
     for count, rows in enumerate(corpus.training_batches(training.data)):
         if count in training.moments:

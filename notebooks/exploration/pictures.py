@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette without its yellow, which is too light for lines."""
@@ -66,6 +67,8 @@ def heat_map(axes: Axes, matrix: np.ndarray, title: str, span: LogNorm) -> AxesI
     """The magnitudes of a matrix: output features downwards, input features to the right."""
     style(axes, title, "input feature (column)", "output feature (row)")
     axes.grid(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.set_facecolor("white")
     shown = np.where(matrix == 0, np.nan, np.abs(matrix))
     return axes.imshow(shown, norm=span, cmap=MAP, aspect="auto", interpolation="nearest")

@@ -12,9 +12,11 @@ import optax
 from matplotlib.figure import Figure
 from rich.console import Console
 
+import multinorm_optax as mo
 from examples.llama.config import CorpusConfig
 from examples.llama.text.corpus import load_corpus
 from exploration.pictures import legend, line_style, new_figure, style
+from exploration.timing import milliseconds
 
 CONTEXT, WIDTH, HIDDEN, VOCABULARY = 8, 16, 128, 256
 
@@ -84,10 +86,30 @@ class Trainings:
     ):
         """Train them all."""
         self.rates = list(rates)
-        self.losses = {
-            name: np.asarray(train(make, jnp.float32(self.rates), windows))
-            for name, make in optimizers.items()
-        }
+        self.optimizers = dict(optimizers)
+        self.losses = {}
+        for name, make in optimizers.items():
+            print(f"{name}: compiling, and {len(windows)} steps at {len(self.rates)} rates")
+            self.losses[name] = np.asarray(train(make, jnp.float32(self.rates), windows))
+
+    def summary(self) -> str:
+        """A table: the state of each optimizer, the time of its update, and its lowest loss."""
+        params = init_model()
+        rows = [f"{'':20}{'state':>11}{'of the weights':>16}{'update':>10}{'lowest loss':>13}"]
+        for name, make in self.optimizers.items():
+            optimizer = make(self.rates[0])
+            audited = mo.audit(params, optimizer)
+            share = audited.state_bytes / audited.parameter_bytes
+            cost = milliseconds(optimizer.update, params, optimizer.init(params), params)
+            rows.append(
+                f"{name:20}{audited.state_bytes / 2**10:7.2f} KiB{share:16.2f}{cost:7.2f} ms"
+                f"{self._final(name).min():13.3f}"
+            )
+        return "\n".join(rows)
+
+    def _final(self, name: str) -> np.ndarray:
+        """The mean loss of the last 30 steps, at each rate; infinite for a run that diverged."""
+        return np.nan_to_num(self.losses[name][:, -30:].mean(axis=1), nan=np.inf)
 
     def picture(self, rate: float) -> Figure:
         """Losses at one rate, and the final loss at every rate."""
@@ -99,8 +121,9 @@ class Trainings:
             smooth = np.convolve(curve, np.full(15, 1 / 15), "valid")
             steps = np.arange(len(smooth)) + 8
             left.plot(steps, smooth, linewidth=2, label=name, **line_style(index))
-            final = np.nan_to_num(losses[:, -30:].mean(axis=1), nan=np.inf)
-            right.semilogx(self.rates, final, marker="o", label=name, **line_style(index))
+            right.semilogx(
+                self.rates, self._final(name), marker="o", label=name, **line_style(index)
+            )
         right.axvline(rate, color="0.6", linestyle=":", zorder=0)
         for axes in (left, right):
             axes.set_ylim(2, 4.2)

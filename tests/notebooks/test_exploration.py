@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 from exploration import (
+    candidates,
     convergence,
     descent,
     directions,
@@ -15,6 +17,7 @@ from exploration import (
     gradients,
     landscapes,
     matrices,
+    own_matrix,
     own_norm,
     plane,
     small_model,
@@ -189,7 +192,7 @@ class TestDirections:
             "sign": np.sign(G),
             "SinkGD, L = 1": reference.sr_sinkhorn(G, 1),
             "SinkGD, L = 5": reference.sr_sinkhorn(G, 5),
-            "SWAN": reference.swan(G),
+            "SWAN": reference.project_spectral(reference.project_rows(G)),
         }
         for name, want in wanted.items():
             np.testing.assert_allclose(found[name], want, atol=2e-4)
@@ -210,6 +213,95 @@ class TestDirections:
         found = {"a": np.array([1.0, 0.0]), "b": np.array([3.0, 3.0])}
         want = [[1, np.sqrt(0.5)], [np.sqrt(0.5), 1]]
         np.testing.assert_allclose(directions.cosines(found), want)
+
+
+class TestOwnMatrix:
+    def _get(self, **changed):
+        given = {
+            "source": own_matrix.PASTED,
+            "stored": own_matrix.ROWS_FIRST,
+            "file": (),
+            "place": "",
+            "leaf": "",
+            "text": "1, 2; 3\n\n4 5e-1 -6",
+        }
+        return own_matrix.own_matrix(**{**given, **changed})
+
+    def test_pasted(self):
+        matrix, _ = self._get()
+        np.testing.assert_array_equal(matrix, [[1, 2, 3], [4, 0.5, -6]])
+        kernel, _ = self._get(stored=own_matrix.KERNEL)
+        np.testing.assert_array_equal(kernel, matrix.T)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("1 2\n3", r"as many numbers, got \[2, 1\]"),
+            ("1 nan", "not finite"),
+            ("0 0", "zero"),
+            ("1 two", "could not convert"),
+        ],
+    )
+    def test_what_is_no_matrix_is_named(self, text, message):
+        with pytest.raises(ValueError, match=message):
+            self._get(text=text)
+
+    def test_uploaded(self, tmp_path):
+        wanted = np.arange(24.0).reshape(2, 3, 4) + 1
+        np.savez(tmp_path / "weights.npz", up=wanted, bias=np.ones(3))
+        content = memoryview((tmp_path / "weights.npz").read_bytes())
+        given = {"source": own_matrix.UPLOADED, "file": ({"name": "w.npz", "content": content},)}
+        matrix, name = self._get(leaf="up", **given)
+        assert name == "up"
+        np.testing.assert_array_equal(matrix, wanted[0])
+        with pytest.raises(ValueError, match=r"got 'down':\n  up \(2, 3, 4\)\n  bias \(3,\)"):
+            self._get(leaf="down", **given)
+        with pytest.raises(ValueError, match="two axes or more"):
+            self._get(leaf="bias", **given)
+        with pytest.raises(ValueError, match="no file yet"):
+            self._get(source=own_matrix.UPLOADED)
+
+    def test_leaf_of_a_checkpoint(self, tmp_path):
+        wanted = np.random.default_rng(0).standard_normal((2, 300, 40))
+        tree = {"params": {"up": {"kernel": jnp.float32(wanted)}, "scale": jnp.ones(3)}}
+        with orbax.checkpoint.v1.training.Checkpointer(tmp_path / "run") as checkpointer:
+            checkpointer.save_checkpointables(7, {"state": tree})
+        given = {"source": own_matrix.ON_DISK, "stored": own_matrix.KERNEL}
+        matrix, name = self._get(place=str(tmp_path / "run" / "7" / "state"), **given)
+        assert name == "params/up/kernel"
+        np.testing.assert_allclose(matrix, wanted[0].T[:, : own_matrix.MOST], rtol=1e-6)
+        with pytest.raises(ValueError, match="not a folder that orbax saved a tree in"):
+            self._get(place=str(tmp_path), **given)
+        with pytest.raises(ValueError, match="there is no file or folder"):
+            self._get(place=str(tmp_path / "absent"), **given)
+
+
+class TestCandidates:
+    def test_what_they_do(self, rng):
+        G = rng.standard_normal((6, 9)) * np.geomspace(1, 10, 6)[:, None]
+        found = candidates.candidates(G)
+        assert list(found) == list(candidates.CANDIDATES)
+        u, _, v = np.linalg.svd(G, full_matrices=False)
+        np.testing.assert_allclose(found["exact polar factor"], 3 * u @ v, atol=2e-4)
+        balanced = reference.sr_sinkhorn(G, 5)
+        np.testing.assert_allclose(found["SinkGD, L = 5"], balanced, atol=1e-5)
+        bounded = found["L = 5, operator norm"]
+        np.testing.assert_allclose(
+            bounded / reference.rms(bounded), balanced / reference.rms(balanced), atol=1e-5
+        )
+        assert 1 <= candidates.operator_norm(bounded) < 1.3
+        x = balanced / np.linalg.norm(balanced)
+        for name in ("L = 5, 1 quintic", "L = 5, 2 quintics", "L = 5, 3 quintics"):
+            gram = x @ x.T
+            x = (3.4445 * np.eye(6) - 4.7750 * gram + 2.0315 * gram @ gram) @ x
+            np.testing.assert_allclose(found[name], x / reference.rms(x), atol=1e-4)
+        rows, columns = candidates.unequal(balanced)
+        assert columns < 1e-5 < rows < 0.1
+
+    def test_each_has_a_time(self):
+        found = candidates.times(8, 12)
+        assert list(found) == [*candidates.CANDIDATES, "Adam"]
+        assert min(found.values()) > 0
 
 
 @pytest.fixture
@@ -275,7 +367,7 @@ class TestDescent:
             "SGD": optax.sgd(RATES["SGD"] / problem.curvature()),
             "Adam": optax.adam(RATES["Adam"]),
             "SinkGD": mo.sinkgd(RATES["SinkGD"], alpha=1.0, axes=axes),
-            "SWAN": mo.swan(RATES["SWAN"], alpha=1.0, axes=axes, orthogonalizer=mo.polar_express()),
+            "SWAN": mo.swan(RATES["SWAN"], alpha=1.0, axes=axes),
         }
         for name, optimizer in optimizers.items():
             weights = problem.start()
@@ -343,3 +435,15 @@ class TestSmallModel:
         for want, batch in zip(losses[1], windows, strict=True):
             assert float(small_model.loss(params, batch)) == pytest.approx(float(want), rel=1e-4)
             params, state = step(params, state, batch)
+
+    def test_summary_has_state_and_lowest_loss(self, small_corpus):
+        windows = small_model.batches(40, size=4, config=small_corpus)
+        optimizers = {"SinkGD": mo.sinkgd, "Adam": optax.adam}
+        trainings = small_model.Trainings(optimizers, (0.01, 0.03), windows)
+        _, *rows = trainings.summary().splitlines()
+        for name, row in zip(optimizers, rows, strict=True):
+            state = mo.audit(small_model.init_model(), optimizers[name](0.1)).state_bytes
+            lowest = trainings.losses[name][:, -30:].mean(axis=1).min()
+            assert row.startswith(name)
+            assert f"{state / 2**10:.2f} KiB" in row
+            assert row.endswith(f"{lowest:.3f}")

@@ -150,6 +150,16 @@ def _answer(page, explorer):
     return time.perf_counter() - start
 
 
+def _play(page, explorer):
+    """The button moves the picture, and a second click stops it."""
+    image = explorer.locator("img.widget-image").element_handle()
+    image.scroll_into_view_if_needed()
+    before = image.evaluate("image => image.src")
+    explorer.locator(".widget-play button").first.click()
+    page.wait_for_function(f"([image, old]) => ({DRAWN})(image, old)", arg=[image, before])
+    explorer.locator(".widget-play button").first.click()
+
+
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
 def test_sliders_move_the_pictures(page, server, path, record_property):
     complaints = []
@@ -163,5 +173,16 @@ def test_sliders_move_the_pictures(page, server, path, record_property):
         seconds = [_answer(page, explorers.nth(index)) for _ in range(2)]
         record_property(f"answer {index + 1}", seconds)
         print(f"{path.stem}, picture {index + 1}: {seconds[0]:.2f} s, then {seconds[1]:.2f} s")
+    for index in range(page.locator(".widget-play").count()):
+        _play(
+            page,
+            page.locator(
+                ".jp-OutputArea-output .widget-vbox", has=page.locator(".widget-play")
+            ).nth(index),
+        )
+    if page.locator(".widget-textarea textarea").count():
+        page.locator(".widget-textarea textarea").fill("1 2\n3")
+        page.locator(".widget-textarea textarea").blur()
+        page.get_by_text("ValueError: every line must have as many numbers").wait_for()
     assert page.locator(".jp-RenderedText[data-mime-type*=stderr]").count() == 0
     assert complaints == []

@@ -3,11 +3,14 @@
 import ast
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import matplotlib
 import nbformat
 import pytest
-from execute_notebooks import FOLDER, WIDGET, cleaned, execute, notebooks
+from execute_notebooks import FOLDER, WIDGET, address, cleaned, execute, notebooks
 
 NOTEBOOKS = notebooks()
 PATH = re.compile(r"(/(home|root|Users|tmp|work|usr|opt|private)/|[A-Z]:\\\\)")
@@ -100,9 +103,43 @@ class TestCommitted:
         )
         for cell in _code(nbformat.read(path, as_version=4)):
             found = [node for node in ast.parse(cell.source).body if _contains(node, logic)]
-            # the norm of the fourth notebook is what its reader is to write
-            own_norm = [getattr(node, "name", None) for node in found] == ["BlockNorm"]
-            assert found == [] or own_norm
+            # the norm and the optimizer of the fourth notebook are what its reader is to write
+            own = {"BlockNorm", "almost_stateless"}
+            names = {getattr(node, "name", None) for node in found}
+            assert found == [] or names <= own or "google.colab" in cell.source
+
+
+class TestColab:
+    @each
+    def test_first_cell_has_the_address_of_the_repository(self, path):
+        first = _code(nbformat.read(path, as_version=4))[0].source
+        assert f'REPOSITORY = "{address()}"' in first
+
+    def test_first_cell_fetches_and_installs_the_project(self, tmp_path, monkeypatch):
+        first, *others = {_code(nbformat.read(path, as_version=4))[0].source for path in NOTEBOOKS}
+        assert others == []
+        cell = first.replace('REPOSITORY = ""', f'REPOSITORY = "{(FOLDER.parent).as_uri()}"')
+        installed, run = [], subprocess.run
+
+        def without_pip(command, **options):
+            if "pip" in command:
+                installed.append((Path.cwd(), command[-1]))
+            else:
+                run(command, **options)
+
+        monkeypatch.setattr(subprocess, "run", without_pip)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setitem(sys.modules, "google.colab", sys)
+        monkeypatch.chdir(tmp_path)
+        exec(cell, {})
+        assert installed == [(tmp_path / "project", ".[notebooks]")]
+        assert Path.cwd() == tmp_path / "project" / "notebooks"
+        assert Path(sys.path[0], "exploration").is_dir()
+        assert Path(sys.path[1], "examples").is_dir()
+
+    def test_elsewhere_it_does_nothing(self, monkeypatch):
+        monkeypatch.setattr(subprocess, "run", None)
+        exec(_code(nbformat.read(NOTEBOOKS[0], as_version=4))[0].source, {})
 
 
 def _contains(node, kinds):

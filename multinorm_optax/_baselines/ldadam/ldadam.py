@@ -70,8 +70,9 @@ def scale_by_ldadam(
     and infinity in the gradient reach the update and the state.
 
     Args:
-      axes: which axes of each leaf are rows and columns, see `resolve_axes`. Every leaf has to be a
-        matrix or a stack of them.
+      axes: which axes of each leaf are rows and columns: a `MatrixAxes`, rules by path, or a tree
+        of specs (the forms of `resolve_axes`); None for `FLAX_RULES`. Every leaf has to be a matrix
+        or a stack of them.
       ...
 
     Returns:
