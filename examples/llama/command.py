@@ -17,8 +17,8 @@ import tyro
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, Experiment, InputError, OptimizerConfig, Setup
-from examples.llama.optimizers import RECIPES, settle
-from examples.llama.presets import PRESETS, Preset
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.presets import PRESETS, Preset, resolve
 from examples.llama.records import fault
 
 Command = TypeVar("Command")
@@ -38,8 +38,8 @@ def chosen_preset(arguments: Sequence[str]) -> Preset:
 
 def chosen_optimizer(arguments: Sequence[str], preset: Preset) -> OptimizerConfig:
     """The optimizer that the arguments name, with all of its options as the preset has them."""
-    name = _chosen(arguments, "optimizer", RECIPES, OptimizerConfig().name)
-    return settle(OptimizerConfig(name), preset.setup.preset)
+    name = _chosen(arguments, "optimizer", OPTIMIZERS, OptimizerConfig().name)
+    return resolve(OptimizerConfig(name), preset.setup.preset)
 
 
 def _chosen(arguments: Sequence[str], option: str, names: Iterable[Name], default: Name) -> Name:

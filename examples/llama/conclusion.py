@@ -10,14 +10,13 @@ from rich.panel import Panel
 from rich.text import Text
 
 import multinorm_optax as mo
+from examples.llama.builders import MATRIX
 from examples.llama.config import as_json
 from examples.llama.environment import machine, versions
 from examples.llama.loop import Task
 from examples.llama.loss import Validation
-from examples.llama.optimizers import RECIPES
 from examples.llama.plot import plot_run
 from examples.llama.processes import is_main_process
-from examples.llama.recipes import MATRIX
 from examples.llama.rules import LLAMA_RULES
 from examples.llama.run_folder import RunFolder, read_metrics
 from examples.llama.sampling import generate
@@ -38,7 +37,7 @@ def conclude(
     if not is_main_process():
         return
     experiment = task.experiment
-    recipe = RECIPES[experiment.optimizer.name]
+    name = experiment.optimizer.name
     total = experiment.setup.steps
     lines = read_metrics(folder.metrics)
     steps = [line for line in lines if "loss" in line]
@@ -56,7 +55,7 @@ def conclude(
         )
     plot_run(
         folder.picture,
-        f"{recipe.title}: {result}",
+        f"{name}: {result}",
         ([line["tokens"] for line in steps], [line["loss"] for line in steps]),
         (
             [line["tokens"] for line in validations],
@@ -88,7 +87,7 @@ def conclude(
         console.print(Panel(Text(sample), title="sample", title_align="left"))
     console.print(audit.summary(), soft_wrap=True)
     console.print(
-        f"{recipe.title}: {result}; {'unknown' if speed is None else f'{speed:,.0f}'} tokens/s, "
+        f"{name}: {result}; {'unknown' if speed is None else f'{speed:,.0f}'} tokens/s, "
         f"{summary['seconds']:.0f} s; see {folder.path}",
         soft_wrap=True,
     )

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import tyro
 
+from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.options import (
     Checked,
     Count,
@@ -17,20 +18,11 @@ from examples.llama.options import (
 )
 from examples.llama.options import as_json as as_json
 
-OptimizerName = Literal[
-    "sinkgd",
-    "swan",
-    "muon",
-    "adamw",
-    "adamw2",
-    "sgd",
-    "adam-mini",
-    "ldadam",
-    "galore",
-    "lion",
-    "adalomo",
-]
-"""The optimizers to choose from; `examples.llama.optimizers.RECIPES` has an entry for each."""
+if TYPE_CHECKING:
+    OptimizerName: TypeAlias = str
+else:
+    OptimizerName = Literal[tuple(OPTIMIZERS)]
+"""The optimizers to choose from: the names in the table `examples.llama.optimizers.OPTIMIZERS`."""
 
 PresetName = Literal["cpu", "60m", "130m", "350m", "1b", "7b"]
 """The presets to choose from; `examples.llama.presets.PRESETS` has an entry for each."""
@@ -119,19 +111,18 @@ class DataConfig(Checked):
         return self.batch_size * self.sequence_length
 
 
+_CHOICES = (
+    "; ".join(f"{name}: {one.summary or one.title}" for name, one in OPTIMIZERS.items())
+    + ". All except adamw have two rates."
+)
+
+
 @dataclass(frozen=True)
 class OptimizerConfig(Checked):
     """The optimizer. Options left out take the optimizer's own defaults; --optimizer NAME --help
     shows them. An option that has no meaning for the optimizer, None there, is an error."""
 
-    name: Annotated[OptimizerName, tyro.conf.arg(name="optimizer")] = "sinkgd"
-    """sinkgd and swan: stateless on the matrices of the layers, Adam on every other parameter
-    (embedding, head, norms). muon: orthogonalized momentum on the matrices, Adam on every other
-    parameter. adamw: one rate for every parameter. adamw2: AdamW with two rates, as sinkgd has.
-    sgd: gradient descent with momentum. adam-mini: Adam with one second moment per block. ldadam:
-    Adam in a subspace that turns every step. galore: Adam in a subspace that is fixed for some
-    steps. lion: the sign of momentum. adalomo: Adafactor with AdaLomo's settings. All except adamw
-    have two rates."""
+    name: Annotated[OptimizerName, tyro.conf.arg(name="optimizer", help=_CHOICES)] = "sinkgd"
     learning_rate: Positive | None = None
     """Peak rate of the matrices; for sinkgd and swan the size of a weight's step, root mean square.
     For adamw the rate of every parameter, for adalomo relative to the weights' root mean square."""

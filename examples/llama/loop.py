@@ -14,8 +14,8 @@ from examples.llama.config import Experiment
 from examples.llama.loss import Validate, Validation, make_validate
 from examples.llama.mesh import ONE_DEVICE, Placement
 from examples.llama.model import Definition, Params, abstract_llama
-from examples.llama.optimizers import make_optimizer
 from examples.llama.processes import Agreement
+from examples.llama.schedule import make_optimizer
 from examples.llama.step import TrainState, initial_state, make_train_step
 from examples.llama.text.corpus import Corpus
 
@@ -101,7 +101,7 @@ def prepare(
     *,
     layerwise: bool = False,
 ) -> Task:
-    """Build the parts of a settled experiment; nothing is computed yet.
+    """Build the parts of a resolved experiment; nothing is computed yet.
 
     Raises:
         InputError: the text does not suffice, the mesh does not divide batch or heads, or the

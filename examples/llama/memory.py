@@ -30,7 +30,7 @@ from examples.llama.costs.largest import make_table as table_of_largest
 from examples.llama.costs.plot import MemoryBar, MemoryPanel, plot_memory
 from examples.llama.costs.table import CARDS_GIB, Row, heading, make_table, state_table, unit_of
 from examples.llama.environment import machine, versions
-from examples.llama.optimizers import RECIPES
+from examples.llama.optimizers import BASE_OPTIMIZERS
 from examples.llama.options import Checked, Count
 from examples.llama.presets import PRESETS
 from examples.llama.records import write_json
@@ -72,7 +72,12 @@ class Command(Checked):
 
     presets: tuple[PresetName, ...] = tuple(PRESETS)
     """Models to ask about."""
-    optimizers: tuple[str, ...] = (*RECIPES, "sgd-plain", "ldadam-plain", "sinkgd-layerwise")
+    optimizers: tuple[str, ...] = (
+        *BASE_OPTIMIZERS,
+        "sgd-plain",
+        "ldadam-plain",
+        "sinkgd-layerwise",
+    )
     """Optimizers to ask about, each with its default options; variants of some, such
     as sinkgd-momentum and sinkgd-tokens, are possible too; sgd-plain is SGD without momentum,
     ldadam-plain LDAdam without error feedback. A name with -layerwise added has the step that

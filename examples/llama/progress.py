@@ -12,7 +12,6 @@ from examples.llama.loop import Step
 from examples.llama.loss import Validation
 from examples.llama.mesh import Placement
 from examples.llama.model import abstract_llama
-from examples.llama.optimizers import RECIPES
 
 
 def header(experiment: Experiment, placement: Placement, folder: Path) -> str:
@@ -22,7 +21,7 @@ def header(experiment: Experiment, placement: Placement, folder: Path) -> str:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     devices = 1 if placement.mesh is None else placement.mesh.size
     return (
-        f"{RECIPES[experiment.optimizer.name].title} trains a LLaMA of {parameters:,} parameters: "
+        f"{experiment.optimizer.name} trains a LLaMA of {parameters:,} parameters: "
         f"{model.layers} layers, width {model.hidden}, {model.heads} heads, {model.vocabulary} "
         f"tokens, {model.precision}\n"
         f"{setup.steps} steps of {data.batch_size} x {data.sequence_length} tokens on {devices} "

@@ -5,14 +5,14 @@ from typing import Any
 
 from examples.llama.config import Experiment
 from examples.llama.loop import Step, Validated
-from examples.llama.optimizers import scheduled_rates
+from examples.llama.schedule import scheduled_rates
 
 
 class Recorder:
     """Makes the lines of metrics.jsonl."""
 
     def __init__(self, experiment: Experiment, elapsed: float):
-        """For a settled experiment that has taken `elapsed` seconds already."""
+        """For a resolved experiment that has taken `elapsed` seconds already."""
         self._tokens_per_step = experiment.setup.data.tokens_per_step
         self._rates = scheduled_rates(experiment.optimizer, experiment.setup)
         self._start = perf_counter() - elapsed

@@ -22,7 +22,8 @@ from examples.llama.model import (
     abstract_llama,
     init_llama,
 )
-from examples.llama.optimizers import make_optimizer, peak_rates
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.schedule import make_optimizer, peak_rates
 
 
 class TrainState(NamedTuple):
@@ -34,7 +35,7 @@ class TrainState(NamedTuple):
 
 
 def initial_state(experiment: Experiment, *, layerwise: bool = False) -> TrainState:
-    """The weights that a settled experiment's seed draws, and its optimizer's state for them.
+    """The weights that a resolved experiment's seed draws, and its optimizer's state for them.
 
     The layer-wise step has a state of another form than the ordinary one.
     """
@@ -107,10 +108,11 @@ def check_layerwise(experiment: Experiment) -> None:
             f"--layerwise uses each layer's gradient as soon as it is there, but --clip-norm "
             f"{experiment.optimizer.clip_norm:g} needs the norm of them all; leave one of them out"
         )
-    if experiment.optimizer.name == "galore":
+    name = experiment.optimizer.name
+    if not OPTIMIZERS[name].layerwise:
         raise InputError(
-            "--layerwise updates the model part by part, but optax's GaLore needs a matrix in "
-            "each, and embedding, head and norms have none; leave it out, or choose ldadam"
+            f"--layerwise updates the model part by part, but {name} needs a matrix in each part, "
+            f"and embedding, head and norms have none; leave it out, or choose another --optimizer"
         )
 
 
@@ -171,7 +173,7 @@ def _compiled_step(
 def make_train_step(
     experiment: Experiment, placement: Placement = ONE_DEVICE, *, layerwise: bool = False
 ) -> Callable[[TrainState, np.ndarray], tuple[TrainState, jax.Array]]:
-    """The step (state, rows) -> (state, loss) of a settled experiment; the state is donated.
+    """The step (state, rows) -> (state, loss) of a resolved experiment; the state is donated.
 
     A layer-wise step does not materialize the full gradient. Its result differs by rounding only.
 

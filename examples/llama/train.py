@@ -33,7 +33,7 @@ from examples.llama.loop import (
 )
 from examples.llama.loss import Validation
 from examples.llama.mesh import place
-from examples.llama.optimizers import settle
+from examples.llama.presets import resolve
 from examples.llama.processes import (
     DistributedConfig,
     from_main_process,
@@ -93,7 +93,7 @@ def train(
         InputError: another process trains in the folder, or the experiment has no layer-wise step,
             but is to be trained with it.
     """
-    experiment = settled(experiment)
+    experiment = resolved(experiment)
     if run.layerwise:
         check_layerwise(experiment)
     config = identity(experiment, corpus, layerwise=run.layerwise)
@@ -134,7 +134,7 @@ def _claim(
 
 
 def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
-    """Everything that determines result and state of a settled experiment, as config.json has it.
+    """Everything that determines result and state of a resolved experiment, as config.json has it.
 
     The length of the schedule is always there: the number of steps alone may grow later.
     `layerwise` is there if it is true: the optimizer's state has another form then.
@@ -147,10 +147,10 @@ def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False)
     return config | ({"layerwise": True} if layerwise else {})
 
 
-def settled(experiment: Experiment) -> Experiment:
+def resolved(experiment: Experiment) -> Experiment:
     """The experiment with all of its optimizer's options."""
     return dataclasses.replace(
-        experiment, optimizer=settle(experiment.optimizer, experiment.setup.preset)
+        experiment, optimizer=resolve(experiment.optimizer, experiment.setup.preset)
     )
 
 
@@ -256,7 +256,7 @@ def run(command: Command, console: Console) -> int:
     join_processes(command.distributed)
     if not is_main_process():
         console = Console(quiet=True)
-    experiment = settled(command.experiment)
+    experiment = resolved(command.experiment)
     folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
     corpus = load_corpus(command.corpus, experiment.setup.model.vocabulary, console)
     with leaving_together():

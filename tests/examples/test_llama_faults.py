@@ -27,7 +27,7 @@ from examples.llama.records import read_lines
 from examples.llama.run_folder import RunFolder
 from examples.llama.step import TrainState, initial_state
 from examples.llama.text.corpus import Corpus
-from examples.llama.train import settled, train
+from examples.llama.train import resolved, train
 from tests.examples.damage import flip_a_bit, largest_file, reads_damaged
 
 
@@ -52,7 +52,7 @@ def _state(path: Path, experiment: Experiment, step: int) -> TrainState:
 
 @pytest.fixture
 def experiment(tiny_setup: Setup) -> Experiment:
-    return settled(Experiment(OptimizerConfig("sinkgd", momentum=0.9), tiny_setup))
+    return resolved(Experiment(OptimizerConfig("sinkgd", momentum=0.9), tiny_setup))
 
 
 def test_run_killed_at_random_moments_ends_bit_for_bit_like_one_never_killed(

@@ -15,7 +15,7 @@ from rich.console import Console
 from examples.llama.config import Experiment, OptimizerConfig, RunConfig, Setup
 from examples.llama.run_folder import RunFolder
 from examples.llama.text.corpus import Corpus
-from examples.llama.train import main, settled, train
+from examples.llama.train import main, resolved, train
 
 COMMAND = [sys.executable, "-u", "-m", "examples.llama.train", "--optimizer", "sgd"]
 
@@ -25,7 +25,7 @@ def test_header_and_compilation_come_first(
     terminal: bool, corpus: Corpus, tiny_setup: Setup, tmp_path: Path
 ) -> None:
     console = Console(file=io.StringIO(), width=300, force_terminal=terminal, color_system=None)
-    experiment = settled(Experiment(OptimizerConfig("sgd"), tiny_setup))
+    experiment = resolved(Experiment(OptimizerConfig("sgd"), tiny_setup))
     assert train(experiment, corpus, RunFolder(tmp_path / "run"), RunConfig(), console) == 0
     output = console.file.getvalue()  # type: ignore[attr-defined]
     expected = (

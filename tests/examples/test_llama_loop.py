@@ -25,7 +25,7 @@ from examples.llama.config import (
 )
 from examples.llama.loop import Compiled, DivergedError, Savepoint, Step, Validated, fit, prepare
 from examples.llama.model import Params, abstract_llama, init_llama
-from examples.llama.optimizers import settle
+from examples.llama.presets import resolve
 from examples.llama.step import mean_loss_and_gradients
 from examples.llama.text.corpus import Corpus
 from examples.llama.text.data import PADDING
@@ -34,7 +34,7 @@ MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=2)
 
 
 def _experiment(setup: Setup, **options: Any) -> Experiment:
-    return Experiment(settle(OptimizerConfig(**options)), setup)
+    return Experiment(resolve(OptimizerConfig(**options)), setup)
 
 
 def _rows(lengths: tuple[int, ...]) -> np.ndarray:

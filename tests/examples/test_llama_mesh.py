@@ -22,7 +22,7 @@ from examples.llama.config import (
 from examples.llama.loss import make_validate
 from examples.llama.mesh import ONE_DEVICE, MeshShape, Placement, place
 from examples.llama.model import abstract_llama, init_llama
-from examples.llama.optimizers import settle
+from examples.llama.presets import resolve
 from examples.llama.step import TrainState, initial_state
 from tests.examples.trajectories import distance, trajectory
 
@@ -34,7 +34,7 @@ BATCHES[:, 3, 9:] = -1  # padding, so that the devices' rows do not count alike
 
 def _experiment(microbatches: int = 1, model: ModelConfig = MODEL, **options: Any) -> Experiment:
     data = DataConfig(batch_size=16, microbatches=microbatches, sequence_length=16)
-    return Experiment(settle(OptimizerConfig(**options)), Setup(model=model, data=data, steps=20))
+    return Experiment(resolve(OptimizerConfig(**options)), Setup(model=model, data=data, steps=20))
 
 
 @pytest.mark.parametrize(

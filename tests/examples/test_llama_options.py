@@ -24,7 +24,7 @@ from examples.llama.memory import Command as Memory
 from examples.llama.options import as_json, flag, from_json
 from examples.llama.processes import DistributedConfig
 from examples.llama.throughput import Command as Throughput
-from examples.llama.train import settled
+from examples.llama.train import resolved
 from examples.llama.trained import TrainedConfig
 
 BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
@@ -112,7 +112,7 @@ def test_command_line_names_the_option_before_anything_starts(
     assert not list(tmp_path.iterdir())
 
 
-EXPERIMENT = settled(Experiment(OptimizerConfig("sinkgd"), Setup()))
+EXPERIMENT = resolved(Experiment(OptimizerConfig("sinkgd"), Setup()))
 
 
 def test_configuration_is_the_same_after_json() -> None:

@@ -23,8 +23,8 @@ from examples.llama.config import (
     Setup,
 )
 from examples.llama.loop import Task, prepare
-from examples.llama.optimizers import settle
 from examples.llama.options import from_json
+from examples.llama.presets import resolve
 from examples.llama.records import read_lines
 from examples.llama.run_folder import ConfigMismatchError, RunFolder
 from examples.llama.step import TrainState
@@ -36,7 +36,7 @@ NAMES = ["config.json", "source.json", "metrics.jsonl", "checkpoints", "summary.
 
 
 def _experiment(setup: Setup, **options: Any) -> Experiment:
-    return Experiment(settle(OptimizerConfig(**options)), setup)
+    return Experiment(resolve(OptimizerConfig(**options)), setup)
 
 
 def _train(experiment: Experiment, corpus: Corpus, path: Path, **run: Any) -> tuple[int, str]:
