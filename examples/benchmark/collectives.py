@@ -21,7 +21,6 @@ from rich.table import Table
 
 import multinorm_optax as mo
 from examples.benchmark.exchanges import KINDS, Collective, collectives
-from examples.llama.command import run_command
 from examples.llama.config import (
     InputError,
     ModelConfig,
@@ -29,13 +28,14 @@ from examples.llama.config import (
     OptimizerName,
     PresetName,
 )
-from examples.llama.environment import versions
 from examples.llama.mesh import Placement
 from examples.llama.model import Params, abstract_llama
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
-from examples.llama.records import write_json
 from examples.llama.rules import LLAMA_RULES
+from examples.llama.run.command import run_command
+from examples.llama.run.environment import versions
+from examples.llama.run.records import write_json
 from examples.llama.schedule import make_optimizer
 
 

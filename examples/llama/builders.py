@@ -11,7 +11,7 @@ import jax
 import optax
 
 import multinorm_optax as mo
-from examples.llama.options import InputError
+from examples.llama.run.options import InputError
 
 MATRIX, REST = "matrix", "adam"
 """The labels of `mo.group_labels`."""

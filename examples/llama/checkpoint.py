@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from examples.llama.config import InputError
-from examples.llama.processes import Agreement, from_main_process
+from examples.llama.run.processes import Agreement, from_main_process
 from examples.llama.step import TrainState
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import tyro
 
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.options import (
+from examples.llama.run.options import (
     Checked,
     Count,
     Decay,
@@ -16,7 +16,7 @@ from examples.llama.options import (
     NotNegative,
     Positive,
 )
-from examples.llama.options import as_json as as_json
+from examples.llama.run.options import as_json as as_json
 
 if TYPE_CHECKING:
     OptimizerName: TypeAlias = str

@@ -103,6 +103,11 @@ class Placement:
         return P(*(a if self._divides(n, a) else None for n, a in zip(shape, spec, strict=False)))
 
     @property
+    def devices(self) -> int:
+        """The number of devices."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
     def everywhere(self) -> NamedSharding | None:
         """The sharding of what every device holds in full; None for one device."""
         return None if self.mesh is None else NamedSharding(self.mesh, P())
@@ -136,13 +141,16 @@ class Placement:
             return build()
         return jax.jit(build, out_shardings=self.shardings(build))()
 
-    def rows(self, rows: np.ndarray, axis: int = 0) -> Any:
-        """Spread the rows that lie along an axis of an array.
+    def rows(self, rows: np.ndarray | jax.Array, axis: int = 0) -> jax.Array:
+        """Put an array on the devices, the rows along `axis` spread over them.
 
-        Every process holds the whole array, and hands its devices their parts of it.
+        Every process holds the whole array, and hands its devices their parts of it. The transfer
+        is dispatched, not awaited; an array that is on the devices already is returned as it is.
         """
-        if self.mesh is None:
+        if isinstance(rows, jax.Array):
             return rows
+        if self.mesh is None:
+            return jax.device_put(rows)
         sharding = NamedSharding(self.mesh, P(*[None] * axis, ROWS))
         return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 

@@ -13,6 +13,7 @@ from typing import Any
 from examples.llama.config import (
     CorpusConfig,
     DataConfig,
+    Experiment,
     InputError,
     ModelConfig,
     OptimizerConfig,
@@ -21,7 +22,7 @@ from examples.llama.config import (
     Setup,
 )
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.options import flag
+from examples.llama.run.options import flag
 
 
 @dataclass(frozen=True)
@@ -116,3 +117,10 @@ def resolve(config: OptimizerConfig, preset: PresetName = "cpu") -> OptimizerCon
             )
     missing: dict[str, Any] = {key: defaults[key] for key in defaults if chosen[key] is None}
     return dataclasses.replace(config, **missing)
+
+
+def resolved(experiment: Experiment) -> Experiment:
+    """The experiment with all of its optimizer's options."""
+    return dataclasses.replace(
+        experiment, optimizer=resolve(experiment.optimizer, experiment.setup.preset)
+    )

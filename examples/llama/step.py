@@ -172,7 +172,7 @@ def _compiled_step(
 
 def make_train_step(
     experiment: Experiment, placement: Placement = ONE_DEVICE, *, layerwise: bool = False
-) -> Callable[[TrainState, np.ndarray], tuple[TrainState, jax.Array]]:
+) -> Callable[[TrainState, np.ndarray | jax.Array], tuple[TrainState, jax.Array]]:
     """The step (state, rows) -> (state, loss) of a resolved experiment; the state is donated.
 
     A layer-wise step does not materialize the full gradient. Its result differs by rounding only.
@@ -197,7 +197,9 @@ def make_train_step(
     )
     arrays = {name: jnp.float32(peak) for name, peak in peaks.items()}
 
-    def train_step(state: TrainState, rows_BxS: np.ndarray) -> tuple[TrainState, jax.Array]:
+    def train_step(
+        state: TrainState, rows_BxS: np.ndarray | jax.Array
+    ) -> tuple[TrainState, jax.Array]:
         with placement.entered():
             return step(state, placement.rows(rows_BxS), arrays)
 

@@ -24,8 +24,8 @@ from examples.llama.config import (
     RunConfig,
     Setup,
 )
-from examples.llama.records import read_lines
-from examples.llama.run_folder import RunFolder
+from examples.llama.run.folder import RunFolder
+from examples.llama.run.records import read_lines
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, resolved, train
 from tests.examples.damage import reads_damaged
@@ -295,7 +295,7 @@ def test_json_of_another_type_is_refused(
 _HOLD = """
 import sys, time
 from pathlib import Path
-from examples.llama.lock import LockedFolder
+from examples.llama.run.lock import LockedFolder
 LockedFolder(Path(sys.argv[1])).lock()
 print("locked", flush=True)
 time.sleep(600)

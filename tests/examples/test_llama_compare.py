@@ -7,7 +7,7 @@ import pytest
 from examples.llama.compare import Entry, compare, main, tokens_to_reach
 from examples.llama.config import OptimizerName
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.records import read_lines
+from examples.llama.run.records import read_lines
 
 CURVE = ([100, 200, 300, 400], [4.0, 3.0, 2.0, 2.5])
 

@@ -21,10 +21,10 @@ from rich.console import Console
 
 from examples.llama import checkpoint as checkpoint_module
 from examples.llama.checkpoint import Checkpoints, DamagedError, fingerprint
-from examples.llama.command import NOT_SAVED
 from examples.llama.config import Experiment, InputError, OptimizerConfig, RunConfig, Setup
-from examples.llama.records import read_lines
-from examples.llama.run_folder import RunFolder
+from examples.llama.run.command import NOT_SAVED
+from examples.llama.run.folder import RunFolder
+from examples.llama.run.records import read_lines
 from examples.llama.step import TrainState, initial_state
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import resolved, train

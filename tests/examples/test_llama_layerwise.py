@@ -27,7 +27,8 @@ from examples.llama.config import (
 from examples.llama.mesh import MeshShape, place
 from examples.llama.model import abstract_llama, init_llama
 from examples.llama.presets import resolve
-from examples.llama.run_folder import RunFolder
+from examples.llama.run.folder import RunFolder
+from examples.llama.run.trained import TrainedConfig, load_trained
 from examples.llama.step import (
     initial_state,
     layerwise_model,
@@ -36,7 +37,6 @@ from examples.llama.step import (
 )
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, train
-from examples.llama.trained import TrainedConfig, load_trained
 from tests.examples.trajectories import distance, stop_after, trajectory
 
 MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=3)

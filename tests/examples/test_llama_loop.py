@@ -23,12 +23,12 @@ from examples.llama.config import (
     OptimizerName,
     Setup,
 )
-from examples.llama.loop import Compiled, DivergedError, Savepoint, Step, Validated, fit, prepare
 from examples.llama.model import Params, abstract_llama, init_llama
 from examples.llama.presets import resolve
 from examples.llama.step import mean_loss_and_gradients
 from examples.llama.text.corpus import Corpus
 from examples.llama.text.data import PADDING
+from examples.llama.train import Compiled, DivergedError, Savepoint, Step, Validated, fit, prepare
 
 MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=2)
 

@@ -23,13 +23,13 @@ from examples.llama.config import (
     PresetName,
     Setup,
 )
-from examples.llama.loop import Step, fit, prepare
 from examples.llama.model import abstract_llama, init_llama
 from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
 from examples.llama.rules import LLAMA_RULES
 from examples.llama.schedule import make_optimizer, schedule, scheduled_rates
 from examples.llama.text.corpus import Corpus
+from examples.llama.train import Step, fit, prepare
 
 
 def _named(name: OptimizerName, **options: Any) -> OptimizerConfig:

@@ -21,11 +21,11 @@ from examples.llama.config import (
 from examples.llama.evaluate import Command as Evaluate
 from examples.llama.generate import Command as Generate
 from examples.llama.memory import Command as Memory
-from examples.llama.options import as_json, flag, from_json
-from examples.llama.processes import DistributedConfig
+from examples.llama.run.options import as_json, flag, from_json
+from examples.llama.run.processes import DistributedConfig
+from examples.llama.run.trained import TrainedConfig
 from examples.llama.throughput import Command as Throughput
 from examples.llama.train import resolved
-from examples.llama.trained import TrainedConfig
 
 BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
     ModelConfig: {

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from examples.llama import compare, train
-from examples.llama.command import chosen_optimizer, chosen_preset, run_command
 from examples.llama.config import CorpusConfig, OptimizerConfig, OptimizerName, PresetName, Setup
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
+from examples.llama.run.command import chosen_optimizer, chosen_preset, run_command
 
 MODULES = {"train": train, "compare": compare}
 

@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.llama.command import NOT_SAVED
 from examples.llama.config import CorpusConfig, InputError
-from examples.llama.processes import (
+from examples.llama.run.command import NOT_SAVED
+from examples.llama.run.processes import (
     LOST,
     Agreement,
     DistributedConfig,
     from_main_process,
     is_main_process,
     join_processes,
+    meet,
 )
-from examples.llama.records import read_lines
-from examples.llama.rendezvous import meet
+from examples.llama.run.records import read_lines
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main
 

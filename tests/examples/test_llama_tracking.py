@@ -15,13 +15,11 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from examples.llama.config import Experiment, InputError, OptimizerConfig, RunConfig, Setup
-from examples.llama.loop import Step
-from examples.llama.progress import Reporter
-from examples.llama.records import read_lines
-from examples.llama.run_folder import RunFolder
+from examples.llama.run.folder import RunFolder
+from examples.llama.run.recording import Reporter, track
+from examples.llama.run.records import read_lines
 from examples.llama.text.corpus import Corpus
-from examples.llama.tracking import track
-from examples.llama.train import main, resolved, train
+from examples.llama.train import Step, main, resolved, train
 
 CONFIG = {"optimizer": {"name": "sinkgd"}}
 

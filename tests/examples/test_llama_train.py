@@ -22,14 +22,13 @@ from examples.llama.config import (
     RunConfig,
     Setup,
 )
-from examples.llama.loop import Task, prepare
-from examples.llama.options import from_json
 from examples.llama.presets import resolve
-from examples.llama.records import read_lines
-from examples.llama.run_folder import ConfigMismatchError, RunFolder
+from examples.llama.run.folder import ConfigMismatchError, RunFolder
+from examples.llama.run.options import from_json
+from examples.llama.run.records import read_lines
 from examples.llama.step import TrainState
 from examples.llama.text.corpus import Corpus
-from examples.llama.train import DIVERGED, main, train
+from examples.llama.train import DIVERGED, Task, main, prepare, train
 from tests.examples.trajectories import stop_after
 
 NAMES = ["config.json", "source.json", "metrics.jsonl", "checkpoints", "summary.json", "loss.png"]

@@ -27,9 +27,9 @@ from examples.llama.config import (
     ModelConfig,
     Setup,
 )
-from examples.llama.loop import Validated, fit, prepare
 from examples.llama.presets import resolve
 from examples.llama.text.corpus import Corpus
+from examples.llama.train import Validated, fit, prepare
 from examples.measure.study import plan
 from examples.measure.study.__main__ import main
 from examples.measure.study.due import due_trials

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from examples.llama.config import Experiment
-from examples.llama.loop import Step
 from examples.llama.mesh import ONE_DEVICE, Placement
-from examples.llama.progress import Reporter
+from examples.llama.run.recording import Reporter
 from examples.llama.step import TrainState, initial_state, make_train_step
+from examples.llama.train import Step
 
 
 def trajectory(

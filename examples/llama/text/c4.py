@@ -15,13 +15,11 @@ import numpy as np
 from rich.console import Console
 
 from examples.llama.config import DataConfig, InputError
-from examples.llama.text.byte_pairs import byte_pair_tokenizer
 from examples.llama.text.data import pad_rows
-from examples.llama.text.documents import Part, c4_files
-from examples.llama.text.hub import HubDataset
+from examples.llama.text.documents import HubDataset, Part, c4_files
 from examples.llama.text.loader import DocumentBatches, RowMaker
 from examples.llama.text.streams import deal
-from examples.llama.text.tokenizer import Tokenizer
+from examples.llama.text.tokenizer import Tokenizer, byte_pair_tokenizer
 
 DOCUMENTS_FOR_BYTE_PAIRS = 50_000
 """Byte pairs are learned from that many documents, the first of the training files."""

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from examples.llama.config import CorpusConfig, DataConfig, InputError
 from examples.llama.text.c4 import folder_documents, hub_documents
-from examples.llama.text.hub import HubDataset
+from examples.llama.text.documents import HubDataset
 from examples.llama.text.shards import ShardText, shard_files
 from examples.llama.text.stdlib_text import python_source
 from examples.llama.text.tokenizer import ByteTokenizer, Tokenizer, check_vocabulary, read_tokenizer

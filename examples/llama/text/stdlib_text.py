@@ -18,10 +18,14 @@ import numpy as np
 from rich.console import Console
 
 from examples.llama.config import DataConfig, InputError
-from examples.llama.records import write_atomically
-from examples.llama.text.byte_pairs import byte_pair_tokenizer
+from examples.llama.run.records import write_atomically
 from examples.llama.text.data import training_batches, validation_rows
-from examples.llama.text.tokenizer import ByteTokenizer, Tokenizer, smallest_dtype
+from examples.llama.text.tokenizer import (
+    ByteTokenizer,
+    Tokenizer,
+    byte_pair_tokenizer,
+    smallest_dtype,
+)
 
 VALIDATION_FRACTION = 0.05
 """Share of the files that are validation text."""

@@ -18,13 +18,13 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from examples.llama.checkpoint import Identity
-from examples.llama.config import InputError
-from examples.llama.lock import LOCK, LockedFolder
-from examples.llama.records import (
+from examples.llama.config import CorpusConfig, Experiment
+from examples.llama.run.lock import LOCK, LockedFolder
+from examples.llama.run.options import InputError, as_json
+from examples.llama.run.records import (
     is_unfinished,
     naming,
     read_json,
@@ -32,6 +32,21 @@ from examples.llama.records import (
     write_atomically,
     write_json,
 )
+from examples.llama.text.corpus import Corpus
+
+
+def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
+    """Everything that determines result and state of a resolved experiment, as config.json has it.
+
+    The length of the schedule is always included, because the number of steps may grow later.
+    `layerwise` is included if it is true: the optimizer's state then has another form.
+    """
+    config = as_json(experiment)
+    config["setup"]["schedule_steps"] = experiment.setup.length_of_schedule
+    config["setup"]["warm_up_steps"] = experiment.setup.warm_up
+    del config["setup"]["data"]["workers"]  # the rows are the same with any number of them
+    config |= {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
+    return config | ({"layerwise": True} if layerwise else {})
 
 
 class ConfigMismatchError(InputError):
@@ -72,11 +87,13 @@ class RunFolder(LockedFolder):
             return []
         return [p for p in self.path.iterdir() if p.name != LOCK and not is_unfinished(p)]
 
-    def claim(self, config: dict[str, Any], *, accept_changed_text: bool = False) -> Identity:
+    def claim(
+        self, config: dict[str, Any], source: CorpusConfig, *, accept_changed_text: bool = False
+    ) -> Identity:
         """Write the configuration into a new folder, or check that it is the folder's.
 
-        The number of steps may be larger than the folder's, and the text another if that is
-        accepted; config.json then says so.
+        Where the text came from is written too. The number of steps may be larger than the
+        folder's, and the text another if that is accepted; config.json then says so.
 
         Returns:
             Who the run is, for its checkpoints.
@@ -100,6 +117,7 @@ class RunFolder(LockedFolder):
             raise ConfigMismatchError(self._mismatch(difference))
         if stored != config | beside:
             write_json(self.config, config | beside)
+        write_json(self.source, as_json(source))
         return self.identity()
 
     def identity(self) -> Identity:
@@ -198,23 +216,16 @@ class MetricsLog:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "MetricsLog":
-        """Open for appending."""
         with naming(self._path):
             self._file = self._path.open("ab")
             content = self._path.read_bytes()
         self._digest, self._lines = hashlib.sha256(content), content.count(b"\n")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close."""
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         assert self._file is not None
         # on a full disk, closing fails as the write before it did
-        with naming(self._path) if error is None else contextlib.suppress(OSError):
+        with naming(self._path) if kind is None else contextlib.suppress(OSError):
             self._file.close()
 
     def write(self, line: dict[str, Any]) -> None:

@@ -11,23 +11,29 @@ from rich.text import Text
 
 import multinorm_optax as mo
 from examples.llama.builders import MATRIX
-from examples.llama.config import as_json
-from examples.llama.environment import machine, versions
-from examples.llama.loop import Task
+from examples.llama.config import Experiment
+from examples.llama.generate import generate
 from examples.llama.loss import Validation
-from examples.llama.plot import plot_run
-from examples.llama.processes import is_main_process
+from examples.llama.model import Definition, Params
 from examples.llama.rules import LLAMA_RULES
-from examples.llama.run_folder import RunFolder, read_metrics
-from examples.llama.sampling import generate
-from examples.llama.step import TrainState
+from examples.llama.run.environment import machine, versions
+from examples.llama.run.folder import RunFolder, read_metrics
+from examples.llama.run.options import as_json
+from examples.llama.run.plot import plot_run
+from examples.llama.run.processes import is_main_process
+from examples.llama.schedule import make_optimizer
 from examples.llama.text.corpus import Corpus
 
 _PROMPT = "def "
 
 
 def conclude(
-    task: Task, state: TrainState, corpus: Corpus, folder: RunFolder, console: Console
+    experiment: Experiment,
+    definition: Definition,
+    params: Params,
+    corpus: Corpus,
+    folder: RunFolder,
+    console: Console,
 ) -> None:
     """Sample, draw, and write the summary last, which marks the run as finished.
 
@@ -36,7 +42,6 @@ def conclude(
     """
     if not is_main_process():
         return
-    experiment = task.experiment
     name = experiment.optimizer.name
     total = experiment.setup.steps
     lines = read_metrics(folder.metrics)
@@ -47,8 +52,8 @@ def conclude(
     sample = None
     if jax.process_count() == 1:
         sample = generate(
-            task.definition,
-            state.params,
+            definition,
+            params,
             corpus.tokenizer,
             prompt=_PROMPT,
             window=experiment.setup.data.sequence_length,
@@ -62,7 +67,8 @@ def conclude(
             [line["validation_loss"] for line in validations],
         ),
     )
-    audit = mo.audit(state.params, task.optimizer, axes=LLAMA_RULES)
+    optimizer = make_optimizer(experiment.optimizer, experiment.setup)
+    audit = mo.audit(params, optimizer, axes=LLAMA_RULES)
     speed = statistics.median(line["tokens_per_second"] for line in steps) if steps else None
     summary = {
         "run": folder.identity().run,

@@ -6,8 +6,8 @@ import os
 import socket
 from pathlib import Path
 
-from examples.llama.config import InputError
-from examples.llama.records import naming
+from examples.llama.run.options import InputError
+from examples.llama.run.records import naming
 
 LOCK = "lock"
 """The file in the folder; it says who has it, and is there while the lock is held or after a

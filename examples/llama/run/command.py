@@ -19,7 +19,7 @@ from rich.console import Console
 from examples.llama.config import CorpusConfig, Experiment, InputError, OptimizerConfig, Setup
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import PRESETS, Preset, resolve
-from examples.llama.records import fault
+from examples.llama.run.records import fault
 
 Command = TypeVar("Command")
 Name = TypeVar("Name", bound=str)

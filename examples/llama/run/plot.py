@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.llama.records import write_atomically
+from examples.llama.run.records import write_atomically
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """x and y values of the same length."""

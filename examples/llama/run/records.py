@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from examples.llama.config import InputError
+from examples.llama.run.options import InputError
 
 _UNFINISHED = ".unfinished"
 
