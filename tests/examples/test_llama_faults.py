@@ -55,6 +55,7 @@ def experiment(tiny_setup: Setup) -> Experiment:
     return resolved(Experiment(OptimizerConfig("sinkgd", momentum=0.9), tiny_setup))
 
 
+@pytest.mark.slow
 def test_run_killed_at_random_moments_ends_bit_for_bit_like_one_never_killed(
     tiny_options: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -29,7 +29,7 @@ def test_header_and_compilation_come_first(
     assert train(experiment, corpus, RunFolder(tmp_path / "run"), RunConfig(), console) == 0
     output = console.file.getvalue()  # type: ignore[attr-defined]
     expected = (
-        "SGD trains a LLaMA of 12,624 parameters: 2 layers, width 16, 2 heads, 256 tokens, "
+        "sgd trains a LLaMA of 12,624 parameters: 2 layers, width 16, 2 heads, 256 tokens, "
         r"float32\n12 steps of 4 x 16 tokens on 1 of \d devices \(cpu\); run folder \S+/run\n"
         r"Compiling the train step \.\.\.\nCompiled in \d+\.\d s\n"
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from examples.llama import train
 from examples.llama.config import InputError
-from examples.llama.run.folder import MetricsLog
+from examples.llama.run.recording import MetricsLog
 from examples.llama.run.records import (
     is_unfinished,
     read_json,
