@@ -310,9 +310,6 @@ class Checkpoints:
 
         Returns:
             The state, and what was saved beside it; None if there is no checkpoint at all.
-
-        Raises:
-            InputError: there are checkpoints, but none can be used.
         """
         damaged: list[int] = []
         for step in self.steps():

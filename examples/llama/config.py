@@ -78,7 +78,7 @@ class DataConfig(Checked):
     """Rows in a batch."""
     microbatches: Count = 1
     """Parts in which a batch is computed, to save memory. Their gradients are added up before the
-    optimizer sees them, so that the result is that of the whole batch up to rounding."""
+    optimizer sees them, so the result is the whole batch's up to rounding."""
     sequence_length: Count = 256
     """Tokens that a row predicts (--text python), or tokens of a row that holds one document."""
     data_seed: Natural = 0
@@ -239,7 +239,7 @@ class RunConfig(Checked):
 
     mesh: tuple[Count, Count, Count] = (1, 1, 1)
     """Devices along the axes data, fsdp and tensor: batches are split over the first two, weights
-    and optimizer state over the last two. A run can go on with another mesh."""
+    and optimizer state over the last two. A run can continue with another mesh."""
     layerwise: bool = False
     """Train without materializing the full gradient: each layer is updated inside the backward
     pass. This takes less memory and gives the same weights up to rounding. It does not work with
@@ -255,7 +255,7 @@ class RunConfig(Checked):
     """Where metrics go besides metrics.jsonl: tensorboard, wandb, or both. TensorBoard's files are
     written to the run's folder; Weights & Biases takes its settings from WANDB_* variables."""
     accept_changed_text: bool = False
-    """Go on although the text is not that of the run: a damaged file was repaired, for example.
+    """Continue although the text differs from the run's: a damaged file was repaired, for example.
     config.json keeps the names of both."""
     profile: bool = False
     """Write a JAX trace of ten steps to the run's folder, for TensorBoard or Perfetto."""

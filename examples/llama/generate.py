@@ -109,7 +109,7 @@ def generate(
 
 @dataclass(frozen=True)
 class Command(Checked):
-    """Let a trained model go on with a text."""
+    """Continue a text with a trained model."""
 
     trained: TrainedConfig = field(default_factory=TrainedConfig)
     prompt: str = "def "

@@ -61,9 +61,6 @@ class Placement:
         An optimizer's state keeps a parameter's path below its own, by which it is recognized: what
         has the shape of a parameter lies where the parameter does. Of what is smaller, factors and
         block means, the axes that can be divided are. Scalars are everywhere.
-
-        Raises:
-            InputError: a dimension cannot be divided, or no spec covers a leaf.
         """
 
         def lay(keys: jax.tree_util.KeyPath, leaf: Any) -> jax.ShapeDtypeStruct:
@@ -113,11 +110,7 @@ class Placement:
         return None if self.mesh is None else NamedSharding(self.mesh, P())
 
     def check(self, setup: Setup) -> None:
-        """Refuse a batch or heads that cannot be divided.
-
-        Raises:
-            InputError: they cannot.
-        """
+        """Refuse a batch or heads that cannot be divided."""
         if self.mesh is None:
             return
         rows, microbatches = setup.data.batch_size, setup.data.microbatches
@@ -188,11 +181,7 @@ def _spec(path: str, shape: tuple[int, ...]) -> P:
 
 
 def place(shape: MeshShape) -> Placement:
-    """The placement on all devices of all processes; 1 1 1 is one device, whatever else there is.
-
-    Raises:
-        InputError: it is another number of devices than there are.
-    """
+    """The placement on all devices of all processes; 1 1 1 is always one device."""
     devices, processes = jax.device_count(), jax.process_count()
     if shape == (1, 1, 1) and processes == 1:
         return ONE_DEVICE

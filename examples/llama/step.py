@@ -34,19 +34,26 @@ class TrainState(NamedTuple):
     optimizer_state: optax.OptState
 
 
+@functools.partial(jax.jit, static_argnames=("experiment", "layerwise"))
+def _initial_optimizer_state(
+    params: Params, experiment: Experiment, layerwise: bool
+) -> optax.OptState:
+    optimizer = make_optimizer(experiment.optimizer, experiment.setup)
+    if layerwise:
+        return mo.layerwise_training(layerwise_model(experiment.setup.model), optimizer).init(
+            params
+        )
+    return optimizer.init(params)
+
+
 def initial_state(experiment: Experiment, *, layerwise: bool = False) -> TrainState:
     """The weights that a resolved experiment's seed draws, and its optimizer's state for them.
 
     The layer-wise step has a state of another form than the ordinary one.
     """
-    setup = experiment.setup
-    params = init_llama(setup.model, setup.seed)
-    optimizer = make_optimizer(experiment.optimizer, setup)
-    if layerwise:
-        init = mo.layerwise_training(layerwise_model(setup.model), optimizer).init
-    else:
-        init = optimizer.init
-    return TrainState(jnp.zeros((), jnp.int32), params, init(params))
+    params = init_llama(experiment.setup.model, experiment.setup.seed)
+    optimizer_state = _initial_optimizer_state(params, experiment, layerwise)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer_state)
 
 
 def mean_loss_and_gradients(
@@ -56,7 +63,7 @@ def mean_loss_and_gradients(
 
     With several microbatches they are computed one after another and their gradients added up in
     float32, a sum that lives inside this function. Each token counts alike, wherever the padding
-    is: the result is that of the whole batch up to rounding.
+    is: the result is the whole batch's up to rounding.
     """
 
     def part(params: Params, rows: jax.Array) -> jax.Array:
@@ -91,11 +98,7 @@ def layerwise_model(config: ModelConfig) -> mo.LayerwiseModel:
 
 
 def check_layerwise(experiment: Experiment) -> None:
-    """Refuse options that need the full gradient at once.
-
-    Raises:
-        InputError: the experiment does.
-    """
+    """Refuse options that need the full gradient at once."""
     microbatches = experiment.setup.data.microbatches
     if microbatches > 1:
         raise InputError(
@@ -176,9 +179,6 @@ def make_train_step(
     """The step (state, rows) -> (state, loss) of a resolved experiment; the state is donated.
 
     A layer-wise step does not materialize the full gradient. Its result differs by rounding only.
-
-    Raises:
-        InputError: the experiment has no layer-wise step.
     """
     if layerwise:
         check_layerwise(experiment)

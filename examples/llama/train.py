@@ -115,12 +115,7 @@ def prepare(
     *,
     layerwise: bool = False,
 ) -> Task:
-    """Build the parts of a resolved experiment; nothing is computed yet.
-
-    Raises:
-        InputError: the text does not suffice, the mesh does not divide batch or heads, or
-            `layerwise` is asked for and the experiment has no layer-wise step.
-    """
+    """Build the parts of a resolved experiment; nothing is computed yet."""
     setup = experiment.setup
     placement.check(setup)
     definition, _ = abstract_llama(setup.model)
@@ -178,7 +173,7 @@ def fit(
 
     Yields:
         `Compiled` once the first step is under way; a `Step` for each step, in order; `Validated`
-        and `Savepoint` when due. A savepoint's state may be used until the generator goes on.
+        and `Savepoint` when due. A savepoint's state may be used until the next event.
 
     Raises:
         DivergedError: the loss, the validation loss or the weights are not finite.
@@ -190,7 +185,7 @@ def fit(
     clock = perf_counter()
 
     def read_losses(most: int) -> Iterator[Step]:
-        """Read until at most so many are left."""
+        """Read losses until at most `most` are left."""
         nonlocal clock
         while len(losses) > most:
             step, loss = losses[0]
@@ -230,7 +225,7 @@ def fit(
             yield Validated(number, validation)
         stopped = stop.now()
         if saves or (stopped and save_every is not None):
-            # weights can be finite, and yet so large that nothing goes on from them
+            # weights can be finite, and yet so large that training from them fails
             if not validates and not np.isfinite(task.validate(state.params, batches=1).loss):
                 raise DivergedError(number, "the loss after the update")
             yield Savepoint(number, state)
@@ -249,7 +244,7 @@ def train(
     *,
     fresh: bool = False,
 ) -> int:
-    """Train or go on training in `folder`; return the exit code, 0 when the run is finished.
+    """Train or continue training in `folder`; return the exit code, 0 when the run is finished.
 
     `source`, where the corpus came from, is kept for the commands that use the trained model. With
     `fresh` the folder is moved aside first, if it is there.
@@ -392,7 +387,7 @@ def _diverged_message(error: DivergedError, folder: RunFolder) -> str:
 class Command:
     """Train a LLaMA, and measure it: on the Python standard library's source, or on C4.
 
-    The same command goes on with a run that was stopped or killed, and shows the result of a
+    The same command continues a run that was stopped or killed, and shows the result of a
     finished one. Everything is written to one folder: config.json, metrics.jsonl, checkpoints,
     summary.json and loss.png.
     """

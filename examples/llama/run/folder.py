@@ -8,17 +8,14 @@ summary.json    the result; there once the run is finished
 loss.png        the curves
 profile/        a JAX trace, tensorboard/ and wandb/ the trackers' files, where asked for
 damaged/        checkpoints that could not be used
-lock            who is writing
+lock            the process that is writing
 """
 
-import contextlib
 import hashlib
-import json
-import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from examples.llama.checkpoint import Identity
 from examples.llama.config import CorpusConfig, Experiment
@@ -26,7 +23,6 @@ from examples.llama.run.lock import LOCK, LockedFolder
 from examples.llama.run.options import InputError, as_json
 from examples.llama.run.records import (
     is_unfinished,
-    naming,
     read_json,
     read_lines,
     write_atomically,
@@ -150,16 +146,13 @@ class RunFolder(LockedFolder):
         """Drop the metrics after `step`, which will be measured anew.
 
         Args:
-            step: the step of the checkpoint from which the run goes on, 0 for the beginning.
+            step: the step of the checkpoint from which the run continues, 0 for the beginning.
             mark: what `MetricsLog.sync` gave before it was saved.
             report: is told which lines are missing.
 
         Returns:
             Seconds that the run took up to then, and whether the lines are those of the mark. If
             they are not, a validation of this step is dropped too: it is to be computed again.
-
-        Raises:
-            InputError: lines up to `step` are not those that were written.
         """
         content = self.metrics.read_bytes() if self.metrics.exists() else b""
         count = mark.get("lines", 0)
@@ -186,11 +179,7 @@ class RunFolder(LockedFolder):
         return mark.get("elapsed_seconds", 0.0), whole
 
     def result(self, steps: int) -> dict[str, Any] | None:
-        """The summary of a run that was finished after so many steps, else None.
-
-        Raises:
-            InputError: it is of another run, or has something else in the place of a figure.
-        """
+        """The summary of a run that finished after `steps` steps, else None."""
         if not self.summary.exists():
             return None
         summary = read_json(self.summary)
@@ -205,45 +194,6 @@ class RunFolder(LockedFolder):
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the run as finished."""
         write_json(self.summary, summary)
-
-
-class MetricsLog:
-    """Appends a JSON line per event; use it as a context manager."""
-
-    def __init__(self, path: Path):
-        """Name the file."""
-        self._path = path
-        self._file: BinaryIO | None = None
-
-    def __enter__(self) -> "MetricsLog":
-        with naming(self._path):
-            self._file = self._path.open("ab")
-            content = self._path.read_bytes()
-        self._digest, self._lines = hashlib.sha256(content), content.count(b"\n")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        assert self._file is not None
-        # on a full disk, closing fails as the write before it did
-        with naming(self._path) if kind is None else contextlib.suppress(OSError):
-            self._file.close()
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Append one line."""
-        assert self._file is not None
-        content = json.dumps(line, allow_nan=False).encode() + b"\n"
-        with naming(self._path):
-            self._file.write(content)
-            self._file.flush()
-        self._digest.update(content)
-        self._lines += 1
-
-    def sync(self) -> dict[str, Any]:
-        """Write through to the disk; return the mark that tells these lines from any others."""
-        assert self._file is not None
-        with naming(self._path):
-            os.fsync(self._file.fileno())
-        return {"lines": self._lines, "sha256": self._digest.hexdigest()}
 
 
 _NUMBER = (int, float)
@@ -267,11 +217,7 @@ _SUMMARY = _VALIDATION | {
 def check_types(
     what: str, values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
 ) -> None:
-    """Check that all of these are there.
-
-    Raises:
-        InputError: one is missing, or of another type; the message says which of `what`.
-    """
+    """Check that all of these are there."""
     for name, allowed in types.items():
         if name not in values or type(values[name]) not in allowed:
             found = f"the value {values[name]!r}" if name in values else "no value"
@@ -282,11 +228,7 @@ def check_types(
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; a last line cut short by a crash is left out.
-
-    Raises:
-        InputError: another line has not the form of one, or does not come after the one before.
-    """
+    """Read metrics.jsonl; a last line cut short by a crash is left out."""
     records = read_lines(path)
     last = (0, False)
     for number, record in enumerate(records, start=1):

@@ -10,15 +10,15 @@ from examples.llama.run.options import InputError
 from examples.llama.run.records import naming
 
 LOCK = "lock"
-"""The file in the folder; it says who has it, and is there while the lock is held or after a
-crash, which frees the lock all the same."""
+"""The file in the folder; it names the holder, and exists while the lock is held or after a crash,
+which frees the lock too."""
 
 
 class _Lock:
     """The right to write to a folder."""
 
     def __init__(self, folder: Path):
-        """Take it; the folder is made if need be.
+        """Take it; the folder is created if it does not exist.
 
         Raises:
             InputError: another process has it.

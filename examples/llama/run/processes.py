@@ -1,4 +1,4 @@
-"""Several processes that train together: how they join, who writes, and how they agree.
+"""Several processes that train together: how they join, which one writes, and how they agree.
 
 Every process runs the same program on its own devices, and takes the same decisions in the same
 order, or one would wait for the others for ever. What only one of them can know, such as a signal
@@ -45,15 +45,11 @@ class DistributedConfig(Checked):
     process_id: Natural | None = None
     """Number of this process, from 0, which prints and writes the records."""
     join_timeout: Positive = 300.0
-    """Seconds to wait for all processes before it is said who is missing."""
+    """Seconds to wait for all processes before the missing ones are named."""
 
 
 def join_processes(config: DistributedConfig) -> None:
-    """Connect to the other processes, if there are any; before anything else is done with JAX.
-
-    Raises:
-        InputError: the options are incomplete, there is no cluster to ask, or a process is missing.
-    """
+    """Connect to the other processes, if there are any; before anything else is done with JAX."""
     processes, number = config.processes, config.process_id
     if config.coordinator is None:
         if processes is not None or number is not None:
@@ -131,10 +127,6 @@ def from_main_process(action: Callable[[], Any]) -> Any:
     """What `action` returns on process 0, on all processes; the others do not carry it out.
 
     All processes have to come here. The result has to be something that JSON can hold.
-
-    Raises:
-        InputError: on every process, if it was raised on process 0; on the other processes also if
-            process 0 failed in another way.
     """
     if jax.process_count() == 1:
         return action()
@@ -211,11 +203,7 @@ _SECONDS_TO_SPEAK = 5
 
 
 def meet(host: str, port: int, processes: int, number: int, seconds: float) -> None:
-    """Wait until all processes are there, for a time.
-
-    Raises:
-        InputError: one is missing; process 0 knows which, the others whether process 0 is.
-    """
+    """Wait until all processes are there, for a time."""
     if processes == 1:
         return
     deadline = time.monotonic() + seconds

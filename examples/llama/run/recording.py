@@ -3,12 +3,14 @@
 import contextlib
 import hashlib
 import importlib
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 from rich.console import Console
@@ -19,9 +21,10 @@ from examples.llama.flops import utilization
 from examples.llama.loss import Validation
 from examples.llama.mesh import Placement
 from examples.llama.model import abstract_llama
-from examples.llama.run.folder import MetricsLog, RunFolder
+from examples.llama.run.folder import RunFolder
 from examples.llama.run.options import InputError
 from examples.llama.run.processes import is_main_process
+from examples.llama.run.records import naming
 from examples.llama.schedule import scheduled_rates
 
 
@@ -157,11 +160,7 @@ _TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb}
 def track(
     trackers: Sequence[Tracker], folder: Path, config: Mapping[str, Any], done: int
 ) -> Iterator[Log]:
-    """Open the trackers for a run in `folder` of which `done` steps are done.
-
-    Raises:
-        InputError: a tracker's package is not installed.
-    """
+    """Open the trackers for a run in `folder` of which `done` steps are done."""
     with contextlib.ExitStack() as stack:
         logs = [
             stack.enter_context(_TRACKERS[name](folder, config, done))
@@ -204,6 +203,45 @@ def profile_steps(folder: Path | None) -> Iterator[Callable[[int], None]]:
     finally:
         if tracing:
             jax.profiler.stop_trace()
+
+
+class MetricsLog:
+    """Appends a JSON line per event; use it as a context manager."""
+
+    def __init__(self, path: Path):
+        """Name the file."""
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "MetricsLog":
+        with naming(self._path):
+            self._file = self._path.open("ab")
+            content = self._path.read_bytes()
+        self._digest, self._lines = hashlib.sha256(content), content.count(b"\n")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        assert self._file is not None
+        # on a full disk, closing fails as the write before it did
+        with naming(self._path) if kind is None else contextlib.suppress(OSError):
+            self._file.close()
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line."""
+        assert self._file is not None
+        content = json.dumps(line, allow_nan=False).encode() + b"\n"
+        with naming(self._path):
+            self._file.write(content)
+            self._file.flush()
+        self._digest.update(content)
+        self._lines += 1
+
+    def sync(self) -> dict[str, Any]:
+        """Write through to the disk; return the mark that tells these lines from any others."""
+        assert self._file is not None
+        with naming(self._path):
+            os.fsync(self._file.fileno())
+        return {"lines": self._lines, "sha256": self._digest.hexdigest()}
 
 
 class Recording:

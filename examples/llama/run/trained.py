@@ -70,12 +70,7 @@ def _experiment(folder: RunFolder) -> Experiment:
 
 
 def load_trained(config: TrainedConfig, console: Console) -> Trained:
-    """Read configuration, text, tokenizer and weights of a run.
-
-    Raises:
-        InputError: the folder holds no run or no such checkpoint, the checkpoint is damaged, or the
-            tokenizer is not the one that the model was trained with.
-    """
+    """Read configuration, text, tokenizer and weights of a run."""
     folder = RunFolder(config.run_dir)
     if not folder.config.exists():
         raise InputError(

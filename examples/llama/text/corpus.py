@@ -87,9 +87,6 @@ def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corp
         vocabulary: number of tokens of the model, which the tokenizer must not exceed; with byte
             pairs, the number to learn.
         console: told about what takes time.
-
-    Raises:
-        InputError: text or tokenizer cannot be used, or a package is missing.
     """
     text, cache = _text(config), _cache_folder(config)
     if config.tokenizer == "bytes":

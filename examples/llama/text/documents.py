@@ -26,11 +26,7 @@ class Part(Protocol):
     """
 
     def documents(self, start: int) -> Iterator[str]:
-        """The texts of the documents from number `start` on, the first is 0.
-
-        Raises:
-            InputError: it cannot be read; the message says where, and what to do.
-        """
+        """The texts of the documents from number `start` on, the first is 0."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class C4File:
     def identity(self) -> str:
         """A digest that tells its content from any other, without reading all of a large file.
 
-        It is that of the size and of both ends of the file. A gzip file ends with the CRC-32 and
+        It covers the size and both ends of the file. A gzip file ends with the CRC-32 and
         the length of what was compressed, with which the content is compared when it is read.
         """
         with naming(self.path), self.path.open("rb") as file:
@@ -107,15 +103,11 @@ def is_unicode(text: str) -> bool:
 
 
 def c4_files(folder: Path, split: str) -> tuple[C4File, ...]:
-    """The files of a split, `train` or `validation`, in the order of their names.
-
-    Raises:
-        InputError: there are none.
-    """
+    """The files of a split, `train` or `validation`, in the order of their names."""
     pattern = f"c4-{split}.*.json.gz"
     if not folder.is_dir():
         raise InputError(
-            f"--text {folder} is no folder; it takes python, hub, or a folder with C4's files "
+            f"--text {folder} is not a folder; it takes python, hub, or a folder with C4's files "
             f"(c4-train.*.json.gz and c4-validation.*.json.gz) or token shards (*_train_*.bin and "
             f"*_val_*.bin)"
         )
@@ -148,11 +140,7 @@ class HubDataset:
         return "-".join(filter(None, (self.name, self.configuration, (self.revision or "")[:8])))
 
     def parts(self, split: str) -> tuple["HubFile", ...]:
-        """The files of a split, `train` or `validation`.
-
-        Raises:
-            InputError: the hub cannot be reached or does not have it.
-        """
+        """The files of a split, `train` or `validation`."""
         count = _open(self, split).num_shards
         return tuple(HubFile(self, split, index, count) for index in range(count))
 

@@ -33,9 +33,6 @@ class RowMaker:
         """The rows of a stream from a position on, each with the position after it.
 
         Documents whose row has fewer than two tokens are left out: nothing could be predicted.
-
-        Raises:
-            InputError: a whole epoch has no row, or a document cannot be read.
         """
         last = position.epoch
         for text, after in stream.documents(position):
@@ -57,7 +54,7 @@ class Row:
     stream: int
     """Number of its stream."""
     after: Position
-    """Where the stream goes on after it."""
+    """The stream's position after it."""
     tokens: np.ndarray
     """Its tokens, without padding."""
 
@@ -164,8 +161,8 @@ class DocumentBatches(grain.IterDataset):
                 f"choose one of 0, {', '.join(map(str, divisors))} (there are as many streams as "
                 f"--streams says, but not more than files)"
             )
-        self._maker, self._streams = maker, streams
-        self._batch_size, self._workers = batch_size, workers
+        self.maker, self.streams = maker, streams
+        self.batch_size, self.workers = batch_size, workers
 
     def __iter__(self) -> "_BatchIterator":
         """Return an iterator at the beginning; nothing is read before its first batch."""
@@ -174,15 +171,15 @@ class DocumentBatches(grain.IterDataset):
     def rows(
         self, positions: Sequence[Position], turn: int
     ) -> Generator[Row | InputError, None, None]:
-        """The rows from each stream's position on, that of stream `turn` first."""
-        placed = list(zip(self._streams, positions, strict=True))
-        readers = max(1, self._workers)
-        reader = Reader(self._maker, placed[turn:] + placed[:turn], -(-self._batch_size // readers))
+        """The rows from each stream's position on, starting with stream `turn`."""
+        placed = list(zip(self.streams, positions, strict=True))
+        readers = max(1, self.workers)
+        reader = Reader(self.maker, placed[turn:] + placed[:turn], -(-self.batch_size // readers))
         chunks: Any
-        if self._workers:
+        if self.workers:
             if not flags.FLAGS.is_parsed():  # grain 0.2.18 reads a flag of its own without a check
                 flags.FLAGS.mark_as_parsed()
-            options = grain.MultiprocessingOptions(self._workers, _CHUNKS_AHEAD)
+            options = grain.MultiprocessingOptions(self.workers, _CHUNKS_AHEAD)
             chunks = iter(reader.mp_prefetch(options, worker_init_fn=prepare_process))
         else:
             ahead = grain.experimental.ThreadPrefetchIterDataset(
@@ -197,25 +194,12 @@ class DocumentBatches(grain.IterDataset):
             if hasattr(chunks, "close"):  # not in the oldest grain, where the last reference counts
                 chunks.close()
 
-    def start(self) -> list[Position]:
-        """The position of each stream before its first row."""
-        return [Position()] * len(self._streams)
-
-    def stack(self, rows: Sequence[Row]) -> np.ndarray:
-        """A batch (B, S) of rows."""
-        return pad_rows([row.tokens for row in rows], self._maker.sequence_length)
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of a batch."""
-        return self._batch_size
-
 
 class _BatchIterator(grain.DatasetIterator):
     def __init__(self, batches: DocumentBatches):
         super().__init__()
         self._batches = batches
-        self._positions, self._turn = batches.start(), 0
+        self._positions, self._turn = [Position()] * len(batches.streams), 0
         self._rows: Generator[Row | InputError, None, None] | None = None
         self._closed = False
 
@@ -234,7 +218,7 @@ class _BatchIterator(grain.DatasetIterator):
         for row in rows:
             self._positions[row.stream] = row.after
         self._turn = (rows[-1].stream + 1) % len(self._positions)
-        return self._batches.stack(rows)
+        return pad_rows([row.tokens for row in rows], self._batches.maker.sequence_length)
 
     def get_state(self) -> dict[str, Any]:
         """Where each stream is, and whose turn it is."""

@@ -155,11 +155,7 @@ def _digest(content: bytes) -> str:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer's file: *.model by SentencePiece, *.json by the tokenizers package.
-
-    Raises:
-        InputError: there is no such file, or it holds no tokenizer.
-    """
+    """Read a tokenizer's file: *.model by SentencePiece, *.json by the tokenizers package."""
     kinds: dict[str, Callable[[bytes], Tokenizer]] = {
         ".model": SentencePieceTokenizer.from_bytes,
         ".json": JsonTokenizer.from_bytes,
@@ -183,11 +179,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def check_vocabulary(tokenizer: Tokenizer, given: str, vocabulary: int) -> None:
-    """Check that a model of so many tokens has them all.
-
-    Raises:
-        InputError: the tokenizer, which was `given` by this name or path, has more.
-    """
+    """Check that the model has enough tokens."""
     if tokenizer.vocabulary > vocabulary:
         raise InputError(
             f"the tokenizer {given} has {tokenizer.vocabulary} tokens, but the model only "
@@ -212,9 +204,6 @@ def learn_byte_pairs(texts: Iterable[str], vocabulary: int) -> str:
 
     It is a function of the texts and the vocabulary alone, has a token for each byte, and therefore
     takes any text to ids and back without loss.
-
-    Raises:
-        InputError: the vocabulary has no room for all bytes and `END`.
     """
     if vocabulary < 257:
         raise InputError(
@@ -242,14 +231,14 @@ def byte_pair_tokenizer(
     cache: Path,
     console: Console,
 ) -> Tokenizer:
-    """Read the byte pairs of a text from the cache; learn them first if need be.
+    """Read the byte pairs of a text from the cache; learn them first if they are not there.
 
     Args:
         texts: the text, asked for only if the byte pairs are not in the cache.
         identity: says which text it is.
         vocabulary: the largest number of tokens; a short text has fewer.
         cache: folder to keep the tokenizer in, as a file that `--tokenizer` takes. Its name ends in
-            a digest of its content, by which a damaged one is recognized.
+            a digest of its content, which reveals a damaged one.
         console: told when they are learned.
     """
     kept = f"byte-pairs-{vocabulary}-{_digest(identity.encode())}"
@@ -268,11 +257,7 @@ def byte_pair_tokenizer(
 
 
 def import_extra(package: str) -> Any:
-    """Import a package of the extra `c4`.
-
-    Raises:
-        InputError: it is not installed; the message says how to install it.
-    """
+    """Import a package of the extra `c4`."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
