@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from examples.llama.config import Experiment, OptimizerConfig, RunConfig, Setup
+from examples.llama.run import recording
 from examples.llama.run.folder import RunFolder
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, resolved, train
@@ -36,6 +37,26 @@ def test_header_and_compilation_come_first(
     assert re.search(expected, output)
     assert output.index("Compiled in") < output.index("validation loss")
     assert not re.search(r"\d MB", output)
+
+
+@pytest.mark.parametrize(("used", "shown"), [(0.4, "  40.0% of the peak FLOP/s"), (None, "")])
+def test_line_of_a_step_has_loss_speed_and_utilization(
+    used: float | None, shown: str, tiny_setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, int]] = []
+
+    def utilization(model: object, length: int, speed: float, devices: int) -> float | None:
+        asked.append((speed, devices))
+        return used
+
+    monkeypatch.setattr(recording, "utilization", utilization)
+    console = Console(file=io.StringIO(), width=300)
+    experiment = Experiment(OptimizerConfig("sgd"), tiny_setup)
+    with recording.Reporter(console, experiment, devices=8, done=0, every=1) as reporter:
+        reporter.step(recording.Step(1, 2.5, 0.5))
+    assert asked == [(4 * 16 / 0.5, 8)]
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert output == f"step 1/12  loss 2.5000  128 tokens/s{shown}\n"
 
 
 def test_lines_come_through_a_pipe_as_they_happen(tiny_options: list[str], tmp_path: Path) -> None:

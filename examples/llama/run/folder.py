@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from examples.llama.checkpoint import Identity
 from examples.llama.config import CorpusConfig, Experiment
 from examples.llama.run.lock import LOCK, LockedFolder
@@ -258,18 +260,8 @@ def _steps_without(records: Sequence[Mapping[str, Any]], last: int) -> str:
     return f"{len(missing)} steps, {missing[0]} to {missing[-1]}"
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(config, dict):
-        return {prefix: config}
-    return {
-        path: value
-        for name, inner in config.items()
-        for path, value in _flat(inner, f"{prefix}.{name}" if prefix else name).items()
-    }
-
-
 def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    old, new = _flat(stored), _flat(wanted)
+    old, new = (flatten_dict(config, keep_empty_nodes=True, sep=".") for config in (stored, wanted))
     return {
         name: (old.get(name, "absent"), new.get(name, "absent"))
         for name in sorted(old.keys() | new.keys())
