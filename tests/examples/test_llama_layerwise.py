@@ -39,6 +39,7 @@ from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, train
 from tests.examples.trajectories import (
     BATCHES,
+    COMBINED,
     MODEL,
     distance,
     experiment_of,
@@ -52,7 +53,7 @@ from tests.examples.trajectories import (
     "options",
     [
         {},
-        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "rest": "sinkhorn"},
+        COMBINED,
         {"name": "swan"},
         {"name": "muon"},
         {"name": "adamw", "weight_decay": 0.1},
@@ -77,7 +78,6 @@ def test_steps_are_those_of_the_whole_model(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
-        ((8, 1, 1), {}),
         ((2, 2, 2), {}),
         ((1, 4, 2), {"name": "adamw2"}),
         ((2, 2, 2), {"name": "swan"}),

@@ -21,6 +21,7 @@ from examples.llama.model import abstract_llama, init_llama
 from examples.llama.step import TrainState, initial_state
 from tests.examples.trajectories import (
     BATCHES,
+    COMBINED,
     MODEL,
     distance,
     experiment_of,
@@ -33,7 +34,7 @@ from tests.examples.trajectories import (
     ("options", "meshes"),
     [
         ({}, [((8, 1, 1), 1), ((2, 2, 2), 2)]),
-        ({"momentum": 0.9, "rest": "sinkhorn"}, [((1, 4, 2), 1)]),
+        (COMBINED, [((1, 4, 2), 1)]),
         ({"name": "swan"}, [((1, 8, 1), 1)]),
         ({"name": "muon"}, [((1, 4, 2), 2)]),
         ({"name": "adamw2"}, [((1, 8, 1), 1)]),
@@ -143,7 +144,7 @@ def test_indivisible_batches_heads_and_weights_are_refused() -> None:
         place((1, 2, 4)).check(setup)
     ONE_DEVICE.check(setup)
     odd = experiment_of(model=dataclasses.replace(MODEL, mlp=25))
-    with pytest.raises(InputError, match=r"params/layers/mlp/down/kernel of shape \(2, 25, 16\)"):
+    with pytest.raises(InputError, match=r"params/layers/mlp/down/kernel of shape \(3, 25, 16\)"):
         place((2, 2, 2)).shardings(lambda: initial_state(odd))
 
 

@@ -26,7 +26,7 @@ from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
 from examples.llama.rules import LLAMA_RULES
 from examples.llama.schedule import make_optimizer, peak_rates, schedule, scheduled_rates
-from tests.examples.trajectories import BATCHES, experiment_of, trajectory
+from tests.examples.trajectories import BATCHES, COMBINED, experiment_of, trajectory
 
 
 def _named(name: OptimizerName, **options: Any) -> OptimizerConfig:
@@ -269,7 +269,7 @@ def test_rank_that_the_matrices_do_not_have_is_refused(
     "options",
     [{"name": name} for name in BASE_OPTIMIZERS]
     + [
-        {"name": "sinkgd", "rest": "sinkhorn", "momentum": 0.9, "nesterov": True},
+        {"name": "sinkgd", **COMBINED},
         {"name": "swan", "momentum": 0.9, "clip_norm": 1.0, "weight_decay": 0.1},
     ],
     ids=lambda options: "-".join(map(str, options.values())),

@@ -20,6 +20,9 @@ MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=3)
 BATCHES = np.random.default_rng(0).integers(0, 256, (4, 8, 17)).astype(np.int32)
 BATCHES[:, 3, 9:] = -1  # padding, so that the rows of several devices do not count alike
 
+COMBINED = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "rest": "sinkhorn"}
+"""Options of SinkGD that are on together."""
+
 
 def experiment_of(model: ModelConfig = MODEL, microbatches: int = 1, **options: Any) -> Experiment:
     """An experiment on `BATCHES`; tests that use the same one share its compiled steps."""
