@@ -59,6 +59,7 @@ def test_line_of_a_step_has_loss_speed_and_utilization(
     assert output == f"step 1/12  loss 2.5000  128 tokens/s{shown}\n"
 
 
+@pytest.mark.slow
 def test_lines_come_through_a_pipe_as_they_happen(tiny_options: list[str], tmp_path: Path) -> None:
     command = [sys.executable, *COMMAND[2:], *tiny_options, "--run-dir", str(tmp_path / "run")]
     process = subprocess.Popen(
@@ -77,6 +78,7 @@ def test_lines_come_through_a_pipe_as_they_happen(tiny_options: list[str], tmp_p
     assert process.returncode == 128 + signal.SIGINT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["imports", "Compiling", "step 2/"])
 def test_ctrl_c_is_quiet(moment: str, tiny_options: list[str], tmp_path: Path) -> None:
     process = subprocess.Popen(

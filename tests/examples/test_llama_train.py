@@ -235,6 +235,7 @@ def test_run_remembers_where_its_text_came_from(
     assert source == corpus_config
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_ends_with_143(tiny_options: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "examples.llama.train", "--steps", "1000000"]
     options = ["--optimizer", "sgd", "--run-dir", str(tmp_path / "run")]

@@ -55,7 +55,6 @@ class RunFolder(LockedFolder):
     """Paths and files of one run."""
 
     def __init__(self, path: Path):
-        """Name the folder; nothing is read or written."""
         super().__init__(path)
         self.config = path / "config.json"
         self.source = path / "source.json"

@@ -68,7 +68,6 @@ class LockedFolder:
     """A folder that one process at a time writes to."""
 
     def __init__(self, path: Path):
-        """Name the folder; nothing is read or written."""
         self.path = path
         self._lock: _Lock | None = None
 

@@ -19,7 +19,6 @@ class StopSignals:
     """As a context, SIGINT and SIGTERM only set `received`; a second one acts at once."""
 
     def __init__(self, say: Callable[[str], None]):
-        """Store the function that announces the stop."""
         self._say = say
         self._before: dict[int, signal.Handlers | object] = {}
         self.received: signal.Signals | None = None

@@ -165,7 +165,6 @@ class DocumentBatches(grain.IterDataset):
         self.batch_size, self.workers = batch_size, workers
 
     def __iter__(self) -> "_BatchIterator":
-        """Return an iterator at the beginning; nothing is read before its first batch."""
         return _BatchIterator(self)
 
     def rows(
