@@ -111,9 +111,10 @@ class DataConfig(Checked):
         return self.batch_size * self.sequence_length
 
 
+_ONE_RATE = [name for name, one in OPTIMIZERS.items() if not one.has_two_rates]
 _CHOICES = (
     "; ".join(f"{name}: {one.summary or one.title}" for name, one in OPTIMIZERS.items())
-    + ". All except adamw have two rates."
+    + f". One rate for every parameter: {', '.join(_ONE_RATE)}; the others have two."
 )
 
 
@@ -127,7 +128,7 @@ class OptimizerConfig(Checked):
     """Peak rate of the matrices; for sinkgd and swan the size of a weight's step, root mean square.
     For adamw the rate of every parameter, for adalomo relative to the weights' root mean square."""
     rest_learning_rate: Positive | None = None
-    """Peak rate of the rest: embedding, head and norms (not adamw)."""
+    """Peak rate of the rest: embedding, head and norms."""
     rest: Literal["adam", "sinkhorn"] | None = None
     """What trains embedding and head: Adam, or the stateless alternation that ends with tokens of
     root mean square 1; norms stay with Adam (sinkgd)."""
@@ -141,18 +142,18 @@ class OptimizerConfig(Checked):
     Express (swan)."""
     momentum: Decay | None = None
     """Decay of a running sum of the matrices' gradients, kept before they are normalized, which
-    costs one buffer; 0 is off (sinkgd, swan, muon; for sgd, of all gradients)."""
+    costs one buffer; 0 is off (for sgd, of all gradients)."""
     nesterov: bool | None = None
-    """Whether the momentum looks ahead (sinkgd, swan, muon, sgd)."""
+    """Whether the momentum looks ahead."""
     weight_decay: NotNegative | None = None
-    """Decoupled weight decay of the matrices (not sgd, adalomo)."""
+    """Decoupled weight decay of the matrices."""
     b2: Decay | None = None
-    """Decay of Adam's average of squared gradients, of Lion's momentum (not sgd, adalomo)."""
+    """Decay of Adam's average of squared gradients, of Lion's momentum."""
     clip_norm: NotNegative | None = None
-    """Clip the gradients of the parameters under Adam to this global norm, 0 is off (sinkgd, swan,
-    adamw, adamw2, galore)."""
+    """Clip the gradients of the parameters under Adam to this global norm, 0 is off (for adamw
+    all gradients)."""
     rank: Count | None = None
-    """Dimensions of the subspace (ldadam, galore)."""
+    """Dimensions of the subspace."""
     error_feedback: bool | None = None
     """Whether to keep what the subspace leaves out, one float32 number per weight (ldadam)."""
     update_proj_gap: Count | None = None
