@@ -28,10 +28,7 @@ PresetName = Literal["cpu", "60m", "130m", "350m", "1b", "7b"]
 """The presets to choose from; `examples.llama.presets.PRESETS` has an entry for each."""
 
 Precision = Literal["float32", "mixed", "bfloat16-weights", "bfloat16"]
-"""float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16
-arithmetic. bfloat16-weights: weights and gradients in bfloat16 too, optimizer state in float32.
-bfloat16: everything, as in the papers; rounding then keeps Adam's second moment from falling.
-The loss is float32 in all."""
+"""See `ModelConfig.precision`; the loss is float32 in all."""
 
 
 @dataclass(frozen=True)

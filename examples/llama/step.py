@@ -119,36 +119,6 @@ def check_layerwise(experiment: Experiment) -> None:
         )
 
 
-Step = Callable[[TrainState, jax.Array, optax.GradientTransformation], tuple[Any, jax.Array]]
-
-
-def _ordinary(model: ModelConfig, microbatches: int) -> Step:
-    definition, _ = abstract_llama(model)
-
-    def step(
-        state: TrainState, rows_BxS: jax.Array, optimizer: optax.GradientTransformation
-    ) -> tuple[TrainState, jax.Array]:
-        loss, gradients = mean_loss_and_gradients(definition, state.params, rows_BxS, microbatches)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, optimizer_state), loss
-
-    return step
-
-
-def _layerwise(model: ModelConfig) -> Step:
-    parts = layerwise_model(model)
-
-    def step(
-        state: TrainState, rows_BxS: jax.Array, optimizer: optax.GradientTransformation
-    ) -> tuple[TrainState, jax.Array]:
-        training = mo.layerwise_training(parts, optimizer)
-        params, optimizer_state, loss = training.step(state.params, state.optimizer_state, rows_BxS)
-        return TrainState(state.step + 1, params, optimizer_state), loss
-
-    return step
-
-
 @functools.cache
 def _compiled_step(
     model: ModelConfig,
@@ -160,14 +130,22 @@ def _compiled_step(
     layerwise: bool,
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     """The train step without its peak rates, which are an argument: tries of rates share it."""
-    step = _layerwise(model) if layerwise else _ordinary(model, microbatches)
     like = Experiment(optimizer, Setup(model=model, steps=steps, warm_up_steps=warm_up))
+    definition, _ = abstract_llama(model)
 
     def train_step(
         state: TrainState, rows_BxS: jax.Array, peaks: dict[str, Any]
     ) -> tuple[TrainState, jax.Array]:
         transformation = make_optimizer(dataclasses.replace(optimizer, **peaks), like.setup)
-        return step(state, rows_BxS, transformation)
+        before, params = state.optimizer_state, state.params
+        if layerwise:
+            training = mo.layerwise_training(layerwise_model(model), transformation)
+            params, after, loss = training.step(params, before, rows_BxS)
+        else:
+            loss, gradients = mean_loss_and_gradients(definition, params, rows_BxS, microbatches)
+            updates, after = transformation.update(gradients, before, params)
+            params = optax.apply_updates(params, updates)
+        return TrainState(state.step + 1, params, after), loss
 
     shardings = placement.shardings(lambda: initial_state(like, layerwise=layerwise))
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, placement.everywhere))
