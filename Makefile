@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 ARGS ?=
 PIP_FLAGS = --quiet --disable-pip-version-check
 
-.PHONY: help setup train compare study memory throughput bench notebooks notebooks-run docs test test-oldest test-latest lint package format clean
+.PHONY: help setup train compare study memory throughput bench notebooks notebooks-run docs test test-all test-oldest test-latest lint package format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -51,15 +51,18 @@ docs: setup ## build the documentation into docs/_build/html; a warning is an er
 	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 	@echo "Written: docs/_build/html/index.html"
 
-test: setup ## all tests, with the library's coverage
+test: setup ## all tests but the slow ones, with the library's coverage
+	@$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term $(ARGS)
+
+test-all: setup ## all tests, with the library's coverage
 	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
 
-test-oldest: ## the same tests on the lowest supported versions
+test-oldest: ## all tests on the lowest supported versions
 	@$(PYTHON) -m venv .venv-oldest
 	@.venv-oldest/bin/python -m pip install $(PIP_FLAGS) --constraint constraints-oldest.txt --editable '.[test]'
 	@.venv-oldest/bin/python -m pytest -n 2 $(ARGS)
 
-test-latest: ## the same tests on the newest releases
+test-latest: ## all tests on the newest releases
 	@$(PYTHON) -m venv .venv-latest
 	@.venv-latest/bin/python -m pip install $(PIP_FLAGS) --upgrade --upgrade-strategy eager --editable '.[test]'
 	@.venv-latest/bin/python -m pytest -n 2 $(ARGS)

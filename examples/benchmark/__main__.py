@@ -13,11 +13,11 @@ from rich.console import Console
 
 from examples.benchmark import memory, report, shapes, step
 from examples.benchmark.plot import plot_ratios
-from examples.llama.command import run_command
 from examples.llama.config import InputError, PresetName
-from examples.llama.environment import machine, versions
 from examples.llama.presets import PRESETS
-from examples.llama.records import read_json, write_json
+from examples.llama.run.command import run_command
+from examples.llama.run.environment import machine, versions
+from examples.llama.run.records import read_json, write_json
 
 Section = Literal["step", "shapes", "memory", "collectives", "baselines"]
 

@@ -21,7 +21,6 @@ from rich.table import Table
 
 import multinorm_optax as mo
 from examples.benchmark.exchanges import KINDS, Collective, collectives
-from examples.llama.command import run_command
 from examples.llama.config import (
     InputError,
     ModelConfig,
@@ -29,13 +28,15 @@ from examples.llama.config import (
     OptimizerName,
     PresetName,
 )
-from examples.llama.environment import versions
 from examples.llama.mesh import Placement
 from examples.llama.model import Params, abstract_llama
-from examples.llama.optimizers import RECIPES, make_optimizer, settle
-from examples.llama.presets import PRESETS
-from examples.llama.records import write_json
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.presets import PRESETS, resolve
 from examples.llama.rules import LLAMA_RULES
+from examples.llama.run.command import run_command
+from examples.llama.run.environment import versions
+from examples.llama.run.records import write_json
+from examples.llama.schedule import make_optimizer
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def compiled_update(
     name: OptimizerName, preset: PresetName, matrices: Params, placement: Placement
 ) -> Any:
     """Compile an optimizer's update of these matrices, results lying where they lie."""
-    optimizer = make_optimizer(settle(OptimizerConfig(name), preset), PRESETS[preset].setup)
+    optimizer = make_optimizer(resolve(OptimizerConfig(name), preset), PRESETS[preset].setup)
     with placement.entered():
         params = placement.abstract(lambda: matrices)
         state = placement.abstract(lambda: optimizer.init(params))
@@ -174,7 +175,7 @@ def measure(command: Command, console: Console) -> dict[str, Any]:
         for axis_type in (AxisType.Auto, AxisType.Explicit)[: 2 if name == "swan" else 1]:
             placement = Placement(simulated_mesh(command.mesh, axis_type))
             matrices = matrices_of(model)
-            title = RECIPES[name].title
+            title = OPTIMIZERS[name].title
             title += ", Explicit" * (axis_type == AxisType.Explicit)
             with console.status(f"compiling {command.preset}, {title}"):
                 compiled = compiled_update(name, command.preset, matrices, placement)

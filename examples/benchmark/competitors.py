@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 import multinorm_optax as mo
-from examples.llama.per_layer import per_layer
+from examples.llama.builders import per_layer
 
 RATE = 1e-3
 """The learning rate of all; it does not change the speed."""

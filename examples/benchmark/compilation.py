@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 
 import multinorm_optax as mo
-from examples.llama.environment import machine, versions
-from examples.llama.records import write_json
+from examples.llama.run.environment import machine, versions
+from examples.llama.run.records import write_json
 
 RESULTS = Path(__file__).parent / "results" / "compilation.json"
 SHAPES = [(128, 128)] * 48 + [(128, 344)] * 24 + [(344, 128)] * 12

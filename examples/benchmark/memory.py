@@ -9,7 +9,7 @@ from rich.console import Console
 from examples.benchmark.targets import MEMORY_TARGETS, Target
 from examples.llama.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, Setup
 from examples.llama.costs.footprint import compiled
-from examples.llama.optimizers import settle
+from examples.llama.presets import resolve
 
 REFERENCE = "sgd"
 """It keeps nothing and makes nothing: what is there are gradients and activations."""
@@ -82,7 +82,7 @@ def measure(console: Console, model: ModelConfig = MODEL, data: DataConfig = DAT
     found = {}
     for name, step in STEPS.items():
         with console.status(f"compiling a train step with {step.title}"):
-            experiment = Experiment(settle(step.optimizer), Setup(model=model, data=data))
+            experiment = Experiment(resolve(step.optimizer), Setup(model=model, data=data))
             length = data.sequence_length + 1
             plan = compiled(experiment, length, layerwise=step.layerwise)
             found[name] = plan.temporary_bytes

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import multinorm_optax as mo
-from examples.llama.environment import machine, versions
-from examples.llama.records import write_json
+from examples.llama.run.environment import machine, versions
+from examples.llama.run.records import write_json
 from multinorm_optax._norms import orthogonalize
 
 RESULTS = Path(__file__).parent / "results" / "orthogonalizers.json"

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from examples.benchmark.competitors import FAST, REFERENCE, TITLES
 from examples.benchmark.targets import Comparison
 from examples.llama.config import PresetName
-from examples.llama.plot import save
+from examples.llama.run.plot import save
 
 _GROUP = 0.8
 """Height of the bars of a comparison together; from one comparison to the next it is 1."""

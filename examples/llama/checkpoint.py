@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import jax
@@ -27,7 +26,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from examples.llama.config import InputError
-from examples.llama.processes import Agreement, from_main_process
+from examples.llama.run.processes import Agreement, from_main_process
 from examples.llama.step import TrainState
 
 
@@ -178,18 +177,11 @@ class Checkpoints:
         self._response: Any = None
 
     def __enter__(self) -> "Checkpoints":
-        """Return itself. Until the end orbax's logs are off."""
         self._quiet = _quiet()
         self._quiet.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Wait for the last save, then close."""
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         try:
             # an error under way is the one to hear of, and a failed save is raised again by close
             with contextlib.suppress(Exception) if error is not None else self._writing():
@@ -310,9 +302,6 @@ class Checkpoints:
 
         Returns:
             The state, and what was saved beside it; None if there is no checkpoint at all.
-
-        Raises:
-            InputError: there are checkpoints, but none can be used.
         """
         damaged: list[int] = []
         for step in self.steps():

@@ -1,6 +1,6 @@
 """Compare optimizers on the same weights and batches: `python -m examples.llama.compare`."""
 
-from examples.llama.interrupt import end_quietly
+from examples.llama.run.stop import end_quietly
 
 if __name__ == "__main__":
     end_quietly()
@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from examples.llama.command import run_command
 from examples.llama.config import (
     CorpusConfig,
     Experiment,
@@ -22,14 +21,17 @@ from examples.llama.config import (
     OptimizerName,
     RunConfig,
     Setup,
-    as_json,
 )
-from examples.llama.lock import LockedFolder
 from examples.llama.loss import Validation
-from examples.llama.optimizers import RECIPES, rates_text, settle
-from examples.llama.plot import Curve, plot_comparison
-from examples.llama.records import write_json
-from examples.llama.run_folder import RunFolder, read_metrics
+from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
+from examples.llama.presets import resolve
+from examples.llama.run.command import run_command
+from examples.llama.run.folder import RunFolder, read_metrics
+from examples.llama.run.lock import LockedFolder
+from examples.llama.run.options import as_json
+from examples.llama.run.plot import Curve, plot_comparison
+from examples.llama.run.records import write_json
+from examples.llama.schedule import rates_text
 from examples.llama.text.corpus import Corpus, load_corpus
 from examples.llama.train import DIVERGED, train
 
@@ -46,7 +48,7 @@ class Command:
     written to one folder.
     """
 
-    optimizers: tuple[OptimizerName, ...] = tuple(RECIPES)
+    optimizers: tuple[OptimizerName, ...] = BASE_OPTIMIZERS
     """What to compare, each at its default rates."""
     setup: Setup = field(default_factory=Setup)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
@@ -139,7 +141,7 @@ def _speed(row: dict[str, Any]) -> str:
     return f"{row['tokens_per_second']:,.0f}{ratio}"
 
 
-_REFERENCE = RECIPES[REFERENCE].title
+_REFERENCE = OPTIMIZERS[REFERENCE].title
 _LINES: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "validation loss, nats": lambda row: f"{row['validation_loss']:.4f}",
     "perplexity": lambda row: f"{Validation(row['validation_loss']).perplexity:.3f}",
@@ -166,7 +168,7 @@ def _make_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title="Same initial weights, same batches, one seed", title_justify="left")
     table.add_column("")
     for row in rows:
-        table.add_column(RECIPES[row["optimizer"]].title, justify="right")
+        table.add_column(OPTIMIZERS[row["optimizer"]].title, justify="right")
     table.add_row("peak rates: matrices / rest", *map(rates_text, rows))
     for title, text in _LINES.items():
         table.add_row(title, *("diverged" if row["diverged"] else text(row) for row in rows))
@@ -176,7 +178,7 @@ def _make_table(rows: Sequence[dict[str, Any]]) -> Table:
 def run(command: Command, console: Console) -> int:
     """Train what is not trained yet, then compare; return the exit code."""
     experiments = {
-        name: Experiment(settle(OptimizerConfig(name), command.setup.preset), command.setup)
+        name: Experiment(resolve(OptimizerConfig(name), command.setup.preset), command.setup)
         for name in command.optimizers
     }
     corpus = load_corpus(command.corpus, command.setup.model.vocabulary, console)
@@ -198,14 +200,14 @@ def _run(
 ) -> int:
     folders = {name: RunFolder(command.run_dir / name) for name in experiments}
     for name, experiment in experiments.items():
-        console.rule(RECIPES[name].title)
+        console.rule(OPTIMIZERS[name].title)
         code = train(experiment, corpus, folders[name], command.run, console, command.corpus)
         if code not in (0, DIVERGED):
             return code
     entries = [read_entry(name, experiments[name], folders[name]) for name in experiments]
     rows = compare(entries)
     console.print(*make_tables(rows), sep="\n")
-    curves = {RECIPES[entry.name].title: entry.curve for entry in entries if entry.summary}
+    curves = {OPTIMIZERS[entry.name].title: entry.curve for entry in entries if entry.summary}
     tokens = command.setup.steps * command.setup.data.tokens_per_step
     picture = command.run_dir / "compare.png"
     if curves:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import tyro
 
-from examples.llama.options import (
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.run.options import (
     Checked,
     Count,
     Decay,
@@ -15,31 +16,19 @@ from examples.llama.options import (
     NotNegative,
     Positive,
 )
-from examples.llama.options import as_json as as_json
+from examples.llama.run.options import as_json as as_json
 
-OptimizerName = Literal[
-    "sinkgd",
-    "swan",
-    "muon",
-    "adamw",
-    "adamw2",
-    "sgd",
-    "adam-mini",
-    "ldadam",
-    "galore",
-    "lion",
-    "adalomo",
-]
-"""The optimizers to choose from; `examples.llama.optimizers.RECIPES` has an entry for each."""
+if TYPE_CHECKING:
+    OptimizerName: TypeAlias = str
+else:
+    OptimizerName = Literal[tuple(OPTIMIZERS)]
+"""The optimizers to choose from: the names in the table `examples.llama.optimizers.OPTIMIZERS`."""
 
 PresetName = Literal["cpu", "60m", "130m", "350m", "1b", "7b"]
 """The presets to choose from; `examples.llama.presets.PRESETS` has an entry for each."""
 
 Precision = Literal["float32", "mixed", "bfloat16-weights", "bfloat16"]
-"""float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16
-arithmetic. bfloat16-weights: weights and gradients in bfloat16 too, optimizer state in float32.
-bfloat16: everything, as in the papers; rounding then keeps Adam's second moment from falling.
-The loss is float32 in all."""
+"""See `ModelConfig.precision`; the loss is float32 in all."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +75,7 @@ class DataConfig(Checked):
     """Rows in a batch."""
     microbatches: Count = 1
     """Parts in which a batch is computed, to save memory. Their gradients are added up before the
-    optimizer sees them, so that the result is that of the whole batch up to rounding."""
+    optimizer sees them, so the result is the whole batch's up to rounding."""
     sequence_length: Count = 256
     """Tokens that a row predicts (--text python), or tokens of a row that holds one document."""
     data_seed: Natural = 0
@@ -119,24 +108,24 @@ class DataConfig(Checked):
         return self.batch_size * self.sequence_length
 
 
+_ONE_RATE = [name for name, one in OPTIMIZERS.items() if not one.has_two_rates]
+_CHOICES = (
+    "; ".join(f"{name}: {one.summary or one.title}" for name, one in OPTIMIZERS.items())
+    + f". One rate for every parameter: {', '.join(_ONE_RATE)}; the others have two."
+)
+
+
 @dataclass(frozen=True)
 class OptimizerConfig(Checked):
     """The optimizer. Options left out take the optimizer's own defaults; --optimizer NAME --help
     shows them. An option that has no meaning for the optimizer, None there, is an error."""
 
-    name: Annotated[OptimizerName, tyro.conf.arg(name="optimizer")] = "sinkgd"
-    """sinkgd and swan: stateless on the matrices of the layers, Adam on every other parameter
-    (embedding, head, norms). muon: orthogonalized momentum on the matrices, Adam on every other
-    parameter. adamw: one rate for every parameter. adamw2: AdamW with two rates, as sinkgd has.
-    sgd: gradient descent with momentum. adam-mini: Adam with one second moment per block. ldadam:
-    Adam in a subspace that turns every step. galore: Adam in a subspace that is fixed for some
-    steps. lion: the sign of momentum. adalomo: Adafactor with AdaLomo's settings. All except adamw
-    have two rates."""
+    name: Annotated[OptimizerName, tyro.conf.arg(name="optimizer", help=_CHOICES)] = "sinkgd"
     learning_rate: Positive | None = None
     """Peak rate of the matrices; for sinkgd and swan the size of a weight's step, root mean square.
     For adamw the rate of every parameter, for adalomo relative to the weights' root mean square."""
     rest_learning_rate: Positive | None = None
-    """Peak rate of the rest: embedding, head and norms (not adamw)."""
+    """Peak rate of the rest: embedding, head and norms."""
     rest: Literal["adam", "sinkhorn"] | None = None
     """What trains embedding and head: Adam, or the stateless alternation that ends with tokens of
     root mean square 1; norms stay with Adam (sinkgd)."""
@@ -150,18 +139,18 @@ class OptimizerConfig(Checked):
     Express (swan)."""
     momentum: Decay | None = None
     """Decay of a running sum of the matrices' gradients, kept before they are normalized, which
-    costs one buffer; 0 is off (sinkgd, swan, muon; for sgd, of all gradients)."""
+    costs one buffer; 0 is off (for sgd, of all gradients)."""
     nesterov: bool | None = None
-    """Whether the momentum looks ahead (sinkgd, swan, muon, sgd)."""
+    """Whether the momentum looks ahead."""
     weight_decay: NotNegative | None = None
-    """Decoupled weight decay of the matrices (not sgd, adalomo)."""
+    """Decoupled weight decay of the matrices."""
     b2: Decay | None = None
-    """Decay of Adam's average of squared gradients, of Lion's momentum (not sgd, adalomo)."""
+    """Decay of Adam's average of squared gradients, of Lion's momentum."""
     clip_norm: NotNegative | None = None
-    """Clip the gradients of the parameters under Adam to this global norm, 0 is off (sinkgd, swan,
-    adamw, adamw2, galore)."""
+    """Clip the gradients of the parameters under Adam to this global norm, 0 is off (for adamw
+    all gradients)."""
     rank: Count | None = None
-    """Dimensions of the subspace (ldadam, galore)."""
+    """Dimensions of the subspace."""
     error_feedback: bool | None = None
     """Whether to keep what the subspace leaves out, one float32 number per weight (ldadam)."""
     update_proj_gap: Count | None = None
@@ -248,7 +237,7 @@ class RunConfig(Checked):
 
     mesh: tuple[Count, Count, Count] = (1, 1, 1)
     """Devices along the axes data, fsdp and tensor: batches are split over the first two, weights
-    and optimizer state over the last two. A run can go on with another mesh."""
+    and optimizer state over the last two. A run can continue with another mesh."""
     layerwise: bool = False
     """Train without materializing the full gradient: each layer is updated inside the backward
     pass. This takes less memory and gives the same weights up to rounding. It does not work with
@@ -264,7 +253,7 @@ class RunConfig(Checked):
     """Where metrics go besides metrics.jsonl: tensorboard, wandb, or both. TensorBoard's files are
     written to the run's folder; Weights & Biases takes its settings from WANDB_* variables."""
     accept_changed_text: bool = False
-    """Go on although the text is not that of the run: a damaged file was repaired, for example.
+    """Continue although the text differs from the run's: a damaged file was repaired, for example.
     config.json keeps the names of both."""
     profile: bool = False
     """Write a JAX trace of ten steps to the run's folder, for TensorBoard or Perfetto."""

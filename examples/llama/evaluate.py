@@ -1,6 +1,6 @@
 """Validate a trained model: `python -m examples.llama.evaluate --run-dir runs/sinkgd`."""
 
-from examples.llama.interrupt import end_quietly
+from examples.llama.run.stop import end_quietly
 
 if __name__ == "__main__":
     end_quietly()
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from examples.llama.command import run_command
-from examples.llama.loop import prepare
-from examples.llama.options import Checked, Natural
-from examples.llama.records import write_json
-from examples.llama.trained import TrainedConfig, load_trained
+from examples.llama.run.command import run_command
+from examples.llama.run.options import Checked, Natural
+from examples.llama.run.records import write_json
+from examples.llama.run.trained import TrainedConfig, load_trained
+from examples.llama.train import prepare
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,115 @@
 """Text from a trained model: `python -m examples.llama.generate --prompt "def "`."""
 
-from examples.llama.interrupt import end_quietly
+from examples.llama.run.stop import end_quietly
 
 if __name__ == "__main__":
     end_quietly()
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from examples.llama.command import run_command
-from examples.llama.model import abstract_llama
-from examples.llama.options import Checked, Count, Natural, Positive
-from examples.llama.sampling import generate
-from examples.llama.trained import TrainedConfig, load_trained
+from examples.llama.model import Definition, Params, abstract_llama
+from examples.llama.run.command import run_command
+from examples.llama.run.options import Checked, Count, InputError, Natural, Positive
+from examples.llama.run.trained import TrainedConfig, load_trained
+from examples.llama.text.tokenizer import Tokenizer
+
+
+@partial(jax.jit, static_argnames=("definition", "length", "vocabulary"))
+def _sample(
+    definition: Definition,
+    params: Params,
+    window_T: jax.Array,
+    filled: jax.Array,
+    key: jax.Array,
+    temperature: jax.Array,
+    length: int,
+    vocabulary: int,
+) -> jax.Array:
+    model = nnx.merge(definition, params)
+    size = window_T.shape[0]
+
+    def body(
+        carry: tuple[jax.Array, jax.Array], key: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        window_T, filled = carry
+        # positions after the last token do not matter: attention is causal
+        logits_V = model(window_T[None])[0, filled - 1, :vocabulary].astype(jnp.float32)
+        token = jax.random.categorical(key, logits_V / temperature)
+        full = filled == size
+        window_T = jnp.where(full, jnp.roll(window_T, -1), window_T)
+        filled = jnp.where(full, size, filled + 1)
+        return (window_T.at[filled - 1].set(token), filled), token
+
+    _, tokens = jax.lax.scan(body, (window_T, filled), jax.random.split(key, length))
+    return tokens
+
+
+def generate(
+    definition: Definition,
+    params: Params,
+    tokenizer: Tokenizer,
+    *,
+    prompt: str,
+    length: int = 240,
+    window: int = 256,
+    temperature: float = 0.7,
+    seed: int = 0,
+) -> str:
+    """Continue `prompt` by up to `length` tokens; return both as text.
+
+    The whole window is computed anew for each token, at a cost of seconds for a small model. The
+    text ends where the model ends it.
+
+    Args:
+        definition: the model without its weights.
+        params: the weights.
+        tokenizer: what the model was trained with.
+        prompt: the beginning, at least one token.
+        length: tokens to add.
+        window: tokens that the model sees.
+        temperature: divides the logits; small is cautious.
+        seed: of the random choices.
+    """
+    given = tokenizer.encode(prompt).astype(np.int32)
+    start = given[-window:]
+    if len(start) == 0 or temperature <= 0:
+        raise InputError(
+            f"cannot continue {prompt!r} at temperature {temperature}: the prompt needs at least "
+            f"one token, the temperature must be positive"
+        )
+    window_T = jnp.zeros(window, jnp.int32).at[: len(start)].set(start)
+    sampled = _sample(
+        definition,
+        params,
+        window_T,
+        jnp.asarray(len(start)),
+        jax.random.key(seed),
+        jnp.asarray(temperature),
+        length,
+        tokenizer.vocabulary,
+    )
+    tokens = np.asarray(sampled).tolist()
+    if tokenizer.end in tokens:
+        tokens = tokens[: tokens.index(tokenizer.end)]
+    text = tokenizer.decode([*given.tolist(), *tokens])
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 @dataclass(frozen=True)
 class Command(Checked):
-    """Let a trained model go on with a text."""
+    """Continue a text with a trained model."""
 
     trained: TrainedConfig = field(default_factory=TrainedConfig)
     prompt: str = "def "

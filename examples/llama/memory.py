@@ -1,6 +1,6 @@
 """What each optimizer costs in memory: `python -m examples.llama.memory`."""
 
-from examples.llama.interrupt import end_quietly
+from examples.llama.run.stop import end_quietly
 
 if __name__ == "__main__":
     end_quietly()
@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from examples.llama.command import run_command
 from examples.llama.config import (
     DataConfig,
     Experiment,
@@ -29,11 +28,12 @@ from examples.llama.costs.largest import Largest, largest
 from examples.llama.costs.largest import make_table as table_of_largest
 from examples.llama.costs.plot import MemoryBar, MemoryPanel, plot_memory
 from examples.llama.costs.table import CARDS_GIB, Row, heading, make_table, state_table, unit_of
-from examples.llama.environment import machine, versions
-from examples.llama.optimizers import RECIPES
-from examples.llama.options import Checked, Count
+from examples.llama.optimizers import BASE_OPTIMIZERS
 from examples.llama.presets import PRESETS
-from examples.llama.records import write_json
+from examples.llama.run.command import run_command
+from examples.llama.run.environment import machine, versions
+from examples.llama.run.options import Checked, Count
+from examples.llama.run.records import write_json
 
 _OF_WEIGHTS_AND_STATE = (
     "Weights and state follow from shapes alone, and are the same on every machine. Under papers "
@@ -72,7 +72,12 @@ class Command(Checked):
 
     presets: tuple[PresetName, ...] = tuple(PRESETS)
     """Models to ask about."""
-    optimizers: tuple[str, ...] = (*RECIPES, "sgd-plain", "ldadam-plain", "sinkgd-layerwise")
+    optimizers: tuple[str, ...] = (
+        *BASE_OPTIMIZERS,
+        "sgd-plain",
+        "ldadam-plain",
+        "sinkgd-layerwise",
+    )
     """Optimizers to ask about, each with its default options; variants of some, such
     as sinkgd-momentum and sinkgd-tokens, are possible too; sgd-plain is SGD without momentum,
     ldadam-plain LDAdam without error feedback. A name with -layerwise added has the step that

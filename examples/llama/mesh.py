@@ -61,9 +61,6 @@ class Placement:
         An optimizer's state keeps a parameter's path below its own, by which it is recognized: what
         has the shape of a parameter lies where the parameter does. Of what is smaller, factors and
         block means, the axes that can be divided are. Scalars are everywhere.
-
-        Raises:
-            InputError: a dimension cannot be divided, or no spec covers a leaf.
         """
 
         def lay(keys: jax.tree_util.KeyPath, leaf: Any) -> jax.ShapeDtypeStruct:
@@ -103,16 +100,17 @@ class Placement:
         return P(*(a if self._divides(n, a) else None for n, a in zip(shape, spec, strict=False)))
 
     @property
+    def devices(self) -> int:
+        """The number of devices."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
     def everywhere(self) -> NamedSharding | None:
         """The sharding of what every device holds in full; None for one device."""
         return None if self.mesh is None else NamedSharding(self.mesh, P())
 
     def check(self, setup: Setup) -> None:
-        """Refuse a batch or heads that cannot be divided.
-
-        Raises:
-            InputError: they cannot.
-        """
+        """Refuse a batch or heads that cannot be divided."""
         if self.mesh is None:
             return
         rows, microbatches = setup.data.batch_size, setup.data.microbatches
@@ -136,13 +134,16 @@ class Placement:
             return build()
         return jax.jit(build, out_shardings=self.shardings(build))()
 
-    def rows(self, rows: np.ndarray, axis: int = 0) -> Any:
-        """Spread the rows that lie along an axis of an array.
+    def rows(self, rows: np.ndarray | jax.Array, axis: int = 0) -> jax.Array:
+        """Put an array on the devices, the rows along `axis` spread over them.
 
-        Every process holds the whole array, and hands its devices their parts of it.
+        Every process holds the whole array, and hands its devices their parts of it. The transfer
+        is dispatched, not awaited; an array that is on the devices already is returned as it is.
         """
-        if self.mesh is None:
+        if isinstance(rows, jax.Array):
             return rows
+        if self.mesh is None:
+            return jax.device_put(rows)
         sharding = NamedSharding(self.mesh, P(*[None] * axis, ROWS))
         return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
@@ -180,11 +181,7 @@ def _spec(path: str, shape: tuple[int, ...]) -> P:
 
 
 def place(shape: MeshShape) -> Placement:
-    """The placement on all devices of all processes; 1 1 1 is one device, whatever else there is.
-
-    Raises:
-        InputError: it is another number of devices than there are.
-    """
+    """The placement on all devices of all processes; 1 1 1 is always one device."""
     devices, processes = jax.device_count(), jax.process_count()
     if shape == (1, 1, 1) and processes == 1:
         return ONE_DEVICE

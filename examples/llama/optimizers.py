@@ -1,31 +1,31 @@
-"""The optimizers by name: one table, one entry each."""
+"""The table of optimizers: one entry makes one available to every command."""
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import numpy as np
-import optax
-
-from examples.llama import baselines, recipes
-from examples.llama.config import InputError, OptimizerConfig, OptimizerName, PresetName, Setup
-from examples.llama.options import flag
-from examples.llama.presets import PRESETS
-from examples.llama.recipes import Build, Options
-from examples.llama.schedule import schedule
+from examples.llama import builders
+from examples.llama.builders import Builder
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How one optimizer is made."""
+class Optimizer:
+    """An optimizer that `--optimizer` can name."""
 
-    build: Build
-    defaults: Options
-    """The options it has, with their defaults."""
     title: str
-    """How tables and pictures call it."""
+    """Display name, with the default options."""
+    build: Builder
+    defaults: Mapping[str, Any]
+    """Its options, fields of `OptimizerConfig`, with the defaults of the preset cpu."""
+    summary: str = ""
+    """What it is, for `--help`; the title if empty."""
+    layerwise: bool = True
+    """Whether it can be built for a part of the model without matrices, as --layerwise needs."""
+    variant_of: str | None = None
+    """The optimizer that this one is, with other options; presets' options for it apply."""
+    own_options: Mapping[str, Any] = field(default_factory=dict)
+    """The options in which a variant differs; they take precedence over the presets'."""
 
     @property
     def has_two_rates(self) -> bool:
@@ -33,128 +33,120 @@ class Recipe:
         return "rest_learning_rate" in self.defaults
 
 
-_TWO_RATES = {"learning_rate": 1e-3, "rest_learning_rate": 2e-2}
 _ADAM = {"b2": 0.999, "weight_decay": 0.0, "clip_norm": 0.0}
 _STATELESS = {"momentum": 0.0, "nesterov": False}
 
-RECIPES: Mapping[OptimizerName, Recipe] = {
-    "sinkgd": Recipe(
-        recipes.sinkgd,
-        _TWO_RATES
+
+def _rates(matrices: float, rest: float) -> dict[str, Any]:
+    return {"learning_rate": matrices, "rest_learning_rate": rest}
+
+
+_BASE = {
+    "sinkgd": Optimizer(
+        "SinkGD, L = 5",
+        builders.sinkgd,
+        _rates(1e-3, 8e-2)
         | _STATELESS
         | _ADAM
-        | {"rest_learning_rate": 8e-2, "num_iters": 5, "rest": "adam", "operator_norm": False},
-        "SinkGD",
+        | {"num_iters": 5, "rest": "adam", "operator_norm": False},
+        "stateless on the matrices of the layers, Adam on every other parameter",
     ),
-    "swan": Recipe(
-        recipes.swan,
-        _TWO_RATES
-        | _STATELESS
-        | _ADAM
-        | {"learning_rate": 4e-3, "rest_learning_rate": 4e-2, "orthogonalizer": "paper"},
+    "swan": Optimizer(
         "SWAN",
+        builders.swan,
+        _rates(4e-3, 4e-2) | _STATELESS | _ADAM | {"orthogonalizer": "paper"},
+        "stateless too, with whitened gradients",
     ),
-    "muon": Recipe(
-        recipes.muon,
-        _TWO_RATES | {"momentum": 0.95, "nesterov": True, "b2": 0.999, "weight_decay": 0.0},
+    "muon": Optimizer(
         "Muon",
+        builders.muon,
+        _rates(1e-3, 2e-2) | {"momentum": 0.95, "nesterov": True, "b2": 0.999, "weight_decay": 0.0},
+        "orthogonalized momentum on the matrices, Adam on every other parameter",
     ),
-    "adamw": Recipe(recipes.adamw, {"learning_rate": 1.4e-3} | _ADAM, "AdamW, one rate"),
-    "adamw2": Recipe(
-        recipes.adamw2, _TWO_RATES | _ADAM | {"learning_rate": 1.5e-3}, "AdamW, two rates"
+    "adamw": Optimizer(
+        "AdamW, one rate",
+        builders.adamw,
+        {"learning_rate": 1.4e-3} | _ADAM,
+        "one rate for every parameter",
     ),
-    "sgd": Recipe(
-        recipes.sgd,
-        {"learning_rate": 0.5, "rest_learning_rate": 0.5, "momentum": 0.9, "nesterov": False},
-        "SGD",
+    "adamw2": Optimizer(
+        "AdamW, two rates",
+        builders.adamw2,
+        _rates(1.5e-3, 2e-2) | _ADAM,
+        "AdamW with two rates, as all others have",
     ),
-    "adam-mini": Recipe(
-        baselines.adam_mini,
-        {
-            "learning_rate": 2e-3,
-            "rest_learning_rate": 8e-2,
-            "b2": 0.999,
-            "weight_decay": 0.0,
-            "value_blocks": "whole",
-        },
+    "sgd": Optimizer(
+        "SGD with momentum",
+        builders.sgd,
+        _rates(0.5, 0.5) | {"momentum": 0.9, "nesterov": False},
+        "gradient descent with momentum",
+    ),
+    "adam-mini": Optimizer(
         "Adam-mini",
+        builders.adam_mini,
+        _rates(2e-3, 8e-2) | {"b2": 0.999, "weight_decay": 0.0, "value_blocks": "whole"},
+        "Adam with one second moment per block",
     ),
-    "ldadam": Recipe(
-        baselines.ldadam,
-        {
-            "learning_rate": 8e-3,
-            "rest_learning_rate": 8e-2,
-            "rank": 16,
-            "error_feedback": True,
-            "b2": 0.99,
-            "weight_decay": 0.0,
-        },
+    "ldadam": Optimizer(
         "LDAdam",
+        builders.ldadam,
+        _rates(8e-3, 8e-2) | {"rank": 16, "error_feedback": True, "b2": 0.99, "weight_decay": 0.0},
+        "Adam in a subspace that turns every step",
     ),
-    "galore": Recipe(
-        baselines.galore,
-        _TWO_RATES | _ADAM | {"learning_rate": 5.7e-3, "rank": 32, "update_proj_gap": 50},
+    "galore": Optimizer(
         "GaLore",
+        builders.galore,
+        _rates(5.7e-3, 2e-2) | _ADAM | {"rank": 32, "update_proj_gap": 50},
+        "Adam in a subspace that is fixed for some steps",
+        layerwise=False,
     ),
-    "lion": Recipe(
-        baselines.lion,
-        {"learning_rate": 5e-4, "rest_learning_rate": 1e-2, "b2": 0.99, "weight_decay": 0.0},
+    "lion": Optimizer(
         "Lion",
+        builders.lion,
+        _rates(5e-4, 1e-2) | {"b2": 0.99, "weight_decay": 0.0},
+        "the sign of momentum",
     ),
-    "adalomo": Recipe(
-        baselines.adalomo,
-        {"learning_rate": 0.04, "rest_learning_rate": 0.5},
+    "adalomo": Optimizer(
         "Adafactor as AdaLomo",
+        builders.adalomo,
+        _rates(0.04, 0.5),
+        "Adafactor with AdaLomo's settings",
     ),
 }
-"""Every optimizer of the example, with the default options of the CPU's preset."""
 
 
-def settle(config: OptimizerConfig, preset: PresetName = "cpu") -> OptimizerConfig:
-    """Fill in the preset's defaults; an option that the optimizer does not have is an error."""
-    defaults = {**RECIPES[config.name].defaults, **PRESETS[preset].options.get(config.name, {})}
-    chosen = {key: value for key, value in dataclasses.asdict(config).items() if key != "name"}
-    for key, value in chosen.items():
-        if value is not None and key not in defaults:
-            options = ", ".join(flag(option) for option in defaults)
-            raise InputError(
-                f"{flag(key)} has no meaning for {config.name}, which has only {options}"
-            )
-    missing: dict[str, Any] = {key: defaults[key] for key in defaults if chosen[key] is None}
-    return dataclasses.replace(config, **missing)
-
-
-def make_optimizer(config: OptimizerConfig, setup: Setup) -> optax.GradientTransformation:
-    """Build a settled optimizer for a model, its rates scheduled over the setup's schedule.
-
-    The rates may be traced numbers, so that one compiled step serves all of them.
-    """
-    recipe = RECIPES[config.name]
-    scheduled = dataclasses.replace(
-        setup, steps=setup.length_of_schedule, warm_up_steps=setup.warm_up
-    )
-    optimizer = recipe.build({name: getattr(config, name) for name in recipe.defaults}, scheduled)
-    return (
-        recipes.in_float32(optimizer) if setup.model.precision == "bfloat16-weights" else optimizer
+def _variant(of: str, title: str, **options: Any) -> Optimizer:
+    base = _BASE[of]
+    return dataclasses.replace(
+        base,
+        title=title,
+        defaults={**base.defaults, **options},
+        summary="",
+        variant_of=of,
+        own_options=options,
     )
 
 
-def peak_rates(config: OptimizerConfig) -> dict[str, float]:
-    """The peak rates that a settled optimizer has, by option."""
-    peaks = {"learning_rate": config.learning_rate, "rest_learning_rate": config.rest_learning_rate}
-    return {name: peak for name, peak in peaks.items() if peak is not None}
+OPTIMIZERS: Mapping[str, Optimizer] = {
+    **_BASE,
+    "sinkgd-1": _variant("sinkgd", "SinkGD, L = 1", num_iters=1),
+    "sinkgd-2": _variant("sinkgd", "SinkGD, L = 2", num_iters=2),
+    "sinkgd-operator": _variant(
+        "sinkgd",
+        "SinkGD, L = 2, operator norm set",
+        num_iters=2,
+        operator_norm=True,
+        learning_rate=0.1,  # of another unit: an operator norm, not the size of an entry
+    ),
+    "sinkgd-momentum": _variant("sinkgd", "SinkGD, L = 5, momentum", momentum=0.95, nesterov=True),
+    "sinkgd-tokens": _variant(
+        "sinkgd", "SinkGD, L = 5, stateless embedding and head", rest="sinkhorn"
+    ),
+    "swan-exact": _variant("swan", "SWAN, polar factor to rounding", orthogonalizer="exact"),
+    "sgd-plain": _variant("sgd", "SGD without momentum", momentum=0.0),
+    "ldadam-plain": _variant("ldadam", "LDAdam without error feedback", error_feedback=False),
+}
+"""Every optimizer by the name that `--optimizer` takes."""
 
-
-def scheduled_rates(config: OptimizerConfig, setup: Setup) -> dict[str, np.ndarray]:
-    """The rates of a settled optimizer at each step, for the record."""
-    counts = np.arange(setup.steps)
-    return {
-        name: np.asarray(jax.vmap(schedule(peak, setup.length_of_schedule, setup.warm_up))(counts))
-        for name, peak in peak_rates(config).items()
-    }
-
-
-def rates_text(options: Mapping[str, Any]) -> str:
-    """The rates of a settled optimizer as tables show them: "matrices / rest", or the only one."""
-    rest = options["rest_learning_rate"]
-    return f"{options['learning_rate']:g}" + ("" if rest is None else f" / {rest:g}")
+BASE_OPTIMIZERS = tuple(name for name, one in OPTIMIZERS.items() if one.variant_of is None)
+"""The names of those that are not variants."""

@@ -5,6 +5,7 @@ SinkGD (arXiv 2502.06742) follow: batches of 512 rows of 256 tokens, one documen
 left out of the loss, data seed 42, everything in bfloat16, evaluation on about 10 M tokens.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +13,16 @@ from typing import Any
 from examples.llama.config import (
     CorpusConfig,
     DataConfig,
+    Experiment,
+    InputError,
     ModelConfig,
+    OptimizerConfig,
     OptimizerName,
     PresetName,
     Setup,
 )
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.run.options import flag
 
 
 @dataclass(frozen=True)
@@ -95,3 +101,26 @@ PRESETS: Mapping[PresetName, Preset] = {
     "7b": _papers("7b", _llama(4096, 11008, 32, 32, remat=True), 150_000, 32, 1024, adam_rate=7e-4),
 }
 """Every preset of the command line."""
+
+
+def resolve(config: OptimizerConfig, preset: PresetName = "cpu") -> OptimizerConfig:
+    """Fill in the preset's defaults; an option that the optimizer does not have is an error."""
+    entry = OPTIMIZERS[config.name]
+    of_preset = PRESETS[preset].options.get(entry.variant_of or config.name, {})
+    defaults = {**entry.defaults, **of_preset, **entry.own_options}
+    chosen = {key: value for key, value in dataclasses.asdict(config).items() if key != "name"}
+    for key, value in chosen.items():
+        if value is not None and key not in defaults:
+            options = ", ".join(flag(option) for option in defaults)
+            raise InputError(
+                f"{flag(key)} has no meaning for {config.name}, which has only {options}"
+            )
+    missing: dict[str, Any] = {key: defaults[key] for key in defaults if chosen[key] is None}
+    return dataclasses.replace(config, **missing)
+
+
+def resolved(experiment: Experiment) -> Experiment:
+    """The experiment with all of its optimizer's options."""
+    return dataclasses.replace(
+        experiment, optimizer=resolve(experiment.optimizer, experiment.setup.preset)
+    )

@@ -1,10 +1,17 @@
-"""The learning rate's schedule, the same for every optimizer."""
+"""The learning rates' schedule, and the optimizer that follows it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
+
+from examples.llama.builders import MATRIX, REST, Context
+from examples.llama.config import OptimizerConfig, Setup
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.rules import LLAMA_RULES, TOKEN_RULES, llama_blocks
 
 
 def schedule(
@@ -22,3 +29,65 @@ def schedule(
         return peak * jnp.where(count < warm_up, count / warm_up, falling)
 
     return rate
+
+
+def make_optimizer(config: OptimizerConfig, setup: Setup) -> optax.GradientTransformation:
+    """Build a resolved optimizer for a model, its rates scheduled over the setup's schedule.
+
+    The rates may be traced numbers, so that one compiled step serves all of them.
+    """
+    model, entry = setup.model, OPTIMIZERS[config.name]
+    options = {name: getattr(config, name) for name in entry.defaults}
+    peaks = {MATRIX: "learning_rate", REST: "rest_learning_rate"}
+    optimizer = entry.build(
+        Context(
+            options=options,
+            rates={
+                group: schedule(options[peak], setup.length_of_schedule, setup.warm_up)
+                for group, peak in peaks.items()
+                if peak in options
+            },
+            axes=LLAMA_RULES,
+            token_axes=TOKEN_RULES,
+            blocks=lambda value: llama_blocks(model.hidden // model.heads, value=value),
+            max_rank=min(model.hidden, model.mlp),
+            state_dtype=jnp.bfloat16 if model.precision == "bfloat16" else None,
+        )
+    )
+    return _in_float32(optimizer) if model.precision == "bfloat16-weights" else optimizer
+
+
+def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Give gradients and weights to the optimizer in float32, which makes its state float32."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        wide = optax.tree.cast((updates, params), jnp.float32)
+        found, state = inner.update(wide[0], state, wide[1])
+        return optax.tree.cast_like(found, updates), state
+
+    return optax.GradientTransformation(
+        lambda params: inner.init(optax.tree.cast(params, jnp.float32)), update
+    )
+
+
+def peak_rates(config: OptimizerConfig) -> dict[str, float]:
+    """The peak rates of a resolved optimizer, by option."""
+    peaks = {"learning_rate": config.learning_rate, "rest_learning_rate": config.rest_learning_rate}
+    return {name: peak for name, peak in peaks.items() if peak is not None}
+
+
+def scheduled_rates(config: OptimizerConfig, setup: Setup) -> dict[str, np.ndarray]:
+    """The rates of a resolved optimizer at each step, for the record."""
+    counts = np.arange(setup.steps)
+    return {
+        name: np.asarray(jax.vmap(schedule(peak, setup.length_of_schedule, setup.warm_up))(counts))
+        for name, peak in peak_rates(config).items()
+    }
+
+
+def rates_text(options: Mapping[str, Any]) -> str:
+    """The rates of a resolved optimizer as tables show them: "matrices / rest", or the only one."""
+    rest = options["rest_learning_rate"]
+    return f"{options['learning_rate']:g}" + ("" if rest is None else f" / {rest:g}")

@@ -22,7 +22,8 @@ from examples.llama.model import (
     abstract_llama,
     init_llama,
 )
-from examples.llama.optimizers import make_optimizer, peak_rates
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.schedule import make_optimizer, peak_rates
 
 
 class TrainState(NamedTuple):
@@ -33,19 +34,26 @@ class TrainState(NamedTuple):
     optimizer_state: optax.OptState
 
 
+@functools.partial(jax.jit, static_argnames=("experiment", "layerwise"))
+def _initial_optimizer_state(
+    params: Params, experiment: Experiment, layerwise: bool
+) -> optax.OptState:
+    optimizer = make_optimizer(experiment.optimizer, experiment.setup)
+    if layerwise:
+        return mo.layerwise_training(layerwise_model(experiment.setup.model), optimizer).init(
+            params
+        )
+    return optimizer.init(params)
+
+
 def initial_state(experiment: Experiment, *, layerwise: bool = False) -> TrainState:
-    """The weights that a settled experiment's seed draws, and its optimizer's state for them.
+    """The weights that a resolved experiment's seed draws, and its optimizer's state for them.
 
     The layer-wise step has a state of another form than the ordinary one.
     """
-    setup = experiment.setup
-    params = init_llama(setup.model, setup.seed)
-    optimizer = make_optimizer(experiment.optimizer, setup)
-    if layerwise:
-        init = mo.layerwise_training(layerwise_model(setup.model), optimizer).init
-    else:
-        init = optimizer.init
-    return TrainState(jnp.zeros((), jnp.int32), params, init(params))
+    params = init_llama(experiment.setup.model, experiment.setup.seed)
+    optimizer_state = _initial_optimizer_state(params, experiment, layerwise)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer_state)
 
 
 def mean_loss_and_gradients(
@@ -55,7 +63,7 @@ def mean_loss_and_gradients(
 
     With several microbatches they are computed one after another and their gradients added up in
     float32, a sum that lives inside this function. Each token counts alike, wherever the padding
-    is: the result is that of the whole batch up to rounding.
+    is: the result is the whole batch's up to rounding.
     """
 
     def part(params: Params, rows: jax.Array) -> jax.Array:
@@ -90,11 +98,7 @@ def layerwise_model(config: ModelConfig) -> mo.LayerwiseModel:
 
 
 def check_layerwise(experiment: Experiment) -> None:
-    """Refuse options that need the full gradient at once.
-
-    Raises:
-        InputError: the experiment does.
-    """
+    """Refuse options that need the full gradient at once."""
     microbatches = experiment.setup.data.microbatches
     if microbatches > 1:
         raise InputError(
@@ -107,41 +111,12 @@ def check_layerwise(experiment: Experiment) -> None:
             f"--layerwise uses each layer's gradient as soon as it is there, but --clip-norm "
             f"{experiment.optimizer.clip_norm:g} needs the norm of them all; leave one of them out"
         )
-    if experiment.optimizer.name == "galore":
+    name = experiment.optimizer.name
+    if not OPTIMIZERS[name].layerwise:
         raise InputError(
-            "--layerwise updates the model part by part, but optax's GaLore needs a matrix in "
-            "each, and embedding, head and norms have none; leave it out, or choose ldadam"
+            f"--layerwise updates the model part by part, but {name} needs a matrix in each part, "
+            f"and embedding, head and norms have none; leave it out, or choose another --optimizer"
         )
-
-
-Step = Callable[[TrainState, jax.Array, optax.GradientTransformation], tuple[Any, jax.Array]]
-
-
-def _ordinary(model: ModelConfig, microbatches: int) -> Step:
-    definition, _ = abstract_llama(model)
-
-    def step(
-        state: TrainState, rows_BxS: jax.Array, optimizer: optax.GradientTransformation
-    ) -> tuple[TrainState, jax.Array]:
-        loss, gradients = mean_loss_and_gradients(definition, state.params, rows_BxS, microbatches)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, optimizer_state), loss
-
-    return step
-
-
-def _layerwise(model: ModelConfig) -> Step:
-    parts = layerwise_model(model)
-
-    def step(
-        state: TrainState, rows_BxS: jax.Array, optimizer: optax.GradientTransformation
-    ) -> tuple[TrainState, jax.Array]:
-        training = mo.layerwise_training(parts, optimizer)
-        params, optimizer_state, loss = training.step(state.params, state.optimizer_state, rows_BxS)
-        return TrainState(state.step + 1, params, optimizer_state), loss
-
-    return step
 
 
 @functools.cache
@@ -155,14 +130,22 @@ def _compiled_step(
     layerwise: bool,
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     """The train step without its peak rates, which are an argument: tries of rates share it."""
-    step = _layerwise(model) if layerwise else _ordinary(model, microbatches)
     like = Experiment(optimizer, Setup(model=model, steps=steps, warm_up_steps=warm_up))
+    definition, _ = abstract_llama(model)
 
     def train_step(
         state: TrainState, rows_BxS: jax.Array, peaks: dict[str, Any]
     ) -> tuple[TrainState, jax.Array]:
         transformation = make_optimizer(dataclasses.replace(optimizer, **peaks), like.setup)
-        return step(state, rows_BxS, transformation)
+        before, params = state.optimizer_state, state.params
+        if layerwise:
+            training = mo.layerwise_training(layerwise_model(model), transformation)
+            params, after, loss = training.step(params, before, rows_BxS)
+        else:
+            loss, gradients = mean_loss_and_gradients(definition, params, rows_BxS, microbatches)
+            updates, after = transformation.update(gradients, before, params)
+            params = optax.apply_updates(params, updates)
+        return TrainState(state.step + 1, params, after), loss
 
     shardings = placement.shardings(lambda: initial_state(like, layerwise=layerwise))
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, placement.everywhere))
@@ -170,13 +153,10 @@ def _compiled_step(
 
 def make_train_step(
     experiment: Experiment, placement: Placement = ONE_DEVICE, *, layerwise: bool = False
-) -> Callable[[TrainState, np.ndarray], tuple[TrainState, jax.Array]]:
-    """The step (state, rows) -> (state, loss) of a settled experiment; the state is donated.
+) -> Callable[[TrainState, np.ndarray | jax.Array], tuple[TrainState, jax.Array]]:
+    """The step (state, rows) -> (state, loss) of a resolved experiment; the state is donated.
 
     A layer-wise step does not materialize the full gradient. Its result differs by rounding only.
-
-    Raises:
-        InputError: the experiment has no layer-wise step.
     """
     if layerwise:
         check_layerwise(experiment)
@@ -195,7 +175,9 @@ def make_train_step(
     )
     arrays = {name: jnp.float32(peak) for name, peak in peaks.items()}
 
-    def train_step(state: TrainState, rows_BxS: np.ndarray) -> tuple[TrainState, jax.Array]:
+    def train_step(
+        state: TrainState, rows_BxS: np.ndarray | jax.Array
+    ) -> tuple[TrainState, jax.Array]:
         with placement.entered():
             return step(state, placement.rows(rows_BxS), arrays)
 

@@ -1,6 +1,6 @@
 """How fast a step is with each optimizer: `python -m examples.llama.throughput`."""
 
-from examples.llama.interrupt import end_quietly
+from examples.llama.run.stop import end_quietly
 
 if __name__ == "__main__":
     end_quietly()
@@ -15,17 +15,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from examples.llama.command import run_command
-from examples.llama.config import Experiment, Setup, as_json
+from examples.llama.config import Experiment, Setup
 from examples.llama.costs.candidates import CANDIDATES, Candidate, choose
 from examples.llama.costs.footprint import kept
 from examples.llama.costs.plot import RatioBar, RatioPanel, plot_throughput
 from examples.llama.costs.rounds import ratios, rounds_of, spread
 from examples.llama.costs.turns import Turn, check_memory, gradients_of, step_turn, update_turn
-from examples.llama.environment import machine, versions
 from examples.llama.figures import figures_table
-from examples.llama.options import Checked, Count
-from examples.llama.records import write_json
+from examples.llama.run.command import run_command
+from examples.llama.run.environment import machine, versions
+from examples.llama.run.options import Checked, Count, as_json
+from examples.llama.run.records import write_json
 
 REFERENCE = "adamw"
 """The optimizer that all others are compared with; it always takes part."""

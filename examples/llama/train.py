@@ -1,6 +1,6 @@
 """Train one LLaMA with one optimizer: `python -m examples.llama.train --optimizer sinkgd`."""
 
-from examples.llama.interrupt import end_quietly
+from examples.llama.run.stop import end_quietly
 
 if __name__ == "__main__":
     end_quietly()
@@ -10,31 +10,30 @@ import dataclasses
 import itertools
 import signal
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+import grain
 import jax
+import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from examples.llama.checkpoint import Checkpoints, Identity, SaveError
-from examples.llama.command import NOT_SAVED, run_command
-from examples.llama.conclusion import conclude
-from examples.llama.config import CorpusConfig, Experiment, RunConfig, as_json
-from examples.llama.loop import (
-    Compiled,
-    DivergedError,
-    Savepoint,
-    Task,
-    Validated,
-    fit,
-    prepare,
-)
-from examples.llama.loss import Validation
-from examples.llama.mesh import place
-from examples.llama.optimizers import settle
-from examples.llama.processes import (
+from examples.llama.config import CorpusConfig, Experiment, RunConfig
+from examples.llama.loss import Validate, Validation, make_validate
+from examples.llama.mesh import ONE_DEVICE, Placement, place
+from examples.llama.model import Definition, Params, abstract_llama
+from examples.llama.presets import resolved
+from examples.llama.run.command import NOT_SAVED, run_command
+from examples.llama.run.conclusion import conclude
+from examples.llama.run.folder import RunFolder, identity
+from examples.llama.run.processes import (
+    Agreement,
     DistributedConfig,
     from_main_process,
     is_main_process,
@@ -42,35 +41,197 @@ from examples.llama.processes import (
     leave,
     leaving_together,
 )
-from examples.llama.progress import header
-from examples.llama.records import write_json
-from examples.llama.run_folder import RunFolder
-from examples.llama.step import check_layerwise
-from examples.llama.stop import StopSignals
+from examples.llama.run.recording import Step, Validated, header, recording
+from examples.llama.run.stop import StopSignals
+from examples.llama.step import TrainState, check_layerwise, initial_state, make_train_step
 from examples.llama.text.corpus import Corpus, load_corpus
-from examples.llama.watch import watching
 
 DIVERGED = 1
 """Exit code of a run whose loss or weights are no longer finite."""
 
+STEPS_AHEAD = 4
+"""Steps dispatched to an accelerator before the loss of the first one is read."""
+
 
 @dataclass(frozen=True)
-class Command:
-    """Train a LLaMA, and measure it: on the Python standard library's source, or on C4.
+class Compiled:
+    """The train step is compiled; nothing happened before."""
 
-    The same command goes on with a run that was stopped or killed, and shows the result of a
-    finished one. Everything is written to one folder: config.json, metrics.jsonl, checkpoints,
-    summary.json and loss.png.
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Savepoint:
+    """A state worth keeping: its weights and their loss are finite, and no step is under way."""
+
+    number: int
+    state: TrainState
+
+
+Event = Compiled | Step | Validated | Savepoint
+
+
+class DivergedError(Exception):
+    """The loss or the weights are no longer finite."""
+
+    def __init__(self, step: int, what: str):
+        super().__init__(f"{what} of step {step} is not finite")
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Task:
+    """An experiment made ready to run."""
+
+    experiment: Experiment
+    definition: Definition
+    batches: grain.IterDataset
+    train_step: Callable[[TrainState, np.ndarray | jax.Array], tuple[TrainState, jax.Array]]
+    validate: Validate
+    placement: Placement = ONE_DEVICE
+    layerwise: bool = False
+
+    def initial_state(self) -> TrainState:
+        """The weights that the seed draws, and the optimizer's state for them."""
+        return self.placement.create(self._build_state)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of `initial_state()`; nothing is computed."""
+        return self.placement.abstract(self._build_state)
+
+    def validates_after(self, number: int) -> bool:
+        """Whether the weights are validated after this step."""
+        setup = self.experiment.setup
+        return number > 0 and (number == setup.steps or number % setup.validate_every == 0)
+
+    def _build_state(self) -> TrainState:
+        return initial_state(self.experiment, layerwise=self.layerwise)
+
+
+def prepare(
+    experiment: Experiment,
+    corpus: Corpus,
+    placement: Placement = ONE_DEVICE,
+    *,
+    layerwise: bool = False,
+) -> Task:
+    """Build the parts of a resolved experiment; nothing is computed yet."""
+    setup = experiment.setup
+    placement.check(setup)
+    definition, _ = abstract_llama(setup.model)
+    return Task(
+        experiment=experiment,
+        definition=definition,
+        batches=corpus.training_batches(setup.data),
+        train_step=make_train_step(experiment, placement, layerwise=layerwise),
+        validate=make_validate(
+            definition,
+            corpus.validation_rows(setup.data),
+            setup.data.batch_size // setup.data.microbatches,
+            corpus.validation_bytes_per_token(setup.data),
+            placement,
+        ),
+        placement=placement,
+        layerwise=layerwise,
+    )
+
+
+@jax.jit
+def _all_finite(params: Params) -> jax.Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+
+
+def _steps_ahead(placement: Placement) -> int:
+    # devices of a CPU share its cores: steps in flight gain nothing, and those of a mesh, which
+    # wait for each other, can block each other
+    if jax.default_backend() == "cpu":
+        return 1 if placement.mesh is None else 0
+    return STEPS_AHEAD
+
+
+def fit(
+    task: Task,
+    state: TrainState,
+    batches: Iterator[np.ndarray],
+    *,
+    save_every: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Train from `state` to the experiment's last step, or until `should_stop()` after a step.
+
+    While a step runs, the next batch travels to the devices, and the losses of earlier steps are
+    read: the devices never wait for the host, except where the loop pauses to validate or to save.
+
+    Args:
+        task: the experiment.
+        state: where to begin; donated, use the states of the savepoints afterwards.
+        batches: iterator over `task.batches`, at the position that belongs to `state`. At a
+            savepoint it is at the position of that state.
+        save_every: steps between savepoints; None for no savepoint at all.
+        should_stop: asked after every step; once true it has to stay true, and ends the training
+            with a savepoint. With several processes, any one of them can stop all.
+
+    Yields:
+        `Compiled` once the first step is under way; a `Step` for each step, in order; `Validated`
+        and `Savepoint` when due. A savepoint's state may be used until the next event.
+
+    Raises:
+        DivergedError: the loss, the validation loss or the weights are not finite.
     """
+    steps, ahead = task.experiment.setup.steps, _steps_ahead(task.placement)
+    stop = Agreement(should_stop, max(1, ahead))
+    number, compiled = int(state.step), False
+    losses: deque[tuple[int, jax.Array]] = deque()
+    clock = perf_counter()
 
-    experiment: Experiment = field(default_factory=Experiment)
-    corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-    distributed: DistributedConfig = field(default_factory=DistributedConfig)
-    run_dir: Path | None = None
-    """The run's folder; by default runs/ and the optimizer's name, below the current folder."""
-    fresh: bool = False
-    """Start over: a folder that is there is moved aside to a name with a number, never deleted."""
+    def read_losses(most: int) -> Iterator[Step]:
+        """Read losses until at most `most` are left."""
+        nonlocal clock
+        while len(losses) > most:
+            step, loss = losses[0]
+            value = float(loss)
+            losses.popleft()
+            seconds, clock = perf_counter() - clock, perf_counter()
+            if not np.isfinite(value):
+                raise DivergedError(step, "the loss")
+            yield Step(step, value, seconds)
+
+    while number < steps:
+        try:
+            rows = task.placement.rows(next(batches))
+        except Exception:
+            yield from read_losses(0)
+            raise
+        yield from read_losses(ahead)
+        start = perf_counter()
+        state, loss = task.train_step(state, rows)
+        number += 1
+        losses.append((number, loss))
+        if not compiled:
+            compiled = True
+            yield Compiled(perf_counter() - start)
+
+        validates = task.validates_after(number)
+        saves = save_every is not None and (number == steps or number % save_every == 0)
+        if not (validates or saves or stop.soon()):
+            continue
+        yield from read_losses(0)
+        if not bool(_all_finite(state.params)):
+            raise DivergedError(number, "a weight after the update")
+        if validates:
+            validation = task.validate(state.params)
+            if not np.isfinite(validation.loss):
+                raise DivergedError(number, "the validation loss")
+            yield Validated(number, validation)
+        stopped = stop.now()
+        if saves or (stopped and save_every is not None):
+            # weights can be finite, and yet so large that training from them fails
+            if not validates and not np.isfinite(task.validate(state.params, batches=1).loss):
+                raise DivergedError(number, "the loss after the update")
+            yield Savepoint(number, state)
+        if stopped:
+            return
+        clock = perf_counter()
 
 
 def train(
@@ -83,7 +244,7 @@ def train(
     *,
     fresh: bool = False,
 ) -> int:
-    """Train or go on training in `folder`; return the exit code, 0 when the run is finished.
+    """Train or continue training in `folder`; return the exit code, 0 when the run is finished.
 
     `source`, where the corpus came from, is kept for the commands that use the trained model. With
     `fresh` the folder is moved aside first, if it is there.
@@ -93,65 +254,35 @@ def train(
         InputError: another process trains in the folder, or the experiment has no layer-wise step,
             but is to be trained with it.
     """
-    experiment = settled(experiment)
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
+    experiment = resolved(experiment)
     if run.layerwise:
         check_layerwise(experiment)
     config = identity(experiment, corpus, layerwise=run.layerwise)
-    with _held(folder, fresh, console):
-        claimed, finished = from_main_process(lambda: _claim(folder, config, source, run))
-        if finished is not None:
-            result = Validation.from_json(finished)
-            console.print(f"{folder.path} is finished: {result}", soft_wrap=True)
-            return 0
-        try:
-            return _train(experiment, corpus, folder, run, Identity(**claimed), console)
-        except DivergedError as error:
-            console.print(_diverged_message(error, folder), soft_wrap=True)
-            return DIVERGED
-        except SaveError as error:
-            console.print(f"Stopped: {error}", soft_wrap=True)
-            return leave(NOT_SAVED)
 
+    def claim() -> tuple[dict[str, Any], dict[str, Any] | None]:
+        claimed = folder.claim(config, source, accept_changed_text=run.accept_changed_text)
+        return dataclasses.asdict(claimed), folder.result(experiment.setup.steps)
 
-@contextlib.contextmanager
-def _held(folder: RunFolder, fresh: bool, console: Console) -> Iterator[None]:
-    """Let no other process write to the folder."""
-    aside = from_main_process(lambda: str(folder.lock(fresh=fresh) or ""))
     try:
-        if aside:
-            console.print(f"Moved {folder.path} aside to {aside}", soft_wrap=True)
-        yield
+        if aside := from_main_process(lambda: str(folder.lock(fresh=fresh) or "")):
+            say(f"Moved {folder.path} aside to {aside}")
+        claimed, finished = from_main_process(claim)
+        if finished is not None:
+            say(f"{folder.path} is finished: {Validation.from_json(finished)}")
+            return 0
+        return _train(experiment, corpus, folder, run, Identity(**claimed), console)
+    except DivergedError as error:
+        say(_diverged_message(error, folder))
+        return DIVERGED
+    except SaveError as error:
+        say(f"Stopped: {error}")
+        return leave(NOT_SAVED)
     finally:
         folder.unlock()
-
-
-def _claim(
-    folder: RunFolder, config: dict[str, Any], source: CorpusConfig, run: RunConfig
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    claimed = folder.claim(config, accept_changed_text=run.accept_changed_text)
-    write_json(folder.source, as_json(source))
-    return dataclasses.asdict(claimed), folder.result(config["setup"]["steps"])
-
-
-def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
-    """Everything that determines result and state of a settled experiment, as config.json has it.
-
-    The length of the schedule is always there: the number of steps alone may grow later.
-    `layerwise` is there if it is true: the optimizer's state has another form then.
-    """
-    config = as_json(experiment)
-    config["setup"]["schedule_steps"] = experiment.setup.length_of_schedule
-    config["setup"]["warm_up_steps"] = experiment.setup.warm_up
-    del config["setup"]["data"]["workers"]  # the rows are the same with any number of them
-    config |= {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
-    return config | ({"layerwise": True} if layerwise else {})
-
-
-def settled(experiment: Experiment) -> Experiment:
-    """The experiment with all of its optimizer's options."""
-    return dataclasses.replace(
-        experiment, optimizer=settle(experiment.optimizer, experiment.setup.preset)
-    )
 
 
 def _train(
@@ -162,34 +293,37 @@ def _train(
     identity: Identity,
     console: Console,
 ) -> int:
-    placement = place(run.mesh)
-    if placement.mesh is None and jax.device_count() > 1:
-        devices = jax.device_count()
-        console.print(f"Training on one of {devices} devices; --mesh {devices} 1 1 takes all")
-    task = prepare(experiment, corpus, placement, layerwise=run.layerwise)
-
     def say(line: str) -> None:
         console.print(line, soft_wrap=True)
 
+    def announce_stop(line: str) -> None:
+        console.show_cursor(True)  # which a bar hides; a second signal leaves no time for it
+        say(line)
+
+    placement, steps = place(run.mesh), experiment.setup.steps
+    if placement.mesh is None and jax.device_count() > 1:
+        devices = jax.device_count()
+        say(f"Training on one of {devices} devices; --mesh {devices} 1 1 takes all")
+    task = prepare(experiment, corpus, placement, layerwise=run.layerwise)
     say(header(experiment, placement, folder.path))
-    signals = StopSignals(console)
+    signals = StopSignals(announce_stop)
     with (
         Checkpoints(folder.checkpoints, identity, run.keep) as checkpoints,
         _iterating(task) as batches,
     ):
         restored = checkpoints.restore_newest(task.abstract_state(), batches, say)
-        done, mark = 0, {}
+        last, mark = 0, {}
         if restored is None:
             state = task.initial_state()
             if folder.metrics.exists():
                 say(f"{folder.checkpoints} has no checkpoint: starting at the beginning")
         else:
             state, saved = restored
-            done, mark = saved["step"], saved["metrics"]
-            say(f"Going on in {folder.path} after step {done}")
-        elapsed, whole = from_main_process(lambda: folder.cut_back(done, mark, say))
-        again = not whole and task.validates_after(done)
-        validated = Validated(done, task.validate(state.params)) if again else None
+            last, mark = saved["step"], saved["metrics"]
+            say(f"Going on in {folder.path} after step {last}")
+        elapsed, whole = from_main_process(lambda: folder.cut_back(last, mark, say))
+        again = not whole and task.validates_after(last)
+        validated = Validated(last, task.validate(state.params)) if again else None
         events = fit(
             task,
             state,
@@ -197,33 +331,31 @@ def _train(
             save_every=run.save_every,
             should_stop=lambda: signals.received is not None,
         )
-        if done < experiment.setup.steps:
+        if last < steps:
             say("Compiling the train step ...")
         # Ctrl-C ends the process at once until there is something to be saved
         for compiled in itertools.islice(events, 1):
             assert isinstance(compiled, Compiled)
             say(f"Compiled in {compiled.seconds:.1f} s")
-        last = done
         with (
             signals,
-            watching(experiment, folder, run, identity.config, done, elapsed, console) as watch,
+            recording(
+                experiment, placement.devices, folder, run, identity.config, last, elapsed, console
+            ) as record,
         ):
             if validated is not None:
-                watch(validated)
+                record(validated)
             for event in events:
                 if isinstance(event, Savepoint):
-                    checkpoints.save(event.number, event.state, batches, watch.sync())
+                    checkpoints.save(event.number, event.state, batches, record.sync())
                     state, last = event.state, event.number
                 elif not isinstance(event, Compiled):
-                    watch(event)
-    if last != experiment.setup.steps:
-        console.print(
-            f"Stopped after step {last}, saved in {folder.path}; the same command goes on",
-            soft_wrap=True,
-        )
+                    record(event)
+    if last != steps:
+        say(f"Stopped after step {last}, saved in {folder.path}; the same command goes on")
         # another process may have been the one that got the signal
         return signals.exit_code or 128 + signal.SIGTERM
-    conclude(task, state, corpus, folder, console)
+    conclude(experiment, task.definition, state.params, corpus, folder, console)
     return 0
 
 
@@ -251,12 +383,31 @@ def _diverged_message(error: DivergedError, folder: RunFolder) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Command:
+    """Train a LLaMA, and measure it: on the Python standard library's source, or on C4.
+
+    The same command continues a run that was stopped or killed, and shows the result of a
+    finished one. Everything is written to one folder: config.json, metrics.jsonl, checkpoints,
+    summary.json and loss.png.
+    """
+
+    experiment: Experiment = field(default_factory=Experiment)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    run_dir: Path | None = None
+    """The run's folder; by default runs/ and the optimizer's name, below the current folder."""
+    fresh: bool = False
+    """Start over: a folder that is there is moved aside to a name with a number, never deleted."""
+
+
 def run(command: Command, console: Console) -> int:
     """Train in the command's folder; return the exit code."""
     join_processes(command.distributed)
     if not is_main_process():
         console = Console(quiet=True)
-    experiment = settled(command.experiment)
+    experiment = resolved(command.experiment)
     folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
     corpus = load_corpus(command.corpus, experiment.setup.model.vocabulary, console)
     with leaving_together():

@@ -23,7 +23,7 @@ from examples.llama.config import (
     Setup,
 )
 from examples.llama.model import Definition, Params, abstract_llama
-from examples.llama.optimizers import settle
+from examples.llama.presets import resolve
 from examples.llama.rules import LLAMA_RULES
 from examples.llama.step import initial_state, make_train_step, mean_loss_and_gradients
 from examples.llama.text.corpus import load_corpus
@@ -48,7 +48,7 @@ class Training:
     def experiment(self) -> Experiment:
         """As the example's trainer takes it."""
         setup = Setup(model=self.model, data=self.data, steps=max(self.moments))
-        return Experiment(settle(self.optimizer), setup)
+        return Experiment(resolve(self.optimizer), setup)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,7 @@ from examples.llama.costs.candidates import CANDIDATES
 from examples.llama.costs.footprint import kept
 from examples.llama.memory import Command as MemoryCommand
 from examples.llama.memory import experiment_of
-from examples.llama.optimizers import settle
-from examples.llama.presets import PRESETS
+from examples.llama.presets import PRESETS, resolve
 
 EVERYONE = {**FAST, **SLOW, **BASELINES}
 TINY = Matrices({"gate": (2, 16, 24), "down": (2, 24, 16)}, step.KERNEL, jnp.dtype("float32"))
@@ -114,7 +113,7 @@ def test_the_budget_decides_how_many_rounds_count(seconds: float, count: int) ->
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_layers_are_the_presets(preset: PresetName) -> None:
-    candidate = settle(CANDIDATES["sgd"].optimizer, preset)
+    candidate = resolve(CANDIDATES["sgd"].optimizer, preset)
     counted = kept(experiment_of(MemoryCommand(), preset, candidate)).matrix_parameters
     layers = PRESETS[preset].setup.model.layers
     assert sum(math.prod(each) for each in layer_shapes(preset, layers).values()) == counted

@@ -24,10 +24,10 @@ from examples.llama.config import (
     RunConfig,
     Setup,
 )
-from examples.llama.records import read_lines
-from examples.llama.run_folder import RunFolder
+from examples.llama.run.folder import RunFolder
+from examples.llama.run.records import read_lines
 from examples.llama.text.corpus import Corpus
-from examples.llama.train import main, settled, train
+from examples.llama.train import main, resolved, train
 from tests.examples.damage import reads_damaged
 from tests.examples.trajectories import stop_after
 
@@ -39,7 +39,7 @@ def _experiment(seed: int = 0, **setup_options: Any) -> Experiment:
     data = DataConfig(batch_size=4, sequence_length=16, validation_rows=12)
     options = {"steps": STEPS, "validate_every": 4, "seed": seed} | setup_options
     setup = Setup(model=model, data=data, **options)
-    return settled(Experiment(OptimizerConfig("sgd"), setup))
+    return resolved(Experiment(OptimizerConfig("sgd"), setup))
 
 
 def _train(
@@ -295,7 +295,7 @@ def test_json_of_another_type_is_refused(
 _HOLD = """
 import sys, time
 from pathlib import Path
-from examples.llama.lock import LockedFolder
+from examples.llama.run.lock import LockedFolder
 LockedFolder(Path(sys.argv[1])).lock()
 print("locked", flush=True)
 time.sleep(600)

@@ -14,7 +14,8 @@ from jax.sharding import AxisType
 from examples.llama.config import Experiment, ModelConfig, OptimizerConfig, Setup
 from examples.llama.mesh import AXES, Placement, place
 from examples.llama.model import abstract_llama
-from examples.llama.optimizers import make_optimizer, settle
+from examples.llama.presets import resolve
+from examples.llama.schedule import make_optimizer
 from examples.llama.step import TrainState, initial_state, mean_loss_and_gradients
 
 pytestmark = pytest.mark.devices(8)
@@ -42,7 +43,7 @@ def _collectives(compiled: Any) -> list[tuple[str, int]]:
 
 def _compile_update(mode: AxisType, **options: Any) -> Any:
     """The compiled (gradients, state, weights) -> (weights, state) on a mesh 2 x 2 x 2."""
-    experiment = Experiment(settle(OptimizerConfig(**options)), Setup(model=MODEL))
+    experiment = Experiment(resolve(OptimizerConfig(**options)), Setup(model=MODEL))
     optimizer = make_optimizer(experiment.optimizer, experiment.setup)
     mesh = jax.make_mesh((2, 2, 2), AXES, axis_types=(mode,) * 3)
     placement = Placement(mesh)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from examples.llama.command import BAD_INPUT, run_command
 from examples.llama.config import InputError
+from examples.llama.run.command import BAD_INPUT, run_command
 
 
 @dataclass(frozen=True)

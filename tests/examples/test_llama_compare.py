@@ -6,8 +6,8 @@ import pytest
 
 from examples.llama.compare import Entry, compare, main, tokens_to_reach
 from examples.llama.config import OptimizerName
-from examples.llama.optimizers import RECIPES
-from examples.llama.records import read_lines
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.run.records import read_lines
 
 CURVE = ([100, 200, 300, 400], [4.0, 3.0, 2.0, 2.5])
 
@@ -61,7 +61,7 @@ def test_comparison_end_to_end(
     assert [row["optimizer"] for row in rows] == ["sinkgd", "adamw"]
     sinkgd, adamw = rows
     for row in rows:
-        defaults = RECIPES[row["optimizer"]].defaults
+        defaults = OPTIMIZERS[row["optimizer"]].defaults
         assert row["learning_rate"] == defaults["learning_rate"]
         assert row["rest_learning_rate"] == defaults.get("rest_learning_rate")
     assert sinkgd["state_bytes_matrices"] == 0 < adamw["state_bytes_matrices"]

@@ -178,7 +178,7 @@ def test_other_tokens_are_learned_and_cached_once(source_folder: Path, tmp_path:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (CorpusConfig(text="absent"), r"--text absent is no folder; it takes python, hub, or"),
+        (CorpusConfig(text="absent"), r"--text absent is not a folder; it takes python, hub, or"),
         (CorpusConfig(text="hub", corpus_root=Path("x")), "--corpus-root x is only for --text pyt"),
     ],
 )

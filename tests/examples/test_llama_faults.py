@@ -21,13 +21,13 @@ from rich.console import Console
 
 from examples.llama import checkpoint as checkpoint_module
 from examples.llama.checkpoint import Checkpoints, DamagedError, fingerprint
-from examples.llama.command import NOT_SAVED
 from examples.llama.config import Experiment, InputError, OptimizerConfig, RunConfig, Setup
-from examples.llama.records import read_lines
-from examples.llama.run_folder import RunFolder
+from examples.llama.run.command import NOT_SAVED
+from examples.llama.run.folder import RunFolder
+from examples.llama.run.records import read_lines
 from examples.llama.step import TrainState, initial_state
 from examples.llama.text.corpus import Corpus
-from examples.llama.train import settled, train
+from examples.llama.train import resolved, train
 from tests.examples.damage import flip_a_bit, largest_file, reads_damaged
 
 
@@ -52,9 +52,10 @@ def _state(path: Path, experiment: Experiment, step: int) -> TrainState:
 
 @pytest.fixture
 def experiment(tiny_setup: Setup) -> Experiment:
-    return settled(Experiment(OptimizerConfig("sinkgd", momentum=0.9), tiny_setup))
+    return resolved(Experiment(OptimizerConfig("sinkgd", momentum=0.9), tiny_setup))
 
 
+@pytest.mark.slow
 def test_run_killed_at_random_moments_ends_bit_for_bit_like_one_never_killed(
     tiny_options: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

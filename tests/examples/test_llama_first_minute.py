@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from examples.llama.config import Experiment, OptimizerConfig, RunConfig, Setup
-from examples.llama.run_folder import RunFolder
+from examples.llama.run import recording
+from examples.llama.run.folder import RunFolder
 from examples.llama.text.corpus import Corpus
-from examples.llama.train import main, settled, train
+from examples.llama.train import main, resolved, train
 
 COMMAND = [sys.executable, "-u", "-m", "examples.llama.train", "--optimizer", "sgd"]
 
@@ -25,11 +26,11 @@ def test_header_and_compilation_come_first(
     terminal: bool, corpus: Corpus, tiny_setup: Setup, tmp_path: Path
 ) -> None:
     console = Console(file=io.StringIO(), width=300, force_terminal=terminal, color_system=None)
-    experiment = settled(Experiment(OptimizerConfig("sgd"), tiny_setup))
+    experiment = resolved(Experiment(OptimizerConfig("sgd"), tiny_setup))
     assert train(experiment, corpus, RunFolder(tmp_path / "run"), RunConfig(), console) == 0
     output = console.file.getvalue()  # type: ignore[attr-defined]
     expected = (
-        "SGD trains a LLaMA of 12,624 parameters: 2 layers, width 16, 2 heads, 256 tokens, "
+        "sgd trains a LLaMA of 12,624 parameters: 2 layers, width 16, 2 heads, 256 tokens, "
         r"float32\n12 steps of 4 x 16 tokens on 1 of \d devices \(cpu\); run folder \S+/run\n"
         r"Compiling the train step \.\.\.\nCompiled in \d+\.\d s\n"
     )
@@ -38,6 +39,27 @@ def test_header_and_compilation_come_first(
     assert not re.search(r"\d MB", output)
 
 
+@pytest.mark.parametrize(("used", "shown"), [(0.4, "  40.0% of the peak FLOP/s"), (None, "")])
+def test_line_of_a_step_has_loss_speed_and_utilization(
+    used: float | None, shown: str, tiny_setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, int]] = []
+
+    def utilization(model: object, length: int, speed: float, devices: int) -> float | None:
+        asked.append((speed, devices))
+        return used
+
+    monkeypatch.setattr(recording, "utilization", utilization)
+    console = Console(file=io.StringIO(), width=300)
+    experiment = Experiment(OptimizerConfig("sgd"), tiny_setup)
+    with recording.Reporter(console, experiment, devices=8, done=0, every=1) as reporter:
+        reporter.step(recording.Step(1, 2.5, 0.5))
+    assert asked == [(4 * 16 / 0.5, 8)]
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert output == f"step 1/12  loss 2.5000  128 tokens/s{shown}\n"
+
+
+@pytest.mark.slow
 def test_lines_come_through_a_pipe_as_they_happen(tiny_options: list[str], tmp_path: Path) -> None:
     command = [sys.executable, *COMMAND[2:], *tiny_options, "--run-dir", str(tmp_path / "run")]
     process = subprocess.Popen(
@@ -56,6 +78,7 @@ def test_lines_come_through_a_pipe_as_they_happen(tiny_options: list[str], tmp_p
     assert process.returncode == 128 + signal.SIGINT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["imports", "Compiling", "step 2/"])
 def test_ctrl_c_is_quiet(moment: str, tiny_options: list[str], tmp_path: Path) -> None:
     process = subprocess.Popen(

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from examples.llama.config import InputError, ModelConfig
+from examples.llama.generate import generate
 from examples.llama.model import Params, abstract_llama, init_llama
-from examples.llama.sampling import generate
 from examples.llama.text.tokenizer import ByteTokenizer
 
 

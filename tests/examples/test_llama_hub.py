@@ -11,7 +11,7 @@ from rich.console import Console
 from examples.llama.config import CorpusConfig, InputError
 from examples.llama.text.c4 import DocumentCorpus, Documents, hub_documents
 from examples.llama.text.corpus import load_corpus
-from examples.llama.text.hub import HubDataset
+from examples.llama.text.documents import HubDataset
 from tests.examples.c4_files import (
     BYTES,
     make_config,

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -23,18 +24,27 @@ from examples.llama.config import (
     OptimizerName,
     Setup,
 )
-from examples.llama.loop import Compiled, DivergedError, Savepoint, Step, Validated, fit, prepare
 from examples.llama.model import Params, abstract_llama, init_llama
-from examples.llama.optimizers import settle
+from examples.llama.presets import resolve
 from examples.llama.step import mean_loss_and_gradients
 from examples.llama.text.corpus import Corpus
 from examples.llama.text.data import PADDING
+from examples.llama.train import (
+    STEPS_AHEAD,
+    Compiled,
+    DivergedError,
+    Savepoint,
+    Step,
+    Validated,
+    fit,
+    prepare,
+)
 
 MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=2)
 
 
 def _experiment(setup: Setup, **options: Any) -> Experiment:
-    return Experiment(settle(OptimizerConfig(**options)), setup)
+    return Experiment(resolve(OptimizerConfig(**options)), setup)
 
 
 def _rows(lengths: tuple[int, ...]) -> np.ndarray:
@@ -206,3 +216,55 @@ def test_loop_raises_on_weights_that_are_not_finite(corpus: Corpus, tiny_setup: 
     with pytest.raises(DivergedError) as diverged:
         list(fit(task, task.initial_state(), iter(task.batches)))
     assert diverged.value.step in (2, 3)
+
+
+class _Loss:
+    """A loss that notes when it is read."""
+
+    def __init__(self, number: int, calls: list[tuple[str, int]]):
+        self._number, self._calls = number, calls
+
+    def __float__(self) -> float:
+        self._calls.append(("read", self._number))
+        return 1.0
+
+
+@pytest.mark.parametrize(("backend", "ahead"), [("cpu", 1), ("gpu", STEPS_AHEAD)])
+def test_losses_are_read_after_later_steps_are_dispatched(
+    backend: str,
+    ahead: int,
+    corpus: Corpus,
+    tiny_setup: Setup,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = dataclasses.replace(tiny_setup, validate_every=12)
+    task = prepare(_experiment(setup, name="sgd"), corpus)
+    calls: list[tuple[str, int]] = []
+
+    def step(state: Any, rows: Any) -> Any:
+        assert isinstance(rows, jax.Array)  # on the device already
+        state, _ = task.train_step(state, rows)
+        calls.append(("dispatch", int(state.step)))
+        return state, _Loss(int(state.step), calls)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    logged = dataclasses.replace(task, train_step=step)
+    list(fit(logged, task.initial_state(), iter(task.batches)))
+    assert [number for kind, number in calls if kind == "read"] == list(range(1, 13))
+    for number in range(1, 13 - ahead):
+        assert calls.index(("read", number)) == calls.index(("dispatch", number + ahead)) + 1
+
+
+def test_steps_before_a_batch_that_cannot_be_read_are_reported(
+    corpus: Corpus, tiny_setup: Setup
+) -> None:
+    task = prepare(_experiment(tiny_setup, name="sgd"), corpus)
+    seen = []
+
+    def batches() -> Iterator[np.ndarray]:
+        yield from itertools.islice(task.batches, 3)
+        raise InputError("a file is damaged")
+
+    with pytest.raises(InputError, match="a file is damaged"):
+        seen.extend(e for e in fit(task, task.initial_state(), batches()) if isinstance(e, Step))
+    assert [step.number for step in seen] == [1, 2, 3]

@@ -12,13 +12,13 @@ from examples.llama.costs.footprint import GIB, PUBLISHED, Compiled, Kept, compi
 from examples.llama.costs.largest import deepest
 from examples.llama.costs.table import Row, make_table, state_table
 from examples.llama.memory import Command, experiment_of, main
-from examples.llama.optimizers import RECIPES, settle
-from examples.llama.presets import PRESETS
+from examples.llama.optimizers import BASE_OPTIMIZERS
+from examples.llama.presets import PRESETS, resolve
 
 
 def _kept(preset: PresetName, name: str, **options: str) -> Kept:
     command = Command(**options)  # type: ignore[arg-type]
-    return kept(experiment_of(command, preset, settle(CANDIDATES[name].optimizer, preset)))
+    return kept(experiment_of(command, preset, resolve(CANDIDATES[name].optimizer, preset)))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_what_fits_is_the_smallest_card_that_holds_the_total() -> None:
 
 def test_temporary_memory_of_a_step(tiny_setup: Setup) -> None:
     def measured(name: str) -> tuple[Kept, Compiled]:
-        experiment = Experiment(settle(OptimizerConfig(name)), tiny_setup)  # type: ignore[arg-type]
+        experiment = Experiment(resolve(OptimizerConfig(name)), tiny_setup)  # type: ignore[arg-type]
         return kept(experiment), compiled(experiment, tiny_setup.data.sequence_length + 1)
 
     adamw, step = measured("adamw")
@@ -147,7 +147,7 @@ def test_layerwise_step_keeps_as_much_and_takes_less(tiny_setup: Setup) -> None:
     setup = dataclasses.replace(
         tiny_setup, model=dataclasses.replace(tiny_setup.model, hidden=64, mlp=160, layers=12)
     )
-    experiment = Experiment(settle(OptimizerConfig("sinkgd")), setup)
+    experiment = Experiment(resolve(OptimizerConfig("sinkgd")), setup)
     ordinary, layerwise = (
         compiled(experiment, 17, layerwise=layerwise) for layerwise in (False, True)
     )
@@ -228,7 +228,7 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
     assert [(row["preset"], row["optimizer"]) for row in rows] == [
         (preset, name)
         for preset in PRESETS
-        for name in (*RECIPES, "sgd-plain", "ldadam-plain", "sinkgd-layerwise")
+        for name in (*BASE_OPTIMIZERS, "sgd-plain", "ldadam-plain", "sinkgd-layerwise")
     ]
     assert all("temporary_bytes" not in row for row in rows)
     assert all(row["fits_gib"] is None for row in rows)

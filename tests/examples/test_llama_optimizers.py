@@ -1,5 +1,5 @@
+import dataclasses
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import multinorm_optax as mo
+from examples.llama.builders import MATRIX, REST, Context, per_layer
 from examples.llama.config import (
-    Experiment,
     InputError,
     ModelConfig,
     OptimizerConfig,
@@ -21,20 +21,34 @@ from examples.llama.config import (
     PresetName,
     Setup,
 )
-from examples.llama.loop import Step, fit, prepare
 from examples.llama.model import abstract_llama, init_llama
-from examples.llama.optimizers import RECIPES, make_optimizer, scheduled_rates, settle
-from examples.llama.per_layer import per_layer
-from examples.llama.presets import PRESETS
+from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
+from examples.llama.presets import PRESETS, resolve
 from examples.llama.rules import LLAMA_RULES
-from examples.llama.schedule import schedule
-from examples.llama.text.corpus import Corpus
+from examples.llama.schedule import make_optimizer, peak_rates, schedule, scheduled_rates
+from tests.examples.trajectories import BATCHES, COMBINED, experiment_of, trajectory
 
 
 def _named(name: OptimizerName, **options: Any) -> OptimizerConfig:
     """With a subspace that the tiny model has room for, where there is one."""
-    ranked = {"rank": 4} if "rank" in RECIPES[name].defaults else {}
+    ranked = {"rank": 4} if "rank" in OPTIMIZERS[name].defaults else {}
     return OptimizerConfig(name, **{**ranked, **options})
+
+
+@functools.cache
+def _compiled_update(config: OptimizerConfig, model: ModelConfig) -> Any:
+    """The second update as a function of the rates, the gradients and the parameters."""
+
+    @jax.jit
+    def second_update(peaks: dict[str, Any], gradients: Any, params: Any) -> Any:
+        rated = dataclasses.replace(config, **peaks)
+        optimizer = make_optimizer(rated, Setup(model=model, steps=2))
+        start = (gradients, optimizer.init(params))
+        return jax.lax.fori_loop(
+            0, 2, lambda _, last: optimizer.update(gradients, last[1], params), start
+        )[0]
+
+    return second_update
 
 
 def _second_update(config: OptimizerConfig, model: ModelConfig) -> dict:
@@ -42,10 +56,10 @@ def _second_update(config: OptimizerConfig, model: ModelConfig) -> dict:
     params = init_llama(model, seed=0)
     generator = np.random.default_rng(0)
     gradients = jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape, np.float32), params)
-    optimizer = make_optimizer(settle(config), Setup(model=model, steps=2))
-    update = jax.jit(optimizer.update)
-    _, state = update(gradients, optimizer.init(params), params)
-    return update(gradients, state, params)[0]
+    config = resolve(config)
+    peaks = peak_rates(config)
+    unrated = dataclasses.replace(config, **dict.fromkeys(peaks))  # type: ignore[arg-type]
+    return _compiled_update(unrated, model)(peaks, gradients, params)
 
 
 def _rms(update: jax.Array) -> float:
@@ -120,7 +134,7 @@ def test_weight_decay_shrinks_the_matrices_alone(
     name: OptimizerName, tiny_model: ModelConfig
 ) -> None:
     params = init_llama(tiny_model, seed=0)
-    rate = RECIPES[name].defaults["learning_rate"]
+    rate = OPTIMIZERS[name].defaults["learning_rate"]
     plain = _second_update(_named(name, weight_decay=0.0), tiny_model)
     decayed = _second_update(_named(name, weight_decay=0.5), tiny_model)
     difference = jax.tree.map(jnp.subtract, decayed, plain)
@@ -164,7 +178,7 @@ def test_state_has_so_many_numbers_per_weight(
     _, params = abstract_llama(tiny_model)
     weights = {"matrix": 2 * (4 * 16 * 16 + 3 * 16 * 24), "table": 2 * 256 * 16, "gain": 5 * 16}
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(weights.values())
-    optimizer = make_optimizer(settle(config), Setup(model=tiny_model, steps=10))
+    optimizer = make_optimizer(resolve(config), Setup(model=tiny_model, steps=10))
     state = jax.tree.leaves(jax.eval_shape(optimizer.init, params))
     shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
     numbers = sum(leaf.size for leaf in state if leaf.shape in shapes)
@@ -212,14 +226,14 @@ def test_baselines_keep_so_many_numbers_for_the_matrices(
     config: OptimizerConfig, numbers: int, tiny_model: ModelConfig
 ) -> None:
     _, params = abstract_llama(tiny_model)
-    optimizer = make_optimizer(settle(config), Setup(model=tiny_model))
+    optimizer = make_optimizer(resolve(config), Setup(model=tiny_model))
     audited = mo.audit(params, optimizer, axes=LLAMA_RULES).state_bytes_of("matrix")
     assert audited == 4 * numbers
 
 
 def test_adafactor_keeps_a_mean_per_row_and_column(tiny_model: ModelConfig) -> None:
     _, params = abstract_llama(tiny_model)
-    optimizer = make_optimizer(settle(OptimizerConfig("adalomo")), Setup(model=tiny_model))
+    optimizer = make_optimizer(resolve(OptimizerConfig("adalomo")), Setup(model=tiny_model))
     audited = mo.audit(params, optimizer, axes=LLAMA_RULES).state_bytes_of("matrix")
     means = 2 * (4 * (16 + 16) + 3 * (16 + 24))
     assert 4 * means <= audited <= 4 * (means + STACK)  # and optax's placeholder of one number
@@ -248,23 +262,22 @@ def test_rank_that_the_matrices_do_not_have_is_refused(
     name: OptimizerName, tiny_model: ModelConfig
 ) -> None:
     with pytest.raises(InputError, match=r"--rank is 17, but the matrices have only 16 dimensions"):
-        make_optimizer(settle(OptimizerConfig(name, rank=17)), Setup(model=tiny_model))
+        make_optimizer(resolve(OptimizerConfig(name, rank=17)), Setup(model=tiny_model))
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"name": name} for name in RECIPES]
+    [{"name": name} for name in BASE_OPTIMIZERS]
     + [
-        {"name": "sinkgd", "rest": "sinkhorn", "momentum": 0.9, "nesterov": True},
+        {"name": "sinkgd", **COMBINED},
         {"name": "swan", "momentum": 0.9, "clip_norm": 1.0, "weight_decay": 0.1},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
-def test_every_optimizer_learns(options: dict[str, Any], tiny_setup: Setup, corpus: Corpus) -> None:
-    task = prepare(Experiment(settle(_named(**options)), tiny_setup), corpus)
-    one_batch = itertools.repeat(next(iter(task.batches)))
-    losses = [e.loss for e in fit(task, task.initial_state(), one_batch) if isinstance(e, Step)]
-    assert len(losses) == 12
+def test_every_optimizer_learns(options: dict[str, Any]) -> None:
+    ranked = {"rank": 4} if "rank" in OPTIMIZERS[options["name"]].defaults else {}
+    experiment = experiment_of(**{**options, **ranked})
+    losses, _ = trajectory(experiment, np.repeat(BATCHES[:1], 12, axis=0))
     # the first step has rate 0
     assert losses[1] == losses[0] == pytest.approx(math.log(256), rel=0.01)
     assert losses[-1] < min(losses[:3]) - 0.01
@@ -291,7 +304,7 @@ def test_singular_values_that_options_set(
 
 
 def test_schedule_warms_up_and_falls_to_a_tenth() -> None:
-    adamw = settle(OptimizerConfig("adamw", learning_rate=1.0))
+    adamw = resolve(OptimizerConfig("adamw", learning_rate=1.0))
     rates = scheduled_rates(adamw, Setup(steps=400))
     assert rates.keys() == {"learning_rate"}
     assert rates["learning_rate"][[0, 20, 40]] == pytest.approx([0, 0.5, 1])
@@ -355,12 +368,12 @@ def test_schedule_of_a_few_steps_reaches_its_peak() -> None:
 
 
 def test_defaults_are_filled_in() -> None:
-    settled = settle(OptimizerConfig("sinkgd", learning_rate=0.5))
-    assert settled.learning_rate == 0.5
-    assert settled.num_iters == 5
-    assert settled.rest == "adam"
-    assert settle(settled) == settled
-    assert settle(OptimizerConfig("adamw")).rest_learning_rate is None
+    resolved = resolve(OptimizerConfig("sinkgd", learning_rate=0.5))
+    assert resolved.learning_rate == 0.5
+    assert resolved.num_iters == 5
+    assert resolved.rest == "adam"
+    assert resolve(resolved) == resolved
+    assert resolve(OptimizerConfig("adamw")).rest_learning_rate is None
 
 
 @pytest.mark.parametrize(
@@ -377,25 +390,50 @@ def test_defaults_are_filled_in() -> None:
 def test_presets_have_the_papers_rates(
     name: OptimizerName, preset: PresetName, rates: tuple[float, float | None]
 ) -> None:
-    settled = settle(OptimizerConfig(name), preset)
-    assert (settled.learning_rate, settled.rest_learning_rate) == rates
-    assert settle(OptimizerConfig(name, learning_rate=0.5), preset).learning_rate == 0.5
+    resolved = resolve(OptimizerConfig(name), preset)
+    assert (resolved.learning_rate, resolved.rest_learning_rate) == rates
+    assert resolve(OptimizerConfig(name, learning_rate=0.5), preset).learning_rate == 0.5
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_has_all_of_its_options_in_every_preset(
     name: OptimizerName, preset: PresetName
 ) -> None:
-    settled = settle(OptimizerConfig(name), preset)
-    options = {key for key in RECIPES[name].defaults if getattr(settled, key) is not None}
-    assert options == RECIPES[name].defaults.keys() >= PRESETS[preset].options.get(name, {}).keys()
-    assert settle(settled, preset) == settled
+    resolved = resolve(OptimizerConfig(name), preset)
+    defaults = OPTIMIZERS[name].defaults
+    options = {key for key in defaults if getattr(resolved, key) is not None}
+    assert options == defaults.keys() >= PRESETS[preset].options.get(name, {}).keys()
+    assert resolve(resolved, preset) == resolved
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - set(BASE_OPTIMIZERS)))
+def test_variant_is_the_optimizer_with_its_own_options(
+    name: OptimizerName, preset: PresetName
+) -> None:
+    entry = OPTIMIZERS[name]
+    assert entry.variant_of is not None
+    resolved = resolve(OptimizerConfig(name), preset)
+    same = resolve(OptimizerConfig(entry.variant_of, **entry.own_options), preset)
+    assert dataclasses.replace(resolved, name=same.name) == same
+    assert same != resolve(OptimizerConfig(entry.variant_of), preset)
+    assert entry.build is OPTIMIZERS[entry.variant_of].build
+
+
+def test_builders_serve_a_tree_of_nothing_but_matrices() -> None:
+    axes, params = mo.MatrixAxes(output=-1, input=-2), {"up": jnp.ones((2, 8, 6))}
+    for name, entry in OPTIMIZERS.items():
+        options = {**entry.defaults, **({"rank": 4} if "rank" in entry.defaults else {})}
+        rates = dict.fromkeys((MATRIX, REST), 0.5)
+        optimizer = entry.build(Context(options=options, rates=rates, axes=axes))
+        update, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+        assert -float(update["up"].mean()) > 1e-3, name
 
 
 def test_refusal_lists_the_options_there_are() -> None:
     with pytest.raises(InputError) as refusal:
-        settle(OptimizerConfig("muon", clip_norm=1.0))
+        resolve(OptimizerConfig("muon", clip_norm=1.0))
     assert str(refusal.value) == (
         "--clip-norm has no meaning for muon, which has only --learning-rate, "
         "--rest-learning-rate, --momentum, --nesterov, --b2, --weight-decay"
@@ -414,4 +452,4 @@ def test_refusal_lists_the_options_there_are() -> None:
 )
 def test_options_without_meaning_are_refused(config: OptimizerConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        settle(config)
+        resolve(config)

@@ -21,11 +21,11 @@ from examples.llama.config import (
 from examples.llama.evaluate import Command as Evaluate
 from examples.llama.generate import Command as Generate
 from examples.llama.memory import Command as Memory
-from examples.llama.options import as_json, flag, from_json
-from examples.llama.processes import DistributedConfig
+from examples.llama.run.options import as_json, flag, from_json
+from examples.llama.run.processes import DistributedConfig
+from examples.llama.run.trained import TrainedConfig
 from examples.llama.throughput import Command as Throughput
-from examples.llama.train import settled
-from examples.llama.trained import TrainedConfig
+from examples.llama.train import resolved
 
 BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
     ModelConfig: {
@@ -112,7 +112,7 @@ def test_command_line_names_the_option_before_anything_starts(
     assert not list(tmp_path.iterdir())
 
 
-EXPERIMENT = settled(Experiment(OptimizerConfig("sinkgd"), Setup()))
+EXPERIMENT = resolved(Experiment(OptimizerConfig("sinkgd"), Setup()))
 
 
 def test_configuration_is_the_same_after_json() -> None:

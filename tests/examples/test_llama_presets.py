@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from examples.llama import compare, train
-from examples.llama.command import chosen_optimizer, chosen_preset, run_command
 from examples.llama.config import CorpusConfig, OptimizerConfig, OptimizerName, PresetName, Setup
-from examples.llama.optimizers import RECIPES, settle
-from examples.llama.presets import PRESETS
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.presets import PRESETS, resolve
+from examples.llama.run.command import chosen, run_command
 
 MODULES = {"train": train, "compare": compare}
 
@@ -101,9 +101,9 @@ def test_preset_is_found_among_any_other_options(
     before: list[tuple[str, ...]], after: list[tuple[str, ...]], preset: PresetName
 ) -> None:
     around = [[word for option in options for word in option] for options in (before, after)]
-    found = chosen_preset([*around[0], "--preset", preset, *around[1]])
+    found, _ = chosen([*around[0], "--preset", preset, *around[1]])
     assert found is PRESETS[preset]
-    assert chosen_preset([*around[0], *around[1]]) is PRESETS["cpu"]
+    assert chosen([*around[0], *around[1]])[0] is PRESETS["cpu"]
 
 
 def test_help_shows_the_presets_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +124,7 @@ def test_help_shows_the_presets_defaults(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("preset", ["cpu", "1b"])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_help_shows_the_optimizers_defaults(
     name: OptimizerName, preset: PresetName, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +132,7 @@ def test_help_shows_the_optimizers_defaults(
         train.main(["--help", "--preset", preset, "--optimizer", name])
     assert end.value.code == 0
     page = capsys.readouterr().out
-    for option, value in dataclasses.asdict(settle(OptimizerConfig(name), preset)).items():
+    for option, value in dataclasses.asdict(resolve(OptimizerConfig(name), preset)).items():
         if option != "name":
             assert _default(page, option.replace("_", "-")) == str(value)
 
@@ -146,10 +146,10 @@ def test_options_of_an_optimizer_are_kept_beside_its_defaults() -> None:
 
     arguments = ["--learning-rate", "0.5", "--optimizer", "muon", "--preset", "1b"]
     assert run_command("examples.llama.train", train.Command, keep, arguments) == 0
-    expected = settle(OptimizerConfig("muon", learning_rate=0.5), "1b")
+    expected = resolve(OptimizerConfig("muon", learning_rate=0.5), "1b")
     assert commands == [expected]
     # an optimizer that does not exist is left to the whole command line's parser
-    assert chosen_optimizer(["--optimizer", "muo"], PRESETS["cpu"]).name == "sinkgd"
+    assert chosen(["--optimizer", "muo"])[1].name == "sinkgd"
 
 
 def _default(page: str, option: str) -> str:

@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.llama.command import NOT_SAVED
 from examples.llama.config import CorpusConfig, InputError
-from examples.llama.processes import (
+from examples.llama.run.command import NOT_SAVED
+from examples.llama.run.processes import (
     LOST,
     Agreement,
     DistributedConfig,
     from_main_process,
     is_main_process,
     join_processes,
+    meet,
 )
-from examples.llama.records import read_lines
-from examples.llama.rendezvous import meet
+from examples.llama.run.records import read_lines
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main
 
@@ -111,6 +111,7 @@ def _figures(folder: Path, name: str) -> np.ndarray:
     return np.array([line[name] for line in lines])
 
 
+@pytest.mark.slow
 def test_pair_killed_and_stopped_on_changing_meshes_trains_as_one_device_does(
     options: list[str], tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def test_pair_killed_and_stopped_on_changing_meshes_trains_as_one_device_does(
             np.testing.assert_allclose(_figures(folder, name), _figures(alone, name), tolerance)
 
 
+@pytest.mark.slow
 def test_process_whose_other_is_killed_ends_with_a_line(options: list[str], tmp_path: Path) -> None:
     longer = [*options, "--steps", "100000", "--mesh", "8", "1", "1"]
     pair = _Pair(longer, tmp_path / "run", tmp_path / "compiled")

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from examples.llama import train
 from examples.llama.config import InputError
-from examples.llama.records import (
+from examples.llama.run.recording import MetricsLog
+from examples.llama.run.records import (
     is_unfinished,
     read_json,
     read_lines,
     write_atomically,
     write_json,
 )
-from examples.llama.run_folder import MetricsLog
 
 _values = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

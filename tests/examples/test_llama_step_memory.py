@@ -6,7 +6,7 @@ import pytest
 
 from examples.llama.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, Setup
 from examples.llama.costs.footprint import compiled
-from examples.llama.optimizers import settle
+from examples.llama.presets import resolve
 
 ROW = 256
 MODEL = ModelConfig(hidden=1024, mlp=2736, heads=16, layers=24, vocabulary=4096)
@@ -20,7 +20,7 @@ LONG_ROWS = ModelConfig(hidden=512, mlp=8256, heads=8, layers=3)
 @functools.cache
 def temporary_bytes(model, optimizer):
     setup = Setup(model=model, data=DataConfig(batch_size=1, sequence_length=ROW))
-    return compiled(Experiment(settle(optimizer), setup), ROW).temporary_bytes
+    return compiled(Experiment(resolve(optimizer), setup), ROW).temporary_bytes
 
 
 @pytest.mark.parametrize("num_iters", [1, 5])

@@ -5,10 +5,10 @@ import pytest
 
 from examples.llama.config import Setup
 from examples.llama.costs import turns
-from examples.llama.costs.candidates import CANDIDATES
+from examples.llama.costs.candidates import CANDIDATES, FOR_MEMORY
 from examples.llama.costs.rounds import Spread, ratios, rounds_of, spread
 from examples.llama.costs.turns import random_rows
-from examples.llama.optimizers import RECIPES
+from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.throughput import compare, main
 from examples.measure.study.plan import ENTRIES
 
@@ -19,7 +19,7 @@ TINY = [
 
 
 def test_everything_that_can_be_trained_can_be_measured() -> None:
-    assert CANDIDATES.keys() >= RECIPES.keys() | ENTRIES.keys()
+    assert FOR_MEMORY.keys() >= OPTIMIZERS.keys() | ENTRIES.keys()
 
 
 def test_spread_is_median_and_quartiles() -> None:

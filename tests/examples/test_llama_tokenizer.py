@@ -11,13 +11,14 @@ from rich.console import Console
 from tokenizers import Tokenizer as TokenizersTokenizer
 
 from examples.llama.config import CorpusConfig, InputError
-from examples.llama.text.byte_pairs import byte_pair_tokenizer, learn_byte_pairs
 from examples.llama.text.corpus import load_corpus
 from examples.llama.text.tokenizer import (
     ByteTokenizer,
     JsonTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
+    byte_pair_tokenizer,
+    learn_byte_pairs,
     read_tokenizer,
 )
 from tests.examples.c4_files import LINES, sentencepiece_model, t5_tokenizer

@@ -15,13 +15,11 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from examples.llama.config import Experiment, InputError, OptimizerConfig, RunConfig, Setup
-from examples.llama.loop import Step
-from examples.llama.progress import Reporter
-from examples.llama.records import read_lines
-from examples.llama.run_folder import RunFolder
+from examples.llama.run.folder import RunFolder
+from examples.llama.run.recording import Reporter, track
+from examples.llama.run.records import read_lines
 from examples.llama.text.corpus import Corpus
-from examples.llama.tracking import track
-from examples.llama.train import main, settled, train
+from examples.llama.train import Step, main, resolved, train
 
 CONFIG = {"optimizer": {"name": "sinkgd"}}
 
@@ -100,7 +98,7 @@ def test_tensorboard_takes_back_what_will_be_measured_anew(tmp_path: Path) -> No
 def test_run_that_is_stopped_and_goes_on_shows_the_figures_of_its_metrics(
     corpus: Corpus, tiny_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = settled(Experiment(OptimizerConfig("sgd"), tiny_setup))
+    experiment = resolved(Experiment(OptimizerConfig("sgd"), tiny_setup))
 
     def run() -> int:
         config = RunConfig(track=("tensorboard", "tensorboard"), save_every=5)

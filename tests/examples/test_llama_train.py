@@ -22,21 +22,20 @@ from examples.llama.config import (
     RunConfig,
     Setup,
 )
-from examples.llama.loop import Task, prepare
-from examples.llama.optimizers import settle
-from examples.llama.options import from_json
-from examples.llama.records import read_lines
-from examples.llama.run_folder import ConfigMismatchError, RunFolder
+from examples.llama.presets import resolve
+from examples.llama.run.folder import ConfigMismatchError, RunFolder
+from examples.llama.run.options import from_json
+from examples.llama.run.records import read_lines
 from examples.llama.step import TrainState
 from examples.llama.text.corpus import Corpus
-from examples.llama.train import DIVERGED, main, train
+from examples.llama.train import DIVERGED, Task, main, prepare, train
 from tests.examples.trajectories import stop_after
 
 NAMES = ["config.json", "source.json", "metrics.jsonl", "checkpoints", "summary.json", "loss.png"]
 
 
 def _experiment(setup: Setup, **options: Any) -> Experiment:
-    return Experiment(settle(OptimizerConfig(**options)), setup)
+    return Experiment(resolve(OptimizerConfig(**options)), setup)
 
 
 def _train(experiment: Experiment, corpus: Corpus, path: Path, **run: Any) -> tuple[int, str]:
@@ -236,6 +235,7 @@ def test_run_remembers_where_its_text_came_from(
     assert source == corpus_config
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_ends_with_143(tiny_options: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "examples.llama.train", "--steps", "1000000"]
     options = ["--optimizer", "sgd", "--run-dir", str(tmp_path / "run")]

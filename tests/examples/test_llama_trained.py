@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from examples.llama.config import CorpusConfig
-from examples.llama.records import read_lines
+from examples.llama.run.records import read_lines
 from examples.llama.train import main as train
 from tests.examples.damage import flip_a_bit, reads_damaged
 

@@ -27,9 +27,9 @@ from examples.llama.config import (
     ModelConfig,
     Setup,
 )
-from examples.llama.loop import Validated, fit, prepare
-from examples.llama.optimizers import settle
+from examples.llama.presets import resolve
 from examples.llama.text.corpus import Corpus
+from examples.llama.train import Validated, fit, prepare
 from examples.measure.study import plan
 from examples.measure.study.__main__ import main
 from examples.measure.study.due import due_trials
@@ -436,7 +436,7 @@ class TestStudy:
         trial = Trial(CELL, name, 0, 0, rates, 2, steps)
         run = Trainer(cell, ENTRIES[name], corpus).run(trial, 0)
         optimizer = dataclasses.replace(
-            settle(ENTRIES[name].optimizer),
+            resolve(ENTRIES[name].optimizer),
             learning_rate=rates.matrices,
             rest_learning_rate=rates.rest,
         )

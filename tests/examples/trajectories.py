@@ -1,5 +1,6 @@
-"""Short trainings, how far apart two of them end, and how to stop one."""
+"""Short trainings that tests share, how far apart two of them end, and how to stop one."""
 
+import functools
 import os
 import signal
 from typing import Any
@@ -8,11 +9,41 @@ import jax
 import numpy as np
 import pytest
 
-from examples.llama.config import Experiment
-from examples.llama.loop import Step
+from examples.llama.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, Setup
 from examples.llama.mesh import ONE_DEVICE, Placement
-from examples.llama.progress import Reporter
+from examples.llama.presets import resolve
+from examples.llama.run.recording import Reporter
 from examples.llama.step import TrainState, initial_state, make_train_step
+from examples.llama.train import Step
+
+MODEL = ModelConfig(hidden=16, mlp=24, heads=2, layers=3)
+BATCHES = np.random.default_rng(0).integers(0, 256, (4, 8, 17)).astype(np.int32)
+BATCHES[:, 3, 9:] = -1  # padding, so that the rows of several devices do not count alike
+
+COMBINED = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "rest": "sinkhorn"}
+"""Options of SinkGD that are on together."""
+
+
+def experiment_of(model: ModelConfig = MODEL, microbatches: int = 1, **options: Any) -> Experiment:
+    """An experiment on `BATCHES`; tests that use the same one share its compiled steps."""
+    data = DataConfig(batch_size=8, microbatches=microbatches, sequence_length=16)
+    return Experiment(resolve(OptimizerConfig(**options)), Setup(model=model, data=data, steps=20))
+
+
+def ordinary(**options: Any) -> tuple[list[float], TrainState, float]:
+    """Losses and last state on one device, and how far rounding moves the weights.
+
+    The same sums in another order, of reversed rows, show what rounding does to an optimizer.
+    """
+    return _ordinary(tuple(options.items()))
+
+
+@functools.cache
+def _ordinary(options: tuple[tuple[str, Any], ...]) -> tuple[list[float], TrainState, float]:
+    experiment = experiment_of(**dict(options))
+    losses, state = trajectory(experiment, BATCHES)
+    _, reversed_rows = trajectory(experiment, BATCHES[:, ::-1])
+    return losses, state, distance(reversed_rows.params, state.params)
 
 
 def trajectory(

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from examples.llama.config import InputError, OptimizerConfig, PresetName
-from examples.llama.optimizers import RECIPES, settle
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.presets import resolve
 
 
 @dataclass(frozen=True)
@@ -20,39 +21,23 @@ class Candidate:
     """Whether its step is the layer-wise one."""
 
 
+_PLAIN = ("sgd-plain", "ldadam-plain")
+
 CANDIDATES: Mapping[str, Candidate] = {
-    **{name: Candidate(recipe.title, OptimizerConfig(name)) for name, recipe in RECIPES.items()},
-    "sinkgd": Candidate("SinkGD, L = 5", OptimizerConfig("sinkgd")),
-    "sinkgd-1": Candidate("SinkGD, L = 1", OptimizerConfig("sinkgd", num_iters=1)),
-    "sinkgd-2": Candidate("SinkGD, L = 2", OptimizerConfig("sinkgd", num_iters=2)),
-    "sinkgd-operator": Candidate(
-        "SinkGD, L = 2, operator norm set",
-        OptimizerConfig("sinkgd", num_iters=2, operator_norm=True),
-    ),
-    "sinkgd-momentum": Candidate(
-        "SinkGD, L = 5, momentum", OptimizerConfig("sinkgd", momentum=0.95, nesterov=True)
-    ),
-    "sinkgd-tokens": Candidate(
-        "SinkGD, L = 5, stateless embedding and head", OptimizerConfig("sinkgd", rest="sinkhorn")
-    ),
-    "swan-exact": Candidate(
-        "SWAN, polar factor to rounding", OptimizerConfig("swan", orthogonalizer="exact")
-    ),
-    "sgd": Candidate("SGD with momentum", OptimizerConfig("sgd")),
+    name: Candidate(one.title, OptimizerConfig(name))
+    for name, one in OPTIMIZERS.items()
+    if name not in _PLAIN
 }
 """By the name that `--optimizers` takes."""
 
 
 FOR_MEMORY: Mapping[str, Candidate] = {
     **CANDIDATES,
-    "sgd-plain": Candidate("SGD without momentum", OptimizerConfig("sgd", momentum=0.0)),
-    "ldadam-plain": Candidate(
-        "LDAdam without error feedback", OptimizerConfig("ldadam", error_feedback=False)
-    ),
+    **{name: Candidate(OPTIMIZERS[name].title, OptimizerConfig(name)) for name in _PLAIN},
     **{
         f"{name}-layerwise": Candidate(f"{one.title}, layer-wise", one.optimizer, layerwise=True)
         for name, one in CANDIDATES.items()
-        if one.optimizer.name != "galore"
+        if OPTIMIZERS[name].layerwise
     },
 }
 """With them what differs in memory: SGD and LDAdam that keep less, and the layer-wise steps."""
@@ -61,11 +46,11 @@ FOR_MEMORY: Mapping[str, Candidate] = {
 def choose(
     names: Sequence[str], preset: PresetName, known: Mapping[str, Candidate] = CANDIDATES
 ) -> dict[str, Candidate]:
-    """The candidates of these names, settled for a preset, each once; an error for other names."""
+    """The candidates of these names, resolved for a preset, each once; an error for other names."""
     if unknown := [name for name in names if name not in known]:
         there = sorted(known, key=lambda name: (known[name].layerwise, name))
         raise InputError(f"--optimizers: {', '.join(unknown)} is none of {', '.join(there)}")
     return {
-        name: dataclasses.replace(known[name], optimizer=settle(known[name].optimizer, preset))
+        name: dataclasses.replace(known[name], optimizer=resolve(known[name].optimizer, preset))
         for name in names
     }

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 import multinorm_optax as mo
+from examples.llama.builders import MATRIX
 from examples.llama.config import Experiment, InputError, PresetName
 from examples.llama.model import abstract_llama
-from examples.llama.optimizers import make_optimizer
-from examples.llama.recipes import MATRIX
 from examples.llama.rules import LLAMA_RULES
+from examples.llama.schedule import make_optimizer
 from examples.llama.step import initial_state, make_train_step
 
 GIB = 2**30
@@ -83,7 +83,7 @@ class Compiled:
 
 
 def kept(experiment: Experiment) -> Kept:
-    """Count the bytes of weights and optimizer state of a settled experiment."""
+    """Count the bytes of weights and optimizer state of a resolved experiment."""
     _, params = abstract_llama(experiment.setup.model)
     optimizer = make_optimizer(experiment.optimizer, experiment.setup)
     audit = mo.audit(params, optimizer, axes=LLAMA_RULES)
@@ -106,7 +106,7 @@ def kept_in_float32(experiment: Experiment) -> Kept:
 
 
 def compiled(experiment: Experiment, row_length: int, *, layerwise: bool = False) -> Compiled:
-    """Compile the train step of a settled experiment for this backend, and read its memory plan.
+    """Compile the train step of a resolved experiment for this backend, and read its memory plan.
 
     Args:
         experiment: its batch size and microbatches are those of the step.

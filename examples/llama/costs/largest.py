@@ -57,7 +57,7 @@ def deepest(total: Callable[[int], int], limit: int) -> int:
 
 
 def totals(experiment: Experiment, row_length: int, *, layerwise: bool) -> Callable[[int], int]:
-    """Bytes that training a settled experiment needs, by the number of its layers."""
+    """Bytes that training a resolved experiment needs, by the number of its layers."""
     known: dict[int, int] = {}
 
     def total(layers: int) -> int:
@@ -108,7 +108,7 @@ def largest(
     Args:
         preset: where the experiment's layers come from.
         names: the optimizer's name and title.
-        experiment: settled; its number of layers does not matter.
+        experiment: resolved; its number of layers does not matter.
         row_length: tokens in a row.
         cards_gib: the accelerators' memory.
         layerwise: whether steps are layer-wise.

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from examples.llama.records import write_atomically
+from examples.llama.run.records import write_atomically
 
 _PARTS = (("weights", "C7"), ("optimizer state", "C0"), ("temporary, during a step", "C1"))
 

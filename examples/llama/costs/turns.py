@@ -11,7 +11,7 @@ import optax
 from examples.llama.config import Experiment, InputError, Setup
 from examples.llama.costs.footprint import GIB, kept
 from examples.llama.model import Params, abstract_llama, init_llama
-from examples.llama.optimizers import make_optimizer
+from examples.llama.schedule import make_optimizer
 from examples.llama.step import initial_state, make_train_step, mean_loss_and_gradients
 
 Turn = Callable[[], None]

@@ -15,13 +15,11 @@ import numpy as np
 from rich.console import Console
 
 from examples.llama.config import DataConfig, InputError
-from examples.llama.text.byte_pairs import byte_pair_tokenizer
 from examples.llama.text.data import pad_rows
-from examples.llama.text.documents import Part, c4_files
-from examples.llama.text.hub import HubDataset
+from examples.llama.text.documents import HubDataset, Part, c4_files
 from examples.llama.text.loader import DocumentBatches, RowMaker
 from examples.llama.text.streams import deal
-from examples.llama.text.tokenizer import Tokenizer
+from examples.llama.text.tokenizer import Tokenizer, byte_pair_tokenizer
 
 DOCUMENTS_FOR_BYTE_PAIRS = 50_000
 """Byte pairs are learned from that many documents, the first of the training files."""
@@ -50,9 +48,6 @@ class DocumentCorpus:
         The files are dealt to `config.streams` streams. Row k comes from stream k modulo their
         number. A stream reads its files in an order drawn for each epoch, and its documents in an
         order drawn within a window. The order is a function of seed, streams and window.
-
-        Raises:
-            InputError: an option cannot be used; when iterating, a file cannot be read.
         """
         streams = deal(
             self.documents.train, config.streams, config.shuffle_window, config.data_seed
@@ -60,11 +55,7 @@ class DocumentCorpus:
         return DocumentBatches(self._maker(config), streams, config.batch_size, config.workers)
 
     def validation_rows(self, config: DataConfig) -> np.ndarray:
-        """The first `config.validation_rows` rows (R, S) of the validation text; 0 takes all.
-
-        Raises:
-            InputError: there are fewer, or a file cannot be read.
-        """
+        """The first `config.validation_rows` rows (R, S) of the validation text; 0 takes all."""
         return self._read_validation(config)[0]
 
     def validation_bytes_per_token(self, config: DataConfig) -> float:
@@ -136,9 +127,6 @@ def folder_documents(folder: Path) -> Documents:
     """The documents of a folder with files c4-train.*.json.gz and c4-validation.*.json.gz.
 
     The text is known by the content of its files, see `C4File.identity`.
-
-    Raises:
-        InputError: there are none of one kind.
     """
     train, validation = c4_files(folder, "train"), c4_files(folder, "validation")
     files = "".join(f"{file.path.name} {file.identity()}\n" for file in train + validation)
@@ -147,10 +135,6 @@ def folder_documents(folder: Path) -> Documents:
 
 
 def hub_documents(dataset: HubDataset) -> Documents:
-    """The documents of a data set on the hub, of which only what is used is downloaded.
-
-    Raises:
-        InputError: the hub cannot be reached.
-    """
+    """The documents of a data set on the hub, of which only what is used is downloaded."""
     train, validation = dataset.parts("train"), dataset.parts("validation")
     return Documents(f"{dataset}-{len(train)}-{len(validation)}", train, validation)

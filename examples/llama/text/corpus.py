@@ -15,7 +15,7 @@ from rich.console import Console
 
 from examples.llama.config import CorpusConfig, DataConfig, InputError
 from examples.llama.text.c4 import folder_documents, hub_documents
-from examples.llama.text.hub import HubDataset
+from examples.llama.text.documents import HubDataset
 from examples.llama.text.shards import ShardText, shard_files
 from examples.llama.text.stdlib_text import python_source
 from examples.llama.text.tokenizer import ByteTokenizer, Tokenizer, check_vocabulary, read_tokenizer
@@ -87,9 +87,6 @@ def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corp
         vocabulary: number of tokens of the model, which the tokenizer must not exceed; with byte
             pairs, the number to learn.
         console: told about what takes time.
-
-    Raises:
-        InputError: text or tokenizer cannot be used, or a package is missing.
     """
     text, cache = _text(config), _cache_folder(config)
     if config.tokenizer == "bytes":

@@ -1,7 +1,7 @@
 """From tokens to rows and batches.
 
 A row is a row of token ids. Where a text is contiguous, rows are cut from it; where it comes as
-documents, each has a row of its own, filled up with `PADDING`.
+documents, each gets its own row, filled up with `PADDING`.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
-"""Documents in C4's own format: gzipped lines of JSON with the keys text, timestamp and url."""
+"""Documents: C4's own files, gzipped lines of JSON, or a data set streamed from the hub."""
 
+import functools
 import gzip
 import hashlib
 import json
@@ -8,10 +9,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from examples.llama.config import InputError
-from examples.llama.records import naming
+from examples.llama.run.records import naming
+from examples.llama.text.tokenizer import import_extra
 
 _END = 2**16
 """Bytes at each end of a file that identify it."""
@@ -24,11 +26,7 @@ class Part(Protocol):
     """
 
     def documents(self, start: int) -> Iterator[str]:
-        """The texts of the documents from number `start` on, the first is 0.
-
-        Raises:
-            InputError: it cannot be read; the message says where, and what to do.
-        """
+        """The texts of the documents from number `start` on, the first is 0."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class C4File:
     def identity(self) -> str:
         """A digest that tells its content from any other, without reading all of a large file.
 
-        It is that of the size and of both ends of the file. A gzip file ends with the CRC-32 and
+        It covers the size and both ends of the file. A gzip file ends with the CRC-32 and
         the length of what was compressed, with which the content is compared when it is read.
         """
         with naming(self.path), self.path.open("rb") as file:
@@ -105,15 +103,11 @@ def is_unicode(text: str) -> bool:
 
 
 def c4_files(folder: Path, split: str) -> tuple[C4File, ...]:
-    """The files of a split, `train` or `validation`, in the order of their names.
-
-    Raises:
-        InputError: there are none.
-    """
+    """The files of a split, `train` or `validation`, in the order of their names."""
     pattern = f"c4-{split}.*.json.gz"
     if not folder.is_dir():
         raise InputError(
-            f"--text {folder} is no folder; it takes python, hub, or a folder with C4's files "
+            f"--text {folder} is not a folder; it takes python, hub, or a folder with C4's files "
             f"(c4-train.*.json.gz and c4-validation.*.json.gz) or token shards (*_train_*.bin and "
             f"*_val_*.bin)"
         )
@@ -125,3 +119,86 @@ def c4_files(folder: Path, split: str) -> tuple[C4File, ...]:
             f"some of C4's, or choose another folder with --text"
         )
     return files
+
+
+_SECONDS_TO_REACH_THE_HUB = 10
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A data set of the hub, or a folder with the files of one."""
+
+    name: str = "allenai/c4"
+    """Owner and name, or a folder."""
+    configuration: str | None = "en"
+    """Which of the data set's configurations."""
+    revision: str | None = "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
+    """Commit, so that the text is the same whenever it is read."""
+
+    def __str__(self) -> str:
+        """Name, configuration and the beginning of the revision."""
+        return "-".join(filter(None, (self.name, self.configuration, (self.revision or "")[:8])))
+
+    def parts(self, split: str) -> tuple["HubFile", ...]:
+        """The files of a split, `train` or `validation`."""
+        count = _open(self, split).num_shards
+        return tuple(HubFile(self, split, index, count) for index in range(count))
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a split."""
+
+    dataset: HubDataset
+    split: str
+    index: int
+    count: int
+
+    def documents(self, start: int) -> Iterator[str]:
+        """The texts from row `start` on; the rows before it are read too."""
+        number = start
+        try:
+            rows = _open(self.dataset, self.split).shard(num_shards=self.count, index=self.index)
+            for number, row in enumerate(rows.skip(start), start=start + 1):
+                text = row.get("text")
+                if not isinstance(text, str) or not is_unicode(text):
+                    raise InputError(f"{self}, row {number} has no text under the key 'text'")
+                yield text
+        except InputError:
+            raise
+        except Exception as error:  # those of the network, of decompression and of JSON
+            raise InputError(
+                f"{self} cannot be read after row {number} ({type(error).__name__}: {error})"
+            ) from error
+        if number == 0:
+            raise InputError(f"{self} is empty")
+
+    def __str__(self) -> str:
+        """Where it is, for a message."""
+        return f"{self.dataset}, split {self.split}, file {self.index + 1} of {self.count}"
+
+
+@functools.cache
+def _open(dataset: HubDataset, split: str) -> Any:
+    """The split as an iterable of `datasets`; nothing but a list of files is read yet."""
+    datasets = import_extra("datasets")
+    datasets.disable_progress_bars()
+    try:
+        if not Path(dataset.name).is_dir():
+            # one request first: `datasets` tries for half a minute if there is no network
+            import_extra("huggingface_hub").HfApi().dataset_info(
+                dataset.name, revision=dataset.revision, timeout=_SECONDS_TO_REACH_THE_HUB
+            )
+        return datasets.load_dataset(
+            dataset.name,
+            dataset.configuration,
+            split=split,
+            revision=dataset.revision,
+            streaming=True,
+        )
+    except Exception as error:  # those of the network have no common class
+        raise InputError(
+            f"cannot open {dataset} from the hub ({type(error).__name__}: {error}); check the "
+            f"network, or download C4's files (en/c4-train.*.json.gz and "
+            f"en/c4-validation.*.json.gz) and use --text FOLDER"
+        ) from error

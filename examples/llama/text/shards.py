@@ -29,12 +29,7 @@ def shard_files(folder: Path, split: str) -> list[Path]:
 
 
 def open_shard(path: Path) -> np.ndarray:
-    """The tokens of a shard as a memory-mapped array of uint16.
-
-    Raises:
-        InputError: the header is not one of this format, or the file has another length than it
-            says.
-    """
+    """The tokens of a shard as a memory-mapped array of uint16."""
     size = path.stat().st_size
     if size < 4 * _HEADER:
         raise InputError(
@@ -58,11 +53,7 @@ class ShardRows(Sequence[np.ndarray]):
     """Rows of T + 1 tokens of several shards, each cut for itself; a row is read when asked for."""
 
     def __init__(self, paths: Sequence[Path], sequence_length: int, vocabulary: int):
-        """Open the shards.
-
-        Raises:
-            InputError: one of them is damaged, or shorter than a row.
-        """
+        """Open the shards."""
         self._paths, self._vocabulary = list(paths), vocabulary
         self._length = sequence_length
         self._rows = [cut_rows(open_shard(path), sequence_length) for path in paths]
@@ -73,11 +64,7 @@ class ShardRows(Sequence[np.ndarray]):
         return int(self._ends[-1])
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        """Row `index`.
-
-        Raises:
-            InputError: a token is not in the vocabulary.
-        """
+        """Row `index`."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         shard = int(np.searchsorted(self._ends, index, side="right"))
@@ -128,11 +115,7 @@ class ShardTokens:
 
 
 def shard_tokens(folder: Path, vocabulary: int) -> ShardTokens:
-    """The shards of a folder, *_train_*.bin and *_val_*.bin.
-
-    Raises:
-        InputError: there are none of one kind, or one is damaged.
-    """
+    """The shards of a folder, *_train_*.bin and *_val_*.bin."""
     train, validation = (shard_files(folder, split) for split in ("train", "val"))
     if not (train and validation):
         raise InputError(
@@ -167,19 +150,11 @@ class ShardText:
     folder: Path
 
     def byte_pairs(self, vocabulary: int, cache: Path, console: Console) -> Tokenizer:
-        """There is no text to learn them from.
-
-        Raises:
-            InputError: always.
-        """
+        """There is no text to learn them from."""
         raise self._needs_tokenizer()
 
     def tokenized(self, tokenizer: Tokenizer, cache: Path, console: Console) -> ShardCorpus:
-        """Open the shards.
-
-        Raises:
-            InputError: one is damaged, or the tokenizer is the one of bytes.
-        """
+        """Open the shards."""
         if isinstance(tokenizer, ByteTokenizer):
             raise self._needs_tokenizer()
         found = shard_tokens(self.folder, tokenizer.vocabulary)

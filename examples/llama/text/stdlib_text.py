@@ -18,10 +18,14 @@ import numpy as np
 from rich.console import Console
 
 from examples.llama.config import DataConfig, InputError
-from examples.llama.records import write_atomically
-from examples.llama.text.byte_pairs import byte_pair_tokenizer
+from examples.llama.run.records import write_atomically
 from examples.llama.text.data import training_batches, validation_rows
-from examples.llama.text.tokenizer import ByteTokenizer, Tokenizer, smallest_dtype
+from examples.llama.text.tokenizer import (
+    ByteTokenizer,
+    Tokenizer,
+    byte_pair_tokenizer,
+    smallest_dtype,
+)
 
 VALIDATION_FRACTION = 0.05
 """Share of the files that are validation text."""
@@ -67,7 +71,7 @@ class ContiguousCorpus:
         return validation_rows(self.validation, config)
 
     def validation_bytes_per_token(self, config: DataConfig) -> float:
-        """That of the whole validation text; the end of a file counts as a byte if it is a token.
+        """The ratio in all of the validation text; a token that ends a file counts as a byte.
 
         1 where tokens are bytes.
         """
@@ -111,7 +115,7 @@ class PythonSource:
     def _cached(
         self, tokenizer: Tokenizer, path: Path, console: Console
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens that `path` holds; it is written first if need be."""
+        """The tokens that `path` holds; it is written first if it does not exist."""
         if path.exists():
             try:
                 with path.open("rb") as file, np.load(file) as arrays:  # which checks their CRCs
@@ -152,11 +156,7 @@ class PythonSource:
 
 
 def python_source(root: Path | None) -> PythonSource:
-    """The *.py files below `root`, by default the standard library of this Python.
-
-    Raises:
-        InputError: there are too few.
-    """
+    """The *.py files below `root`, by default the standard library of this Python."""
     root = root or Path(sysconfig.get_paths()["stdlib"])
     files = source_files(root)
     train = tuple(path for path in files if not is_validation(path))

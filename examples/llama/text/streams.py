@@ -1,4 +1,4 @@
-"""Streams of documents: endless, shuffled, and able to go on from any position.
+"""Streams of documents: endless, shuffled, and resumable from any position.
 
 A stream's state is its position, a few numbers. From there its documents follow as they would have
 without the interruption, because everything random is drawn from the seed and the position.
@@ -16,7 +16,7 @@ from examples.llama.text.documents import Part
 
 
 class Position(NamedTuple):
-    """Where a stream goes on: in a window of documents, which begins somewhere in an epoch."""
+    """A position in a stream: in a window of documents, which begins somewhere in an epoch."""
 
     epoch: int = 0
     """Epochs that are over."""
@@ -51,16 +51,13 @@ class Stream:
         """The documents from a position on, each with the position after it.
 
         A window that was begun is read again, and its part up to it.
-
-        Raises:
-            InputError: a part cannot be read.
         """
         epoch, window, part, document, taken = position
         while True:
             texts = self._epoch(epoch, part, document)
             while held := list(itertools.islice(texts, self.window)):
                 order = self._random(epoch, window).permutation(len(held))
-                for taken in range(taken, len(held)):  # noqa: B020 - goes on where it was
+                for taken in range(taken, len(held)):  # noqa: B020 - resumes in the window
                     after = Position(epoch, window, part, document, taken + 1)
                     yield held[order[taken]][0], after
                 _, part, document = held[-1]

@@ -1,15 +1,17 @@
-"""Tokenizers: from text to ids and back."""
+"""Tokenizers: from text to ids and back; byte pairs learned on the spot."""
 
 import hashlib
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from rich.console import Console
 
 from examples.llama.config import InputError
-from examples.llama.text.extras import import_extra
+from examples.llama.run.records import write_atomically
 
 _END_TOKENS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eos|>", "[EOS]")
 
@@ -153,11 +155,7 @@ def _digest(content: bytes) -> str:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer's file: *.model by SentencePiece, *.json by the tokenizers package.
-
-    Raises:
-        InputError: there is no such file, or it holds no tokenizer.
-    """
+    """Read a tokenizer's file: *.model by SentencePiece, *.json by the tokenizers package."""
     kinds: dict[str, Callable[[bytes], Tokenizer]] = {
         ".model": SentencePieceTokenizer.from_bytes,
         ".json": JsonTokenizer.from_bytes,
@@ -181,11 +179,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def check_vocabulary(tokenizer: Tokenizer, given: str, vocabulary: int) -> None:
-    """Check that a model of so many tokens has them all.
-
-    Raises:
-        InputError: the tokenizer, which was `given` by this name or path, has more.
-    """
+    """Check that the model has enough tokens."""
     if tokenizer.vocabulary > vocabulary:
         raise InputError(
             f"the tokenizer {given} has {tokenizer.vocabulary} tokens, but the model only "
@@ -199,3 +193,77 @@ def smallest_dtype(vocabulary: int) -> type[np.unsignedinteger[Any] | np.signedi
     if vocabulary <= 2**8:
         return np.uint8
     return np.uint16 if vocabulary <= 2**16 else np.int32
+
+
+END = "<|endoftext|>"
+"""The token that ends a text; it has id 0."""
+
+
+def learn_byte_pairs(texts: Iterable[str], vocabulary: int) -> str:
+    """Learn byte pairs from texts; return the tokenizer as JSON.
+
+    It is a function of the texts and the vocabulary alone, has a token for each byte, and therefore
+    takes any text to ids and back without loss.
+    """
+    if vocabulary < 257:
+        raise InputError(
+            f"--vocabulary {vocabulary} is too small for byte pairs: 256 bytes and the end of a "
+            f"text are 257 tokens; choose for example --vocabulary 4096, or --tokenizer bytes"
+        )
+    package = import_extra("tokenizers")
+    tokenizer = package.Tokenizer(package.models.BPE())
+    tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = package.decoders.ByteLevel()
+    trainer = package.trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=sorted(package.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer.to_str()
+
+
+def byte_pair_tokenizer(
+    texts: Callable[[], Iterable[str]],
+    identity: str,
+    vocabulary: int,
+    cache: Path,
+    console: Console,
+) -> Tokenizer:
+    """Read the byte pairs of a text from the cache; learn them first if they are not there.
+
+    Args:
+        texts: the text, asked for only if the byte pairs are not in the cache.
+        identity: says which text it is.
+        vocabulary: the largest number of tokens; a short text has fewer.
+        cache: folder to keep the tokenizer in, as a file that `--tokenizer` takes. Its name ends in
+            a digest of its content, which reveals a damaged one.
+        console: told when they are learned.
+    """
+    kept = f"byte-pairs-{vocabulary}-{_digest(identity.encode())}"
+    for path in sorted(cache.glob(f"{kept}-*.json")):
+        if path.name == f"{kept}-{_digest(path.read_bytes())}.json":
+            return read_tokenizer(path)
+        console.print(f"{path} is damaged: learning the byte pairs again", soft_wrap=True)
+    console.print(
+        f"Learning {vocabulary} byte pairs from the training text (once; kept in {cache})",
+        soft_wrap=True,
+    )
+    content = learn_byte_pairs(texts(), vocabulary).encode()
+    path = cache / f"{kept}-{_digest(content)}.json"
+    write_atomically(path, lambda file: file.write(content))
+    return read_tokenizer(path)
+
+
+def import_extra(package: str) -> Any:
+    """Import a package of the extra `c4`."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise InputError(
+            f"this needs the package {package}, which is not installed: "
+            f"pip install 'multinorm-optax[c4]'"
+        ) from error

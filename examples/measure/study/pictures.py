@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.llama.plot import look, save, style
+from examples.llama.run.plot import look, save, style
 from examples.measure.study.findings import Finding
 from examples.measure.study.plan import CELLS, ENTRIES
 

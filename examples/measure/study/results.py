@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.llama.config import InputError
-from examples.llama.records import read_lines
+from examples.llama.run.records import read_lines
 from examples.measure.study.points import Rates
 
 

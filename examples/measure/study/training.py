@@ -13,7 +13,8 @@ import optax
 from examples.llama.config import DataConfig, Setup
 from examples.llama.loss import make_validate
 from examples.llama.model import Params, abstract_llama, init_llama
-from examples.llama.optimizers import make_optimizer, peak_rates, settle
+from examples.llama.presets import resolve
+from examples.llama.schedule import make_optimizer, peak_rates
 from examples.llama.step import mean_loss_and_gradients
 from examples.measure.study.plan import Cell, Entry
 from examples.measure.study.results import Run, Trial
@@ -42,7 +43,7 @@ class Trainer:
     def __init__(self, cell: Cell, entry: Entry, corpus: Tokens):
         """Prepare; compilation waits for the first run."""
         setup = cell.setup
-        config = settle(entry.optimizer, setup.preset)
+        config = resolve(entry.optimizer, setup.preset)
         definition, _ = abstract_llama(setup.model)
         self._setup, self._corpus = setup, corpus
         self._names = list(peak_rates(config))

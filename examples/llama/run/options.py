@@ -38,11 +38,7 @@ class Within:
     below: float = math.inf
 
     def check(self, option: str, value: float) -> None:
-        """Check a value.
-
-        Raises:
-            InputError: it is out of bounds.
-        """
+        """Check a value."""
         if not math.isfinite(value):
             raise InputError(f"{option} is {value}, but must be a finite number")
         if value < self.least:
@@ -110,9 +106,6 @@ def from_json(kind: type[Config], stored: Any, what: str) -> Config:
         kind: the dataclass.
         stored: what JSON has, of any type.
         what: where it is, for messages.
-
-    Raises:
-        InputError: a value is missing, unknown, or none that the dataclass can have.
     """
     hints = _hints(kind)
     if not isinstance(stored, dict):

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.llama.records import write_atomically
+from examples.llama.run.records import write_atomically
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """x and y values of the same length."""
@@ -21,7 +21,7 @@ def style(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def look(index: int) -> dict[str, Any]:
-    """How the curve of so many before it is drawn: ten colors, and then the same dashed."""
+    """The style of a curve by its index: ten colors, then the same ten dashed."""
     return {"color": f"C{index % 10}", "linestyle": ("-", "--")[index // 10 % 2]}
 
 
@@ -44,13 +44,13 @@ def _millions(tokens: Sequence[float]) -> list[float]:
 
 def show_from(axes: Axes, curves: Sequence[Curve], share: float) -> None:
     """Let the first few per cent of training leave the picture, where every curve falls alike."""
-    settled = [
+    later = [
         loss
         for tokens, losses in curves
         for t, loss in zip(tokens, losses, strict=True)
         if t >= share * max(tokens)
     ]
-    low, high = min(settled), max(settled)
+    low, high = min(later), max(later)
     margin = 0.06 * (high - low) or 0.1
     axes.set_ylim(low - margin, high + margin)
 

@@ -1,4 +1,4 @@
-"""Several processes that train together: how they join, who writes, and how they agree.
+"""Several processes that train together: how they join, which one writes, and how they agree.
 
 Every process runs the same program on its own devices, and takes the same decisions in the same
 order, or one would wait for the others for ever. What only one of them can know, such as a signal
@@ -11,7 +11,10 @@ import functools
 import json
 import math
 import os
+import socket
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +26,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from examples.llama.options import Checked, Count, InputError, Natural, Positive
-from examples.llama.records import fault
-from examples.llama.rendezvous import meet
+from examples.llama.run.options import Checked, Count, InputError, Natural, Positive
+from examples.llama.run.records import fault
 
 AUTO = "auto"
 """The coordinator that the cluster names."""
@@ -43,15 +45,11 @@ class DistributedConfig(Checked):
     process_id: Natural | None = None
     """Number of this process, from 0, which prints and writes the records."""
     join_timeout: Positive = 300.0
-    """Seconds to wait for all processes before it is said who is missing."""
+    """Seconds to wait for all processes before the missing ones are named."""
 
 
 def join_processes(config: DistributedConfig) -> None:
-    """Connect to the other processes, if there are any; before anything else is done with JAX.
-
-    Raises:
-        InputError: the options are incomplete, there is no cluster to ask, or a process is missing.
-    """
+    """Connect to the other processes, if there are any; before anything else is done with JAX."""
     processes, number = config.processes, config.process_id
     if config.coordinator is None:
         if processes is not None or number is not None:
@@ -129,10 +127,6 @@ def from_main_process(action: Callable[[], Any]) -> Any:
     """What `action` returns on process 0, on all processes; the others do not carry it out.
 
     All processes have to come here. The result has to be something that JSON can hold.
-
-    Raises:
-        InputError: on every process, if it was raised on process 0; on the other processes also if
-            process 0 failed in another way.
     """
     if jax.process_count() == 1:
         return action()
@@ -164,21 +158,21 @@ class Agreement:
     All processes have to ask the same questions in the same order.
     """
 
-    def __init__(self, condition: Callable[[], bool]):
-        """Name the condition of this process."""
-        self._condition = condition
-        self._asked: jax.Array | None = None
+    def __init__(self, condition: Callable[[], bool], behind: int = 1):
+        """Set this process's condition, and how many questions later `soon` answers one."""
+        self._condition, self._behind = condition, behind
+        self._asked: deque[jax.Array] = deque()
 
     def soon(self) -> bool:
-        """Ask, and return the answer to the question before: nothing waits for the devices.
+        """Ask, and return the answer to an earlier question, so that nothing waits for the devices.
 
-        What was dispatched before that question has to be done for it, and no more. With one
-        process it is the answer of this moment.
+        Only what was dispatched before that question has to be done for it. With one process it is
+        the answer of this moment.
         """
         if jax.process_count() == 1:
             return self._condition()
-        before, self._asked = self._asked, _any_process(self._condition())
-        return before is not None and bool(before)
+        self._asked.append(_any_process(self._condition()))
+        return len(self._asked) > self._behind and bool(self._asked.popleft())
 
     def now(self) -> bool:
         """Ask, and wait for the answer."""
@@ -201,3 +195,78 @@ def _reduction() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
     mesh = jax.make_mesh((jax.device_count(),), ("device",), axis_types=(AxisType.Auto,))
     everywhere = NamedSharding(mesh, P())
     return NamedSharding(mesh, P("device")), jax.jit(jnp.any, out_shardings=everywhere)
+
+
+_GO = b"go"
+_PAUSE = 0.2
+_SECONDS_TO_SPEAK = 5
+
+
+def meet(host: str, port: int, processes: int, number: int, seconds: float) -> None:
+    """Wait until all processes are there, for a time."""
+    if processes == 1:
+        return
+    deadline = time.monotonic() + seconds
+    if number == 0:
+        _gather(host, port, processes, deadline, seconds)
+    else:
+        _join(host, port, number, deadline, seconds)
+
+
+def _gather(host: str, port: int, processes: int, deadline: float, seconds: float) -> None:
+    present: dict[int, socket.socket] = {}
+    try:
+        with socket.create_server(("", port)) as server:
+            while missing := sorted(set(range(1, processes)) - present.keys()):
+                server.settimeout(max(0.01, deadline - time.monotonic()))
+                try:
+                    connection, _ = server.accept()
+                except TimeoutError:
+                    raise InputError(
+                        f"{len(missing)} of {processes} processes did not come to {host}:{port} "
+                        f"within {seconds:g} seconds: --process-id "
+                        f"{', '.join(map(str, missing))}; start the same command there too, or "
+                        f"wait longer with --join-timeout"
+                    ) from None
+                number = _number(connection)
+                if number is None or not 0 < number < processes:
+                    connection.close()
+                    continue
+                if number in present:  # it was started again
+                    present[number].close()
+                present[number] = connection
+        for connection in present.values():
+            connection.sendall(_GO)
+    finally:
+        for connection in present.values():
+            connection.close()
+
+
+def _number(connection: socket.socket) -> int | None:
+    """The number that a process says; None for anybody else."""
+    connection.settimeout(_SECONDS_TO_SPEAK)
+    try:
+        said = connection.recv(100).decode(errors="replace").strip()
+    except OSError:
+        return None
+    return int(said) if said.isascii() and said.isdecimal() else None
+
+
+def _join(host: str, port: int, number: int, deadline: float, seconds: float) -> None:
+    while True:
+        try:
+            left = max(0.01, deadline - time.monotonic())
+            with socket.create_connection((host, port), timeout=left) as connection:
+                connection.sendall(f"{number}\n".encode())
+                connection.settimeout(left)
+                if connection.recv(len(_GO)) == _GO:
+                    return
+        except OSError:
+            pass  # it is not there yet, or not any more
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"process {number} was not joined by all others at {host}:{port} within "
+                f"{seconds:g} seconds; process 0, --process-id 0, says who is missing, if it is "
+                f"there; wait longer with --join-timeout"
+            )
+        time.sleep(_PAUSE)

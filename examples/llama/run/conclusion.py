@@ -10,25 +10,30 @@ from rich.panel import Panel
 from rich.text import Text
 
 import multinorm_optax as mo
-from examples.llama.config import as_json
-from examples.llama.environment import machine, versions
-from examples.llama.loop import Task
+from examples.llama.builders import MATRIX
+from examples.llama.config import Experiment
+from examples.llama.generate import generate
 from examples.llama.loss import Validation
-from examples.llama.optimizers import RECIPES
-from examples.llama.plot import plot_run
-from examples.llama.processes import is_main_process
-from examples.llama.recipes import MATRIX
+from examples.llama.model import Definition, Params
 from examples.llama.rules import LLAMA_RULES
-from examples.llama.run_folder import RunFolder, read_metrics
-from examples.llama.sampling import generate
-from examples.llama.step import TrainState
+from examples.llama.run.environment import machine, versions
+from examples.llama.run.folder import RunFolder, read_metrics
+from examples.llama.run.options import as_json
+from examples.llama.run.plot import plot_run
+from examples.llama.run.processes import is_main_process
+from examples.llama.schedule import make_optimizer
 from examples.llama.text.corpus import Corpus
 
 _PROMPT = "def "
 
 
 def conclude(
-    task: Task, state: TrainState, corpus: Corpus, folder: RunFolder, console: Console
+    experiment: Experiment,
+    definition: Definition,
+    params: Params,
+    corpus: Corpus,
+    folder: RunFolder,
+    console: Console,
 ) -> None:
     """Sample, draw, and write the summary last, which marks the run as finished.
 
@@ -37,8 +42,7 @@ def conclude(
     """
     if not is_main_process():
         return
-    experiment = task.experiment
-    recipe = RECIPES[experiment.optimizer.name]
+    name = experiment.optimizer.name
     total = experiment.setup.steps
     lines = read_metrics(folder.metrics)
     steps = [line for line in lines if "loss" in line]
@@ -48,22 +52,23 @@ def conclude(
     sample = None
     if jax.process_count() == 1:
         sample = generate(
-            task.definition,
-            state.params,
+            definition,
+            params,
             corpus.tokenizer,
             prompt=_PROMPT,
             window=experiment.setup.data.sequence_length,
         )
     plot_run(
         folder.picture,
-        f"{recipe.title}: {result}",
+        f"{name}: {result}",
         ([line["tokens"] for line in steps], [line["loss"] for line in steps]),
         (
             [line["tokens"] for line in validations],
             [line["validation_loss"] for line in validations],
         ),
     )
-    audit = mo.audit(state.params, task.optimizer, axes=LLAMA_RULES)
+    optimizer = make_optimizer(experiment.optimizer, experiment.setup)
+    audit = mo.audit(params, optimizer, axes=LLAMA_RULES)
     speed = statistics.median(line["tokens_per_second"] for line in steps) if steps else None
     summary = {
         "run": folder.identity().run,
@@ -88,7 +93,7 @@ def conclude(
         console.print(Panel(Text(sample), title="sample", title_align="left"))
     console.print(audit.summary(), soft_wrap=True)
     console.print(
-        f"{recipe.title}: {result}; {'unknown' if speed is None else f'{speed:,.0f}'} tokens/s, "
+        f"{name}: {result}; {'unknown' if speed is None else f'{speed:,.0f}'} tokens/s, "
         f"{summary['seconds']:.0f} s; see {folder.path}",
         soft_wrap=True,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from examples.llama.config import InputError
+from examples.llama.run.options import InputError
 
 _UNFINISHED = ".unfinished"
 
@@ -68,20 +68,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        InputError: it holds something else.
-    """
+    """Read a JSON file that holds an object."""
     return _object(str(path), path.read_bytes())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file with a JSON object per line; a last line cut short by a crash is left out.
-
-    Raises:
-        InputError: another line is something else.
-    """
+    """Read a file with a JSON object per line; a last line cut short by a crash is left out."""
     if not path.exists():
         return []
     *lines, _ = path.read_bytes().split(b"\n")

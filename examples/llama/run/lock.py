@@ -6,19 +6,19 @@ import os
 import socket
 from pathlib import Path
 
-from examples.llama.config import InputError
-from examples.llama.records import naming
+from examples.llama.run.options import InputError
+from examples.llama.run.records import naming
 
 LOCK = "lock"
-"""The file in the folder; it says who has it, and is there while the lock is held or after a
-crash, which frees the lock all the same."""
+"""The file in the folder; it names the holder, and exists while the lock is held or after a crash,
+which frees the lock too."""
 
 
 class _Lock:
     """The right to write to a folder."""
 
     def __init__(self, folder: Path):
-        """Take it; the folder is made if need be.
+        """Take it; the folder is created if it does not exist.
 
         Raises:
             InputError: another process has it.
@@ -68,7 +68,6 @@ class LockedFolder:
     """A folder that one process at a time writes to."""
 
     def __init__(self, path: Path):
-        """Name the folder; nothing is read or written."""
         self.path = path
         self._lock: _Lock | None = None
 

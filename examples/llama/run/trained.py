@@ -10,12 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from examples.llama.checkpoint import Checkpoints, DamagedError, Identity
-from examples.llama.config import CorpusConfig, Experiment
-from examples.llama.lock import LOCK
+from examples.llama.config import CorpusConfig, Experiment, InputError
 from examples.llama.model import Params
-from examples.llama.options import Checked, InputError, Natural, from_json
-from examples.llama.records import read_json
-from examples.llama.run_folder import RunFolder
+from examples.llama.run.folder import LOCK, RunFolder
+from examples.llama.run.options import Checked, Natural, from_json
+from examples.llama.run.records import read_json
 from examples.llama.step import TrainState, initial_state
 from examples.llama.text.corpus import Corpus, load_corpus
 
@@ -71,12 +70,7 @@ def _experiment(folder: RunFolder) -> Experiment:
 
 
 def load_trained(config: TrainedConfig, console: Console) -> Trained:
-    """Read configuration, text, tokenizer and weights of a run.
-
-    Raises:
-        InputError: the folder holds no run or no such checkpoint, the checkpoint is damaged, or the
-            tokenizer is not the one that the model was trained with.
-    """
+    """Read configuration, text, tokenizer and weights of a run."""
     folder = RunFolder(config.run_dir)
     if not folder.config.exists():
         raise InputError(

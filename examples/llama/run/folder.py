@@ -8,30 +8,43 @@ summary.json    the result; there once the run is finished
 loss.png        the curves
 profile/        a JAX trace, tensorboard/ and wandb/ the trackers' files, where asked for
 damaged/        checkpoints that could not be used
-lock            who is writing
+lock            the process that is writing
 """
 
-import contextlib
 import hashlib
-import json
-import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
+
+from flax.traverse_util import flatten_dict
 
 from examples.llama.checkpoint import Identity
-from examples.llama.config import InputError
-from examples.llama.lock import LOCK, LockedFolder
-from examples.llama.records import (
+from examples.llama.config import CorpusConfig, Experiment
+from examples.llama.run.lock import LOCK, LockedFolder
+from examples.llama.run.options import InputError, as_json
+from examples.llama.run.records import (
     is_unfinished,
-    naming,
     read_json,
     read_lines,
     write_atomically,
     write_json,
 )
+from examples.llama.text.corpus import Corpus
+
+
+def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
+    """Everything that determines result and state of a resolved experiment, as config.json has it.
+
+    The length of the schedule is always included, because the number of steps may grow later.
+    `layerwise` is included if it is true: the optimizer's state then has another form.
+    """
+    config = as_json(experiment)
+    config["setup"]["schedule_steps"] = experiment.setup.length_of_schedule
+    config["setup"]["warm_up_steps"] = experiment.setup.warm_up
+    del config["setup"]["data"]["workers"]  # the rows are the same with any number of them
+    config |= {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
+    return config | ({"layerwise": True} if layerwise else {})
 
 
 class ConfigMismatchError(InputError):
@@ -42,7 +55,6 @@ class RunFolder(LockedFolder):
     """Paths and files of one run."""
 
     def __init__(self, path: Path):
-        """Name the folder; nothing is read or written."""
         super().__init__(path)
         self.config = path / "config.json"
         self.source = path / "source.json"
@@ -72,11 +84,13 @@ class RunFolder(LockedFolder):
             return []
         return [p for p in self.path.iterdir() if p.name != LOCK and not is_unfinished(p)]
 
-    def claim(self, config: dict[str, Any], *, accept_changed_text: bool = False) -> Identity:
+    def claim(
+        self, config: dict[str, Any], source: CorpusConfig, *, accept_changed_text: bool = False
+    ) -> Identity:
         """Write the configuration into a new folder, or check that it is the folder's.
 
-        The number of steps may be larger than the folder's, and the text another if that is
-        accepted; config.json then says so.
+        Where the text came from is written too. The number of steps may be larger than the
+        folder's, and the text another if that is accepted; config.json then says so.
 
         Returns:
             Who the run is, for its checkpoints.
@@ -100,6 +114,7 @@ class RunFolder(LockedFolder):
             raise ConfigMismatchError(self._mismatch(difference))
         if stored != config | beside:
             write_json(self.config, config | beside)
+        write_json(self.source, as_json(source))
         return self.identity()
 
     def identity(self) -> Identity:
@@ -132,16 +147,13 @@ class RunFolder(LockedFolder):
         """Drop the metrics after `step`, which will be measured anew.
 
         Args:
-            step: the step of the checkpoint from which the run goes on, 0 for the beginning.
+            step: the step of the checkpoint from which the run continues, 0 for the beginning.
             mark: what `MetricsLog.sync` gave before it was saved.
             report: is told which lines are missing.
 
         Returns:
             Seconds that the run took up to then, and whether the lines are those of the mark. If
             they are not, a validation of this step is dropped too: it is to be computed again.
-
-        Raises:
-            InputError: lines up to `step` are not those that were written.
         """
         content = self.metrics.read_bytes() if self.metrics.exists() else b""
         count = mark.get("lines", 0)
@@ -168,11 +180,7 @@ class RunFolder(LockedFolder):
         return mark.get("elapsed_seconds", 0.0), whole
 
     def result(self, steps: int) -> dict[str, Any] | None:
-        """The summary of a run that was finished after so many steps, else None.
-
-        Raises:
-            InputError: it is of another run, or has something else in the place of a figure.
-        """
+        """The summary of a run that finished after `steps` steps, else None."""
         if not self.summary.exists():
             return None
         summary = read_json(self.summary)
@@ -187,52 +195,6 @@ class RunFolder(LockedFolder):
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the run as finished."""
         write_json(self.summary, summary)
-
-
-class MetricsLog:
-    """Appends a JSON line per event; use it as a context manager."""
-
-    def __init__(self, path: Path):
-        """Name the file."""
-        self._path = path
-        self._file: BinaryIO | None = None
-
-    def __enter__(self) -> "MetricsLog":
-        """Open for appending."""
-        with naming(self._path):
-            self._file = self._path.open("ab")
-            content = self._path.read_bytes()
-        self._digest, self._lines = hashlib.sha256(content), content.count(b"\n")
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close."""
-        assert self._file is not None
-        # on a full disk, closing fails as the write before it did
-        with naming(self._path) if error is None else contextlib.suppress(OSError):
-            self._file.close()
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Append one line."""
-        assert self._file is not None
-        content = json.dumps(line, allow_nan=False).encode() + b"\n"
-        with naming(self._path):
-            self._file.write(content)
-            self._file.flush()
-        self._digest.update(content)
-        self._lines += 1
-
-    def sync(self) -> dict[str, Any]:
-        """Write through to the disk; return the mark that tells these lines from any others."""
-        assert self._file is not None
-        with naming(self._path):
-            os.fsync(self._file.fileno())
-        return {"lines": self._lines, "sha256": self._digest.hexdigest()}
 
 
 _NUMBER = (int, float)
@@ -256,11 +218,7 @@ _SUMMARY = _VALIDATION | {
 def check_types(
     what: str, values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
 ) -> None:
-    """Check that all of these are there.
-
-    Raises:
-        InputError: one is missing, or of another type; the message says which of `what`.
-    """
+    """Check that all of these are there."""
     for name, allowed in types.items():
         if name not in values or type(values[name]) not in allowed:
             found = f"the value {values[name]!r}" if name in values else "no value"
@@ -271,11 +229,7 @@ def check_types(
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; a last line cut short by a crash is left out.
-
-    Raises:
-        InputError: another line has not the form of one, or does not come after the one before.
-    """
+    """Read metrics.jsonl; a last line cut short by a crash is left out."""
     records = read_lines(path)
     last = (0, False)
     for number, record in enumerate(records, start=1):
@@ -305,18 +259,8 @@ def _steps_without(records: Sequence[Mapping[str, Any]], last: int) -> str:
     return f"{len(missing)} steps, {missing[0]} to {missing[-1]}"
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(config, dict):
-        return {prefix: config}
-    return {
-        path: value
-        for name, inner in config.items()
-        for path, value in _flat(inner, f"{prefix}.{name}" if prefix else name).items()
-    }
-
-
 def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    old, new = _flat(stored), _flat(wanted)
+    old, new = (flatten_dict(config, keep_empty_nodes=True, sep=".") for config in (stored, wanted))
     return {
         name: (old.get(name, "absent"), new.get(name, "absent"))
         for name in sorted(old.keys() | new.keys())

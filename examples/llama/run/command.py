@@ -1,7 +1,6 @@
 """A command line made from a frozen dataclass, and what every command does about bad input."""
 
 import argparse
-import contextlib
 import dataclasses
 import inspect
 import io
@@ -10,19 +9,18 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, Experiment, InputError, OptimizerConfig, Setup
-from examples.llama.optimizers import RECIPES, settle
-from examples.llama.presets import PRESETS, Preset
-from examples.llama.records import fault
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.presets import PRESETS, Preset, resolve
+from examples.llama.run.records import fault
 
 Command = TypeVar("Command")
-Name = TypeVar("Name", bound=str)
 
 BAD_INPUT = 2
 """Exit code of a command that cannot be carried out as given."""
@@ -31,34 +29,23 @@ NOT_SAVED = 3
 """Exit code of a command that could not read or write a file, on a full disk for example."""
 
 
-def chosen_preset(arguments: Sequence[str]) -> Preset:
-    """The preset that the arguments name; that of the CPU if none or one that does not exist."""
-    return PRESETS[_chosen(arguments, "preset", PRESETS, "cpu")]
-
-
-def chosen_optimizer(arguments: Sequence[str], preset: Preset) -> OptimizerConfig:
-    """The optimizer that the arguments name, with all of its options as the preset has them."""
-    name = _chosen(arguments, "optimizer", RECIPES, OptimizerConfig().name)
-    return settle(OptimizerConfig(name), preset.setup.preset)
-
-
-def _chosen(arguments: Sequence[str], option: str, names: Iterable[Name], default: Name) -> Name:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(f"--{option}", choices=list(names), default=default)
+def chosen(arguments: Sequence[str]) -> tuple[Preset, OptimizerConfig]:
+    """The preset and the optimizer that the arguments name, with all of the optimizer's options."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
+    parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default=OptimizerConfig().name)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return getattr(parser.parse_known_args(arguments)[0], option)
-    except SystemExit:
-        return default  # the whole command line's parser will say what is wrong
+        found, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        found = parser.parse_args([])  # the parser of the whole command line reports the error
+    return PRESETS[found.preset], resolve(OptimizerConfig(found.optimizer), found.preset)
 
 
 def _with_defaults(arguments: Sequence[str], command_type: type[Command]) -> Command:
-    """A command whose model, data, schedule and text are the chosen preset's, and whose options of
-    the optimizer are the chosen optimizer's."""
-    preset = chosen_preset(arguments)
+    preset, optimizer = chosen(arguments)
     parts: dict[Any, Any] = {
         Setup: preset.setup,
-        Experiment: Experiment(chosen_optimizer(arguments, preset), preset.setup),
+        Experiment: Experiment(optimizer, preset.setup),
         CorpusConfig: preset.corpus,
     }
     fields = dataclasses.fields(command_type)  # type: ignore[arg-type]
@@ -90,7 +77,7 @@ def run_command(
     be read or written.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be no text at all
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be valid text
     console = Console(markup=False, emoji=False)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:

@@ -1,0 +1,1 @@
+"""What surrounds a run: command line, folder, records, processes, stopping."""
