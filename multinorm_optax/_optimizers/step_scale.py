@@ -1,8 +1,8 @@
-"""The scale of a matrix's step: a factor that depends on its shape, m outputs by n inputs."""
+"""The scale of a matrix's step: a factor that depends on its shape (m, n)."""
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import optax
@@ -23,7 +23,7 @@ _FACTORS: dict[str, Callable[[int, int], float]] = {
 
 
 def factor_of(scale: StepScale) -> Callable[[int, int], jax.typing.ArrayLike]:
-    """The factor as a function of m and n; raises for an unknown name."""
+    """The factor as a function of m and n; raise for an unknown name."""
     if callable(scale):
         return scale
     if not isinstance(scale, str) or scale not in _FACTORS:
@@ -53,7 +53,7 @@ def scale_by_matrix_shape(scale: StepScale, axes: AxesLike) -> optax.GradientTra
         return x * factor(m, n) if m and n else x
 
     def update(
-        updates: optax.Updates, state: optax.OptState, params: Any = None
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         del params
         return (updates if scale == "rms" else map_matrices(scaled, axes, updates)), state

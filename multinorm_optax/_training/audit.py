@@ -1,4 +1,4 @@
-"""An audit of a model: how each parameter is treated, and what its optimizer state costs."""
+"""An audit of a model: the group of each parameter and the bytes of its optimizer state."""
 
 import collections
 import dataclasses
@@ -31,8 +31,7 @@ class AuditRow:
 
     path: str
     shape: tuple[int, ...]
-    # The number of matrices that it stacks and their shape (m, n), outputs by inputs; one such pair
-    # for each part of a fused weight, and none for a parameter that is not a matrix.
+    # (number of stacked matrices, their shape (m, n)) of each part; none if not a matrix.
     matrices: tuple[tuple[int, tuple[int, int]], ...]
     group: str  # "matrix" or "adam", as in group_labels, or "uncovered"
     parameter_bytes: int
@@ -109,28 +108,27 @@ def audit(
 ) -> Audit:
     """List every parameter with its matrix shape, its group and its bytes of optimizer state.
 
-    Nothing is allocated: the state's shapes come from `jax.eval_shape`. Without an optimizer it
-    lists what `axes` make of the parameters, also where rules are missing.
+    Nothing is allocated: the state's shapes come from `jax.eval_shape`. Without an optimizer, the
+    audit shows which leaves are matrices by `axes`, even if rules are missing.
 
     Args:
       params: parameters, arrays, `jax.ShapeDtypeStruct` or numbers.
       optimizer: any optax optimizer, or None.
-      axes: which leaves are matrices, see `resolve_axes`; by default the axes of the optimizer, if
-        it is one of this package. An optimizer inside `optax.chain` does not tell them.
+      axes: which leaves are matrices, see `resolve_axes`; by default those of the optimizer, if it
+        is one of this package and not inside `optax.chain`.
 
     Returns:
-      An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrices`,
-      `group`, `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`,
-      `state_bytes`, `state_bytes_of(group)`, `shared_state_bytes`, `summary()` and `suggestion`. A
-      parameter owns the state whose path ends in its path, or in its path and a number; all other
-      state, such as step counts, is shared. A leaf that no rule covers has the group
-      `"uncovered"`, and the table ends with `suggestion`, rules that cover all of them.
+      An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrices`, `group`,
+      `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`, `state_bytes`,
+      `state_bytes_of(group)`, `shared_state_bytes`, `summary()` and `suggestion`. A parameter owns
+      the state whose path ends in its path, or in its path and a number; all other state, such as
+      step counts, is shared. Leaves that no rule covers have the group `"uncovered"`, and the table
+      ends with `suggestion`, rules that cover all of them.
 
     Raises:
       ValueError: from the optimizer's `init`, for leaves that its rules do not cover; for the bytes
         of the state without an optimizer; and for axes that do not fit a shape.
-      TypeError: for a leaf that is not an array, for an optimizer as the first argument, and for a
-        second one that is none.
+      TypeError: if a leaf is not an array, or `params` is an optimizer, or `optimizer` is not.
 
     Example:
       >>> import jax.numpy as jnp
@@ -174,7 +172,6 @@ def audit(
 
 
 def _size(leaf: Any) -> int:
-    """The bytes of an array, `jax.ShapeDtypeStruct` or number."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
     return math.prod(shape_of(leaf)) * dtype.itemsize
 
@@ -184,11 +181,11 @@ def _matrices(axes: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, tuple[int,
 
 
 def _owner(state_path: str, state: Any, paths: Collection[str]) -> str | None:
-    """The longest parameter path that ends the path of a state, or ends it but for a number."""
+    """The longest parameter path at the end of a state's path, or before a number at its end."""
     segments = state_path.split("/")
     for end in (len(segments), len(segments) - segments[-1].isdecimal()):
         for start in range(end):
             if (candidate := "/".join(segments[start:end])) in paths:
                 return candidate
-    # The path of a single parameter without a name is empty; a count is not its state.
+    # A single parameter without a name has an empty path; a count is not its state.
     return "" if state.shape and "" in paths else None
