@@ -108,7 +108,7 @@ class ScaleAlternation(WeightAlternation[Scales]):
         return product(self._factors(state))
 
     def _factors(self, state: Scales) -> Factors:
-        # With the weight: in half precision XLA would convert it once, and keep that.
+        # Includes the weight: XLA would convert half precision once, and store the result.
         return jax.lax.optimization_barrier((self.weight, *state)) if state else (self.weight,)
 
     def last_iterate(self, num_iters: NumIters, tol: Tolerance = None) -> jax.Array:

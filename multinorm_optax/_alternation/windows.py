@@ -27,7 +27,7 @@ class Parts:
     """The parts of a fused weight as runs of equal blocks along an extra axis.
 
     Attributes:
-      axis: the axis of the blocks; the axis after it lies inside a block.
+      axis: the axis of the blocks; the next axis is inside a block.
       blocks: the number of blocks of each part.
     """
 
@@ -130,7 +130,7 @@ def _windowed(factors: Factors, group: Group) -> tuple[jax.Array, jax.Array | fl
     exponent = int(jnp.finfo(compute_dtype(weight.dtype)).maxexp)
     if scales:
         # The mean of |x|^2 is one at most, or 16 where the first scale was clamped to a normal
-        # number, so that one power of two serves every group.
+        # number, so that one power of two fits every group.
         power = 2.0 ** ((exponent - 6 - weight.size.bit_length()) // 2)
         return sum_of_squares((*factors, _known_at_run_time(power, scales[-1])), group), power
     # At the first one the square of every normal number is normal, and its own square is finite.
@@ -142,20 +142,20 @@ def _windowed(factors: Factors, group: Group) -> tuple[jax.Array, jax.Array | fl
     for outside, power in choices:
         window = jax.lax.select(outside, jnp.full_like(plain, power), window)
     if jax.default_backend() == "cpu":
-        # The barrier keeps XLA from computing once what both sums have in common.
+        # The barrier keeps XLA from sharing subexpressions between both sums.
         return sum_of_squares(jax.lax.optimization_barrier((weight, window)), group), window
     # An accelerator sums at every power in one pass over the weight, as no sum needs another.
     total = plain
     for outside, power in choices:
         x = product(factors)
         y = x * power
-        # XLA may take (x power)^2 for x^2 power^2. A second summand, too small to change the sum,
-        # keeps it from that.
+        # XLA may replace (x power)^2 by x^2 power^2. A second summand, too small to change the sum,
+        # prevents this.
         y = y + (x if power > 1 else y * power)
         total = jax.lax.select(outside, group.sum(abs_sq(y)), total)
     return total, window
 
 
 def _known_at_run_time(power: float, scale: jax.Array) -> jax.Array:
-    """The power where the scale is not zero; XLA would take (x power)^2 for x^2 power^2."""
+    """The power where the scale is not zero; XLA would replace (x power)^2 by x^2 power^2."""
     return jax.lax.select(scale == 0, jnp.zeros_like(scale), jnp.full_like(scale, power))

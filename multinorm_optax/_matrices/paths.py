@@ -30,7 +30,7 @@ Rule: TypeAlias = tuple[str, Any]
 
 
 class DefaultRule:
-    """The function in a rule of this package, with what error messages say about it."""
+    """The function of a default rule, with its part of error messages."""
 
     text: str  # the rules as Python, such as FLAX_RULES
 
@@ -158,7 +158,9 @@ def _lookup(
             return UNCOVERED
 
         return by_rule
-    if is_function(specs):
+    # A module with `__call__` is a tree, not a function.
+    is_leaf = jax.tree_util.all_leaves([specs]) or isinstance(specs, jax.tree_util.Partial)
+    if callable(specs) and is_leaf:
         specs = specs(tree)
     by_name = dict(named_leaves(specs, is_leaf=kind.is_spec))
     for path, spec in by_name.items():
@@ -194,12 +196,6 @@ def is_rules(specs: Any) -> TypeGuard[Sequence[Rule]]:
         return False
     pairs = all(type(rule) in (tuple, list) and len(rule) == 2 for rule in specs)
     return pairs and all(isinstance(pattern, str) for pattern, _ in specs)
-
-
-def is_function(specs: Any) -> bool:
-    """Whether specs are a function of the parameters; a module with `__call__` is a tree."""
-    is_tree = not jax.tree_util.all_leaves([specs]) and not isinstance(specs, jax.tree_util.Partial)
-    return callable(specs) and not is_tree
 
 
 def shape_of(leaf: Any) -> Shape:

@@ -220,7 +220,7 @@ class DefaultAxes(DefaultRule):
         for word in role_words(path, self.shapes):
             return f"{word} may say that it is not a matrix"
         if bias_of(path, self.shapes) == shape:
-            return "a bias of the same shape says that it is a norm's"
+            return "a bias of the same shape suggests that it belongs to a norm"
         return None
 
 

@@ -17,28 +17,13 @@ from multinorm_optax._norms.spectral import SpectralNorm
 
 
 class Normalization(optax.GradientTransformation):
-    """A transformation with its projection and axes, which `multi_normalize` reads."""
+    """A transformation with its projection and axes, which `multi_normalize` reads.
+
+    A copy that is rebuilt from init and update has no projection.
+    """
 
     projection: Projection = None  # type: ignore[assignment]
     axes: AxesLike = None
-
-    @classmethod
-    def of(cls, projection: Projection, axes: AxesLike) -> "Normalization":
-        """Make one; a copy that is rebuilt from init and update has no projection."""
-
-        def init(params: optax.Params) -> optax.EmptyState:
-            resolve_matrices(axes, params)
-            return optax.EmptyState()
-
-        def update(
-            updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
-        ) -> tuple[optax.Updates, optax.OptState]:
-            del params, extra_args
-            return map_matrices(projection, axes, updates), state
-
-        self = cls(init, update)
-        self.projection, self.axes = projection, axes
-        return self
 
 
 def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTransformation:
@@ -70,7 +55,20 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
     """
     if axes is None and projection.entrywise:
         axes = WHOLE_LEAF_RULES
-    return Normalization.of(projection, axes)
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        resolve_matrices(axes, params)
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params, extra_args
+        return map_matrices(projection, axes, updates), state
+
+    normalization = Normalization(init, update)
+    normalization.projection, normalization.axes = projection, axes
+    return normalization
 
 
 def normalize_rows(axes: AxesLike = None) -> optax.GradientTransformation:

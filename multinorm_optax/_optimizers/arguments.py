@@ -127,7 +127,7 @@ def given(**arguments: Any) -> dict[str, Any]:
 
 
 def check_static(**arguments: Any) -> None:
-    """Raise if one is an array, though it decides what is computed and stored."""
+    """Raise for arrays: these arguments decide what is computed and stored."""
     for name, value in arguments.items():
         if isinstance(value, jax.Array):
             raise TypeError(

@@ -23,16 +23,9 @@ from multinorm_optax._optimizers.weight_decay import add_decayed_weights
 
 
 class MatrixOptimizer(optax.GradientTransformationExtraArgs):
-    """An optimizer with its axes, which `audit` reads."""
+    """An optimizer with its axes, which `audit` reads; a copy that is rebuilt has none."""
 
     axes: AxesLike = None
-
-    @classmethod
-    def of(cls, init: Any, update: Any, axes: AxesLike) -> "MatrixOptimizer":
-        """Make one; a copy that is rebuilt from init and update has no axes."""
-        self = cls(init, update)
-        self.axes = axes
-        return self
 
 
 @documented
@@ -147,7 +140,9 @@ def auxiliary_adam(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         return groups(updates).update(updates, state, params, **extra)
 
-    return MatrixOptimizer.of(init, update, axes)
+    optimizer = MatrixOptimizer(init, update)
+    optimizer.axes = axes
+    return optimizer
 
 
 def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:

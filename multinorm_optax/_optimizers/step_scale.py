@@ -1,4 +1,7 @@
-"""The scale of a matrix's step: a factor that depends on its shape (m, n)."""
+"""The scale of a matrix's step: a factor that depends on its shape (m, n).
+
+Jordan's Muon; Liu et al., arXiv 2502.16982; Bernstein and Newhouse, arXiv 2410.21265.
+"""
 
 import math
 from collections.abc import Callable
@@ -35,17 +38,7 @@ def factor_of(scale: StepScale) -> Callable[[int, int], jax.typing.ArrayLike]:
 
 
 def scale_by_matrix_shape(scale: StepScale, axes: AxesLike) -> optax.GradientTransformation:
-    """Multiply directions X of root mean square 1 by a factor of their shape (m, n).
-
-    For an orthogonalized direction, X = sqrt(max(m, n)) U V^T, the factors are
-
-        "rms"        1                               X, of root mean square 1
-        "muon"       1 / sqrt(n)                     sqrt(max(1, m/n)) U V^T
-        "moonlight"  0.2                             0.2 sqrt(max(m, n)) U V^T
-        "operator"   sqrt(m/n) / sqrt(max(m, n))     sqrt(m/n) U V^T
-
-    (Jordan's Muon; Liu et al., arXiv 2502.16982; Bernstein and Newhouse, arXiv 2410.21265.)
-    """
+    """Multiply directions of root mean square 1 by a factor of their shape (m, n)."""
     factor = factor_of(scale)
 
     def scaled(x: jax.Array, found: MatrixAxes) -> jax.Array:
