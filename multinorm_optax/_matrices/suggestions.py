@@ -48,6 +48,23 @@ def uncovered_text(
     return "\n  ".join(lines) + f"\n{remedy}"
 
 
+def missing_text(
+    argument: str,
+    specs: Any,
+    found: Sequence[FoundSpec],
+    likely: Likely,
+    problem: str,
+    why: Callable[[FoundSpec], str | None] = lambda leaf: None,
+) -> str:
+    """An error message: the uncovered leaves, with specs for a tree or rules to paste."""
+    if not is_rules(specs):
+        remedy = f"`{argument}` is a tree without a spec for this leaf; add one at its place"
+        return uncovered_text(found, lambda leaf: f"likely {likely(leaf)}", remedy)
+    pasted = pasteable(argument, suggested_lines(found, likely), specs)
+    remedy = f"{problem}; check these, and pass them as `{argument}`:\n\n{pasted}"
+    return uncovered_text(found, why, remedy)
+
+
 def pasteable(argument: str, lines: Iterable[str], specs: Any, default: str | None = None) -> str:
     """The assignment `argument = [...]` of new rules, the rules so far, and the default rules.
 

@@ -22,8 +22,6 @@ from multinorm_optax._matrices.paths import (
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, look_up_axes, suggest_axes
 from multinorm_optax._optimizers.auxiliary_adam import MatrixOptimizer
 
-UNCOVERED_GROUP = "uncovered"
-
 
 @dataclasses.dataclass(frozen=True)
 class AuditRow:
@@ -155,13 +153,12 @@ def audit(
             sizes[_owner(path, leaf, {each.path for each in found})] += _size(leaf)
 
     def row(leaf: Any, found: FoundSpec) -> AuditRow:
-        axes, shape = found.spec, found.shape
-        of_row = _size(leaf), None if optimizer is None else sizes[found.path]
-        if axes is None or axes is UNCOVERED:
-            group = OTHER if axes is None else UNCOVERED_GROUP
-            return AuditRow(found.path, shape, (), group, *of_row)
-        matrices = specs_of(map_spec(_matrices, axes, shape))
-        return AuditRow(found.path, shape, matrices, MATRIX, *of_row)
+        state = None if optimizer is None else sizes[found.path]
+        if found.spec is None or found.spec is UNCOVERED:
+            group, matrices = OTHER if found.spec is None else "uncovered", ()
+        else:
+            group, matrices = MATRIX, specs_of(map_spec(_matrices, found.spec, found.shape))
+        return AuditRow(found.path, found.shape, matrices, group, _size(leaf), state)
 
     uncovered = any(each.spec is UNCOVERED for each in found)
     return Audit(

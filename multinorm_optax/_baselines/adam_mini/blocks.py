@@ -24,12 +24,7 @@ from multinorm_optax._matrices.paths import (
     resolve_specs,
 )
 from multinorm_optax._matrices.roles import is_norm_or_bias, names_of, sides
-from multinorm_optax._matrices.suggestions import (
-    likely_axes,
-    pasteable,
-    suggested_lines,
-    uncovered_text,
-)
+from multinorm_optax._matrices.suggestions import likely_axes, missing_text
 from multinorm_optax._matrices.vocabulary import OUT_IN_WEIGHTS
 
 
@@ -144,22 +139,15 @@ def _likely(leaf: FoundSpec) -> str:
 
 
 def _missing_blocks(blocks: Any, found: Sequence[FoundSpec]) -> str:
-    if not is_rules(blocks):
-        return uncovered_text(
-            found,
-            lambda leaf: f"likely {_likely(leaf)}",
-            "`blocks` is a tree without a spec for this leaf; add one at its place",
-        )
-    default = next((spec for _, spec in blocks if isinstance(spec, DefaultRule)), DefaultRule())
-    lines = suggested_lines(
-        found, lambda leaf: default.likely(leaf.path, leaf.shape) or _likely(leaf)
-    )
-    pasted = pasteable("blocks", lines, blocks)
-    return uncovered_text(
+    rules = blocks if is_rules(blocks) else ()
+    default = next((spec for _, spec in rules if isinstance(spec, DefaultRule)), DefaultRule())
+    return missing_text(
+        "blocks",
+        blocks,
         found,
+        lambda leaf: default.likely(leaf.path, leaf.shape) or _likely(leaf),
+        "no rule says which entries share a second moment",
         lambda leaf: default.why_not(leaf.path, leaf.shape),
-        "no rule says which entries share a second moment; check these, and pass them as"
-        f" `blocks`:\n\n{pasted}",
     )
 
 

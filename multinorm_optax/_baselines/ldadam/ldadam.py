@@ -11,9 +11,9 @@ from multinorm_optax._baselines.ldadam.step import LowRankPart, initial_part, ne
 from multinorm_optax._baselines.ldadam.subspace import Sides
 from multinorm_optax._matrices.axes import MatrixAxes, Shape, describe, is_integer
 from multinorm_optax._matrices.fused import specs_of, split_fused
-from multinorm_optax._matrices.paths import FoundSpec, SpecKind, is_rules, resolve_specs, unboxed
+from multinorm_optax._matrices.paths import FoundSpec, SpecKind, resolve_specs, unboxed
 from multinorm_optax._matrices.rules import AxesLike, resolve_matrices
-from multinorm_optax._matrices.suggestions import pasteable, suggested_lines, uncovered_text
+from multinorm_optax._matrices.suggestions import missing_text
 from multinorm_optax._optimizers.arguments import (
     Mask,
     check_booleans,
@@ -164,14 +164,10 @@ def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
 
 
 def _missing_rank(rank: RankLike, found: Sequence[FoundSpec]) -> str:
-    if not is_rules(rank):
-        return uncovered_text(
-            found, lambda leaf: None, "`rank` is a tree without this leaf; add it"
-        )
-    lines = suggested_lines(found, lambda leaf: f"{min(16, *(n for n in leaf.shape if n > 1))}")
-    pasted = pasteable("rank", lines, rank)
-    remedy = f"no rule gives its rank; check these, and pass them as `rank`:\n\n{pasted}"
-    return uncovered_text(found, lambda leaf: None, remedy)
+    def likely(leaf: FoundSpec) -> str:
+        return str(min(16, min((size for size in leaf.shape if size > 1), default=1)))
+
+    return missing_text("rank", rank, found, likely, "no rule gives its rank")
 
 
 _RANK = SpecKind(
