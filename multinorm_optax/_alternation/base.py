@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 State = TypeVar("State")
 Residual: TypeAlias = Callable[[], jax.Array]
-"""Computes the distance from a constraint, which broadcasts against every leaf of the state."""
+"""A function for the distance from a constraint, which broadcasts against leaves of the state."""
 NumIters: TypeAlias = int | jax.Array
 Tolerance: TypeAlias = float | jax.Array | None
 

@@ -167,7 +167,7 @@ def _is_inner(path: str, output: str, shapes: Mapping[str, Shape]) -> bool:
 
 
 def _is_of_gated_mlp(path: str, shapes: Mapping[str, Shape]) -> bool:
-    """Whether an up or down projection beside a weight has its shape, unlike beside a router."""
+    """Whether an up or down projection beside a weight has its shape; beside routers none has."""
     shape = shapes.get(path, ())
     near = [shapes.get(beside(path, name, level=2)) for name in BESIDE_GATES]
     return shape in near or shape[::-1] in near

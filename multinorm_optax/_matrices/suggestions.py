@@ -19,7 +19,7 @@ from multinorm_optax._matrices.roles import (
 from multinorm_optax._matrices.vocabulary import OUT_IN_WEIGHTS, WEIGHTS
 
 Likely: TypeAlias = Callable[[FoundSpec], str]
-"""Returns the likeliest spec of a leaf, as Python."""
+"""A function from a leaf to its likeliest spec, as Python."""
 
 _QUERY_KEY_VALUE = {"query", "key", "value", "q", "k", "v", "q_proj", "k_proj", "v_proj"}
 _OUT = {"out", "o", "o_proj", "out_proj", "output"}
@@ -228,8 +228,7 @@ def _is_likely_other(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> bo
         return bool(_NOT_WEIGHTS.search(last.lower()))
     if not above or _PROJECTIONS.search(above[-1].lower()):
         return False
-    # A layer that is called an embedding is a dense layer or a convolution if it has a bias or a
-    # kernel.
+    # Convolutions and dense layers that are called embeddings have a kernel or a bias.
     embeds = re.search(r"(?<!un)emb(ed|edding|edder)?[_\d]*$", above[-1].lower())
     if embeds and (last != "weight" or bias_of(path, shapes) is not None):
         return False

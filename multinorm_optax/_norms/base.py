@@ -60,8 +60,15 @@ class Projection(abc.ABC):
         return size[0] * size[1]
 
     def size(self, x: jax.Array, axes: MatrixAxes) -> MatrixSize:
-        """(m, n) of the matrices in x, without zero rows and columns if `keeps_support`."""
-        return live_size(x, axes) if self.keeps_support else axes.matrix_shape(x.shape)
+        """(m, n) of the matrices in x; if `keeps_support`, arrays without zero rows and columns."""
+        if not self.keeps_support:
+            return axes.matrix_shape(x.shape)
+        dtype = jnp.finfo(x.dtype).dtype
+        rows, columns = any_nonzero(x, axes.input), any_nonzero(x, axes.output)
+        return (
+            jnp.sum(rows, axis=axes.output, keepdims=True, dtype=dtype),
+            jnp.sum(columns, axis=axes.input, keepdims=True, dtype=dtype),
+        )
 
     def residual(
         self, x: jax.Array, projected: jax.Array, axes: MatrixAxes, size: MatrixSize
@@ -111,16 +118,6 @@ class Norm(Projection):
         scale = inverse_power_of_two(peak(x, resolved.matrix))
         value = function(x * scale, resolved, self.size(x, resolved)) / scale
         return jnp.squeeze(value, resolved.matrix)
-
-
-def live_size(x: jax.Array, axes: MatrixAxes) -> MatrixSize:
-    """(m, n) of each matrix without zero rows and columns; matrix axes keep size one."""
-    dtype = jnp.finfo(x.dtype).dtype
-    rows, columns = any_nonzero(x, axes.input), any_nonzero(x, axes.output)
-    return (
-        jnp.sum(rows, axis=axes.output, keepdims=True, dtype=dtype),
-        jnp.sum(columns, axis=axes.input, keepdims=True, dtype=dtype),
-    )
 
 
 def _prepare(w: jax.Array, axes: Axes) -> tuple[jax.Array, MatrixAxes]:

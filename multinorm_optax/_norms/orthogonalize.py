@@ -102,7 +102,7 @@ def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
     for _ in range(steps):
         a, b, c = _optimal_quintic(max(lower, _CUSHION * upper), upper)
         low, high = (a * s + b * s**3 + c * s**5 for s in (lower, upper))
-        # A range that reaches below the cushion is not centred at 1: rescale it.
+        # A range that reaches below the cushion is not centered at 1: rescale it.
         scale = 2 / (low + high)
         lower, upper = scale * low, scale * high
         schedule.append((scale * a, scale * b, scale * c))
@@ -215,7 +215,7 @@ def exact_svd(precision: Precision = "highest", dtype: DType = None) -> Orthogon
 
 
 def finite_or_zero(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The matrices, zero where one has an entry that is not finite, and which ones are finite."""
+    """The matrices with zeros in place of those that are not finite, and which ones are finite."""
     # The singular value decomposition of NaN depends on the backend.
     finite = jnp.all(jnp.isfinite(matrices), axis=(-1, -2), keepdims=True)
     return jnp.where(finite, matrices, 0), finite

@@ -79,9 +79,7 @@ def apply_updates_stochastically(
     )
 
 
-@functools.partial(
-    jax.jit, static_argnames="dtype"
-)  # one program, even if the caller is not compiled
+@functools.partial(jax.jit, static_argnames="dtype")  # one program if the caller has no jit
 def _rounded(x: jax.Array, dtype: jnp.dtype, key: jax.Array) -> jax.Array:
     """Round float32 numbers to one of their two neighbors in a format of `_FORMATS`.
 

@@ -27,7 +27,7 @@ RankLike: TypeAlias = int | Sequence[tuple[str, int]] | optax.Params
 
 
 class ScaleByLDAdamState(NamedTuple):
-    """The number of steps, and trees like the parameters; `error` may have no leaves."""
+    """The number of steps, and trees like the parameters; `error` is empty without feedback."""
 
     count: Any
     basis: optax.Updates

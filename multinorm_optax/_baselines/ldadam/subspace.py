@@ -17,7 +17,6 @@ from multinorm_optax._matrices.axes import MatrixAxes, Shape
 from multinorm_optax._norms.precision import inverse_power_of_two, peak
 
 # By default accelerators round the operands to fewer bits.
-_einsum = functools.partial(jnp.einsum, precision="highest")
 matmul = functools.partial(jnp.matmul, precision="highest")
 
 
@@ -58,7 +57,8 @@ class Sides(NamedTuple):
         sizes = (*self.shape, rank)
         first, second, result = ([*labels[kind]] for kind in kinds)
         x, y = (jnp.reshape(f, [sizes[i] for i in axes]) for f, axes in ((x, first), (y, second)))
-        return jnp.reshape(_einsum(x, first, y, second, result), merged[kinds[2]])
+        found = jnp.einsum(x, first, y, second, result, precision="highest")
+        return jnp.reshape(found, merged[kinds[2]])
 
 
 def transpose(a: jax.Array) -> jax.Array:
