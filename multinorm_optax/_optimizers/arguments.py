@@ -24,7 +24,7 @@ _TEXTS = {
     "adam_learning_rate": "Adam's learning rate, a number or a schedule; None for `learning_rate`.",
     "adam_moment_dtype": "dtype of both of Adam's stored moments, such as `jnp.bfloat16`; None for"
     " at least float32, in which Adam computes either way. A second moment in bfloat16 never falls:"
-    f" b2 = 0.999 reduces it by 0.1 % a step, less than rounding.{_STATIC}.",
+    f" b2 = 0.999 reduces it by 0.1 % a step, which rounding undoes.{_STATIC}.",
     "adam_weight_decay": "decoupled weight decay of Adam's parameters, a number or a schedule.",
     "alpha": "factor of the matrices' learning rate, a number or a schedule; 0.05 in the papers.",
     "axes": "which leaves are matrices, and which of their axes are rows and columns: one"
