@@ -57,7 +57,7 @@ class TestBlocks:
             (Blocks(groups={-3: 2}), "names an axis that the weight does not have"),
             (Blocks(whole=(0, -2)), r"names an axis twice.*\(whole\).*\(groups\)"),
             (Blocks(whole=-1, groups={1: 2}), "names an axis twice"),
-            (Blocks(groups={-1: 5}), "groups of 5 along axis -1, whose length 8 is no multiple"),
+            (Blocks(groups={-1: 5}), "groups of 5 along axis -1, whose length 8 is not a multiple"),
             (Fused(2, [(8, NEURON)]), "lies along an axis that the weight does not have"),
             (Fused(-1, [(4, NEURON), (3, NEURON)]), r"\[4, 3\] .*-1; .* whose sum is 8"),
             (Fused(-1, [(9, NEURON), (-1, NEURON)]), "positive numbers"),
@@ -65,7 +65,7 @@ class TestBlocks:
             (Fused(-1, [(5, HEADS), (3, NEURON)]), "groups of 4 along axis -1.* length 5"),
             (mo.MatrixAxes(output=0, input=2), "names an axis that the weight does not have"),
             (mo.MatrixAxes(output=0, input=0), "names an axis twice"),
-            (None, r"None says nothing.*write Blocks\(\) .* Blocks\(whole=...\)"),
+            (None, r"None does not specify.*write Blocks\(\) .* Blocks\(whole=...\)"),
         ],
         ids=str,
     )
@@ -136,7 +136,7 @@ class TestRules:
             found({"w": 3}, (3, 4))
         with pytest.raises(TypeError, match="expected Blocks"):
             found([("w", (0, 1))], (3, 4))
-        with pytest.raises(ValueError, match=r"w \(3, 4\): None says nothing"):
+        with pytest.raises(ValueError, match=r"w \(3, 4\): None does not specify"):
             found(None, (3, 4))
 
 
@@ -231,7 +231,7 @@ class TestFlax:
             found(mo.flax_blocks(4, layer_axis=0), (2, 3, 4, 8, 20), "mlp/up/kernel")
         with pytest.raises(ValueError, match=r"experts/up/kernel \(2, 8, 20\)"):
             found(mo.flax_blocks(4, layer_axis=1), (2, 8, 20), "experts/up/kernel")
-        with pytest.raises(TypeError, match="layer_axis is an integer"):
+        with pytest.raises(TypeError, match="layer_axis must be an integer"):
             mo.flax_blocks(4, layer_axis="layers")
 
     @pytest.mark.parametrize(

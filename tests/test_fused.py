@@ -270,7 +270,7 @@ def test_projections_have_to_agree_on_the_parts():
     gradient = {"qkv": jnp.ones((6, 16))}
     for other in (KERNEL, mo.Fused(-1, [(8, KERNEL), (8, KERNEL)])):
         tx = mo.multi_normalize(mo.normalize_rows(QKV), mo.normalize_columns(other))
-        with pytest.raises(ValueError, match=r"^qkv: the projections take this weight"):
+        with pytest.raises(ValueError, match=r"^qkv: the projections disagree on the parts"):
             tx.update(gradient, tx.init(gradient))
 
 

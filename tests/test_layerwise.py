@@ -584,7 +584,7 @@ class TestErrors:
             lower(model, optax.sgd(0.1), draw(rng))
 
     def test_names_that_make_no_sense(self):
-        with pytest.raises(TypeError, match="embed_names is a text, 'embed'"):
+        with pytest.raises(TypeError, match="embed_names is a string, 'embed'"):
             LayerwiseModel(embed, block, head, embed_names="embed")
         with pytest.raises(ValueError, match="head_names names the stack of layers, 'layers'"):
             LayerwiseModel(embed, block, head, head_names=("layers",))

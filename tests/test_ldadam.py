@@ -369,6 +369,15 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"down/kernel \(6, 4\)\nno rule gives its rank"):
             mo.ldadam(rank=[("up/.*", 3)]).init(tree)
 
+    @pytest.mark.parametrize(
+        ("rank", "text"),
+        [([("up", 1)], r'\(r"down", 1\)'), ({"up": 1}, "`rank` is a tree without")],
+    )
+    def test_no_rank_for_a_weight_of_one_entry(self, rank, text):
+        weights = dict.fromkeys(("up", "down"), jnp.ones((1, 1)))
+        with pytest.raises(ValueError, match=text):
+            mo.scale_by_ldadam(KERNEL, rank).init(weights)
+
     @pytest.mark.parametrize("rank", [2.0, True, "2", [(".*", 2.5)]], ids=str)
     def test_rank_that_is_no_integer(self, rank):
         with pytest.raises(TypeError, match=r"rank.* got? ?|int"):

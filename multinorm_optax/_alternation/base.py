@@ -12,43 +12,43 @@ import jax.numpy as jnp
 
 State = TypeVar("State")
 Residual: TypeAlias = Callable[[], jax.Array]
-"""The distance from a constraint, an array that broadcasts against every leaf of the state."""
+"""A function for the distance from a constraint, which broadcasts against leaves of the state."""
 NumIters: TypeAlias = int | jax.Array
 Tolerance: TypeAlias = float | jax.Array | None
 
 
 class Alternation(abc.ABC, Generic[State]):
-    """The half-steps of an alternation, K = `length` in a sweep, and the state that they carry."""
+    """An alternation of K = `length` half-steps in a sweep, and its initial state."""
 
     length: int
     start: State
 
     @abc.abstractmethod
     def half_step(self, k: int, state: State) -> tuple[State, Residual]:
-        """Applies projection k; returns the new state, and a function for the old residual."""
+        """Apply projection k; return the new state, and a function for the old state's residual."""
 
     def first_half_step(self, k: int, state: State) -> State:
-        """Applies projection k in the first sweep, where the state may be badly scaled."""
+        """Apply projection k in the first sweep, where the state may be badly scaled."""
         return self.half_step(k, state)[0]
 
     @abc.abstractmethod
     def value(self, state: State) -> Any:
-        """The iterate that a state stands for."""
+        """The iterate of a state."""
 
     def last_iterate(self, num_iters: NumIters, tol: Tolerance = None) -> Any:
         """The iterate after `num_iters` sweeps, at least one, or once no residual exceeds `tol`.
 
-        The constraint of the last projection is taken to hold, as it has just been applied.
+        The last projection's constraint is assumed to hold, because it was applied last.
         """
         return self.value(later_sweeps(self, first_sweep(self), num_iters, tol))
 
     @abc.abstractmethod
     def inner_product(self, x: Any, y: Any) -> jax.Array:
-        """<x, y> of two iterates: per matrix, of shape `batch`, or of the whole."""
+        """<x, y> of two iterates: one per matrix (shape `batch`), or one of all entries."""
 
     @abc.abstractmethod
     def per_matrix(self, residual: jax.Array) -> jax.Array:
-        """A residual without the matrix axes that it keeps to broadcast."""
+        """A residual without its matrix axes of size one."""
 
 
 def first_sweep(alternation: Alternation[State]) -> State:
@@ -60,7 +60,7 @@ def first_sweep(alternation: Alternation[State]) -> State:
 
 
 _UNROLLED = 16
-"""At most as many sweeps become straight code on an accelerator, which pauses between loops."""
+"""The most sweeps that are unrolled on an accelerator, where a loop adds latency."""
 
 
 def later_sweeps(
@@ -83,10 +83,10 @@ def later_sweeps(
 def _sweep_to_tolerance(
     alternation: Alternation[State], state: State, num_iters: NumIters, tol: float | jax.Array
 ) -> State:
-    """The sweeps after the first. A matrix of a stack stands still once it has converged.
+    """The state after the remaining sweeps. A matrix of a stack is frozen once it has converged.
 
-    The residual of a state falls out of the next sweep's first half-step, which is therefore
-    carried along (`ahead`) and not computed twice.
+    The first half-step of the next sweep yields the residual, and is carried along (`ahead`) so
+    that it is not computed twice.
     """
 
     def look_ahead(state: State) -> tuple[State, jax.Array]:

@@ -1,4 +1,4 @@
-"""The combinator: several projections, run as one alternating multi-normalization."""
+"""Multi-normalization: several projections in one alternation."""
 
 import functools
 import operator
@@ -16,12 +16,7 @@ from multinorm_optax._alternation.matrix import (
     WeightAlternation,
     members_of,
 )
-from multinorm_optax._alternation.scales import (
-    InBlocks,
-    ScaleAlternation,
-    in_blocks,
-    only_rescale,
-)
+from multinorm_optax._alternation.scales import InBlocks, ScaleAlternation, in_blocks, only_rescale
 from multinorm_optax._alternation.tree import TreeAlternation, empty_state
 from multinorm_optax._alternation.windows import Parts
 from multinorm_optax._matrices.fused import split_fused
@@ -34,33 +29,33 @@ from multinorm_optax._norms.normalize import Normalization
 def multi_normalize(
     *projections: optax.GradientTransformation, num_iters: NumIters = 5, tol: Tolerance = None
 ) -> optax.GradientTransformation:
-    """Alternates stateless transformations until all of their norms are one, or nearly.
+    """Alternate stateless transformations until all of their norms are one, or nearly.
 
     x <- G; then `num_iters` times: for each projection in order, x <- P_i(x) (Scetbon et al., arXiv
     2502.06742, algorithm MultiNorm).
 
     For two norms whose projections have equal Frobenius norm c, the dual value <x_k, x_k+1> never
-    decreases and is at most c^2; both norms become one exactly if it reaches c^2. That happens for
-    (rows, columns) and (rows, spectral) if the matrix has full support, and need not otherwise.
+    decreases and is at most c^2; both norms become one if and only if it reaches c^2. For (rows,
+    columns) and (rows, spectral) it does if the matrix has full support, and may not otherwise.
 
     The gradient is upcast once, to at least float32, and the result downcast once. Members made by
-    `normalize` run weight by weight; if all of them are Euclidean (rows, columns, Frobenius) only
-    their scales are iterated, and no other array of the weight's size is made. Other stateless
+    `normalize` run weight by weight. If all of them are Euclidean (rows, columns, Frobenius), only
+    their scales are iterated, without another array of the weight's size. Other stateless
     transformations run on the whole tree.
 
     Args:
       *projections: transformations without state, in order: `normalize_rows()` and the like, or any
         `optax.GradientTransformation` whose state has no leaves.
       num_iters: L, the number of sweeps, at least 1.
-      tol: if given, the sweeps of each matrix stop as soon as its residual is at most `tol`. The
-        residual of a norm is the largest error of the root mean square of a group (a row, a
-        column), which should be 1; the residual of any other transformation is the relative change
-        that it would make. Reverse-mode differentiation needs `tol=None`.
+      tol: if given, the sweeps of each matrix stop once its residual is at most `tol`. The residual
+        of a norm is the largest error of a group's root mean square (of a row, a column), which
+        should be 1; the residual of any other transformation is the relative change that it would
+        make. Reverse-mode differentiation needs `tol=None`.
 
     Raises:
-      TypeError: for a member that is not a transformation, or a `num_iters` that is not an integer.
-      ValueError: without projections, with `num_iters` below 1, with a negative `tol`, or (in
-        `init` and `update`) for a member that has state; and as `normalize` does.
+      TypeError: if a member is not a transformation, or `num_iters` is not an integer.
+      ValueError: if there are no projections, `num_iters` is below 1, `tol` is negative, or (in
+        `init` and `update`) a member has state; also as for `normalize`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -106,7 +101,7 @@ def _last_iterate(alternation: Alternation[Any], num_iters: NumIters, tol: Toler
 
 
 def _are_own(members: tuple[Member, ...]) -> bool:
-    """Whether all projections are of this package: nothing is known of another's equality."""
+    """Whether all projections are of this package, whose equality and hashes can be relied on."""
     own = __name__.partition(".")[0] + "."
     return all(type(each.projection).__module__.startswith(own) for each in members)
 
@@ -115,7 +110,7 @@ def _are_own(members: tuple[Member, ...]) -> bool:
 def _traced_once(
     weight: jax.Array, members: tuple[Member, ...], parts: Parts | None, num_iters: int
 ) -> jax.Array:
-    """The last iterate; leaves of equal shape, as a model of many layers has, are traced once."""
+    """The last iterate, traced once for leaves of equal shape, such as those of many layers."""
     return _alternation(weight, members, parts).last_iterate(num_iters)
 
 
@@ -124,7 +119,7 @@ def check_arguments(
     num_iters: NumIters,
     tol: Tolerance = None,
 ) -> NumIters:
-    """The number of sweeps, once all arguments are checked; arrays are taken as they are."""
+    """Check the arguments and return the number of sweeps; arrays are not checked."""
     if not projections:
         raise ValueError("multi_normalize needs at least one projection")
     for each in projections:
@@ -153,10 +148,10 @@ def alternations(
     blocks: bool = False,
     **extra_args: Any,
 ) -> tuple[Any, Callable[..., Any]]:
-    """The alternations of all weights if `normalize` made every member, else that of the tree.
+    """One alternation per weight if `normalize` made every member, else one of the whole tree.
 
-    Parts of a fused weight have one each; the function that is returned too puts results together.
-    With `blocks` parts that only scales are computed for share one, of the weight in blocks.
+    Each part of a fused weight has its own; the returned function joins their results. With
+    `blocks`, parts that are only rescaled share one alternation of the weight in blocks.
     """
     own = [each for each in projections if isinstance(each, Normalization) and each.projection]
     if len(own) < len(projections):

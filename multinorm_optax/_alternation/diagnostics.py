@@ -1,4 +1,4 @@
-"""Diagnostics: the half-steps of `multi_normalize` itself, with residuals and dual values."""
+"""Diagnostics of `multi_normalize`, by its own half-steps: iterates, residuals, dual values."""
 
 import itertools
 from collections.abc import Callable
@@ -34,9 +34,9 @@ def trace_multi_normalize(
 ) -> MultiNormalizeTrace:
     """All iterates of `multi_normalize`, with residuals and dual values, for plots.
 
-    The dual values of two norms whose projections have equal Frobenius norm rise to a limit, but a
-    common fixed point need not exist (in the plane, the max norm and the max norm rotated by 30
-    degrees have a two-cycle).
+    The dual values of two norms whose projections have equal Frobenius norm converge, but a common
+    fixed point may not exist (in the plane, the max norm and the max norm rotated by 30 degrees
+    have a two-cycle).
 
     Args:
       updates: the gradients.
@@ -50,11 +50,10 @@ def trace_multi_normalize(
       - `iterates`: x_0 = G, x_1, ..., x_LK (the update), stacked along a new first axis;
       - `residuals`: of each norm after each sweep, of shape (L, K, *batch);
       - `dual_values`: <x_k, x_k+1> for k = 0, ..., LK - 1, of shape (L K, *batch). The first is the
-        dual norm of the gradient; the following ones never decrease if K = 2.
+        dual norm of the gradient; the others never decrease if K = 2.
 
-      Where members treat different axes as batch, and for transformations of the whole tree,
-      residuals and dual values have no batch. A `Fused` leaf has a tuple of residuals and one of
-      dual values, with an array for each part.
+      If members have different batch axes, and for transformations of the whole tree, residuals and
+      dual values have no batch. For a `Fused` leaf they are tuples with an array for each part.
 
     Example:
       >>> import jax
@@ -93,7 +92,7 @@ def _trace(alternation: Alternation[Any], num_iters: int) -> MultiNormalizeTrace
 
 
 def _residuals(alternation: Alternation[Any], state: Any) -> jax.Array:
-    """The residual of every norm, of shape (K, *batch)."""
+    """The residuals of all norms, of shape (K, *batch)."""
     each = [alternation.half_step(k, state)[1]() for k in range(alternation.length)]
     return jnp.stack([alternation.per_matrix(residual) for residual in each])
 
@@ -107,17 +106,18 @@ def _residuals_at_unit_size(x: jax.Array, members: tuple[Member, ...]) -> jax.Ar
 def measure_residuals(
     *projections: optax.GradientTransformation,
 ) -> Callable[[optax.Updates], dict[str, jax.Array]]:
-    """A measure for `optax.snapshot`: the distance of updates from unit norm during training.
+    """Measure how far updates are from unit norm during training, for `optax.snapshot`.
 
-    Updates are first scaled to root mean square 1, so that a learning rate does not matter and the
-    measure may follow a whole optimizer. Leaves that are not matrices are left out.
+    Updates are first scaled to root mean square 1, so that the measure can follow a whole optimizer
+    with any learning rate. Leaves that are not matrices are left out.
 
     Args:
-      *projections: made by `normalize` or the functions built on it; others are a TypeError.
+      *projections: made by `normalize` or a function such as `normalize_rows`; others are a
+        TypeError.
 
     Returns:
-      A function of updates that returns, by path, the residuals of shape (K, *batch). The parts of
-      a `Fused` leaf have the paths `qkv/kernel/0`, `qkv/kernel/1`, and so on.
+      A function of updates that returns the residuals by path, of shape (K, *batch). The parts of a
+      `Fused` leaf have the paths `qkv/kernel/0`, `qkv/kernel/1`, and so on.
 
     Example:
       >>> import jax, optax

@@ -1,4 +1,4 @@
-"""The alternation of any projections on one weight: the iterate itself is carried."""
+"""The alternation of any projections on one weight."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ State = TypeVar("State")
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A projection and the axes of the weight that it is applied to."""
+    """A projection and the axes that it takes as rows and columns."""
 
     projection: Projection
     axes: MatrixAxes
@@ -28,9 +28,9 @@ class Member:
 def members_of(
     projections: Sequence[Projection], axes: Sequence[MatrixAxes | Fused], path: str
 ) -> tuple[Member, ...] | Fused:
-    """The members of one weight, or with `Fused` those of each of its parts.
+    """The members of one weight, or `Fused` with the members of each part.
 
-    A projection that acts entry by entry does so on every part, whatever its own axes are.
+    A projection that acts entry by entry fits every part, whatever its own axes are.
     """
     plain = [each for each in axes if not isinstance(each, Fused)]
     if len(plain) == len(axes):
@@ -40,21 +40,17 @@ def members_of(
     fused = all(isinstance(each, Fused) or projection.entrywise for projection, each in pairs)
     if len(layouts) > 1 or not fused:
         raise ValueError(
-            f"{path or '<root>'}: the projections take this weight for fused parts in different"
-            f" ways, {list(axes)}; give all of them the same `axes`"
+            f"{path or '<root>'}: the projections disagree on the parts of this fused weight,"
+            f" {list(axes)}; give all of them the same `axes`"
         )
     ((axis, sizes),) = layouts
-    of_parts = zip(*(_of_each_part(each, len(sizes)) for each in axes), strict=True)
-    members = [tuple(map(Member, projections, of_part)) for of_part in of_parts]
+    specs = (each.specs if isinstance(each, Fused) else (each,) * len(sizes) for each in axes)
+    members = [tuple(map(Member, projections, of_part)) for of_part in zip(*specs, strict=True)]
     return Fused(axis, list(zip(sizes, members, strict=True)))
 
 
-def _of_each_part(axes: MatrixAxes | Fused, count: int) -> tuple[MatrixAxes, ...]:
-    return axes.specs if isinstance(axes, Fused) else (axes,) * count
-
-
 class WeightAlternation(Alternation[State]):
-    """The members of an alternation on one weight, and residuals that broadcast."""
+    """An alternation of members on one weight."""
 
     def __init__(self, members: tuple[Member, ...], weight: jax.Array):
         self.members = members
@@ -63,7 +59,7 @@ class WeightAlternation(Alternation[State]):
         self.same_batch = len({frozenset(member.axes.matrix) for member in members}) == 1
 
     def broadcastable(self, residual: jax.Array) -> jax.Array:
-        """One residual per matrix, or the largest of all where members have other matrices."""
+        """One residual per matrix, or the largest of all if members have different batch axes."""
         return residual if self.same_batch else jnp.squeeze(largest(residual, range(residual.ndim)))
 
     def inner_product(self, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -75,7 +71,7 @@ class WeightAlternation(Alternation[State]):
 
 
 class MatrixAlternation(WeightAlternation[jax.Array]):
-    """Carries the iterate. Sizes are counted once if no member changes which entries are zero."""
+    """An alternation that carries the iterate; sizes are fixed if all members keep the support."""
 
     def __init__(self, members: tuple[Member, ...], weight: jax.Array):
         super().__init__(members, weight)

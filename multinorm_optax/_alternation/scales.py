@@ -1,4 +1,4 @@
-"""The alternation of norms that only rescale: Sinkhorn-Knopp on the squared weight.
+"""The alternation of Euclidean norms, which only rescale: Sinkhorn-Knopp on the squared weight.
 
 Every iterate is G times one scale per group (a row, a column, the matrix).
 """
@@ -38,7 +38,7 @@ Scales = tuple[jax.Array, ...]  # for each norm one per group; 0 marks a group o
 
 
 def only_rescale(members: tuple[Member, ...]) -> bool:
-    """Whether all projections are those of Euclidean norms; a subclass may have one of its own."""
+    """Whether all projections are those of Euclidean norms, and not overridden in a subclass."""
     return all(
         isinstance(member.projection, EuclideanNorm)
         and type(member.projection).project is EuclideanNorm.project
@@ -47,18 +47,18 @@ def only_rescale(members: tuple[Member, ...]) -> bool:
 
 
 class ScaleAlternation(WeightAlternation[Scales]):
-    """Carries the scales; the iterate is the gradient times all of them.
+    """An alternation that carries the scales; the iterate is the gradient times all of them.
 
     A half-step divides each group's scale by the root mean square of the iterate. The first norm
     covers all normal numbers of the dtype. For a later one, a group whose entries are all below
     2^-107 (6e-33 in float32, in a leaf of 2^32 entries; lower in smaller ones) after the
     projections before it, which give others a root mean square of one, counts as zero.
 
-    A fused weight may come as blocks, of which each part has several; sums over a row or column of
-    a part are then added up over its blocks.
+    A fused weight may come in blocks, several for each part; sums over a row or column of a part
+    are then added up over its blocks.
 
-    Barriers keep the half-steps apart: XLA would otherwise compute once what two of them have in
-    common and keep it, in an array of the gradient's size.
+    Barriers separate the half-steps: otherwise XLA would share subexpressions between them, and
+    store them in an array of the gradient's size.
     """
 
     start: Scales = ()
@@ -79,7 +79,7 @@ class ScaleAlternation(WeightAlternation[Scales]):
         return self.parts is not None and self.parts.axis + 1 in axes
 
     def _size(self, axes: MatrixAxes, size: MatrixSize) -> MatrixSize:
-        """(m, n) of the parts of a fused weight, for each block, from those of the blocks."""
+        """(m, n) of each block's part of a fused weight, from those of the blocks."""
 
         def of_part(side: tuple[int, ...], count: Count) -> Count:
             if self.parts is None or not self._spans_blocks(side):
@@ -108,14 +108,14 @@ class ScaleAlternation(WeightAlternation[Scales]):
         return product(self._factors(state))
 
     def _factors(self, state: Scales) -> Factors:
-        # With the weight: in half precision XLA would convert it once, and keep that.
+        # Includes the weight: XLA would convert half precision once, and store the result.
         return jax.lax.optimization_barrier((self.weight, *state)) if state else (self.weight,)
 
     def last_iterate(self, num_iters: NumIters, tol: Tolerance = None) -> jax.Array:
         """The iterate after `num_iters` sweeps or within the tolerance.
 
-        Without a tolerance all rows and columns are counted: that changes an iterate by one factor
-        for each matrix, which the last scale makes good. The first sweep tells which are dead.
+        Without a tolerance, zero rows and columns count as well: that changes an iterate by one
+        factor for each matrix, which the last scale corrects. The first sweep tells them apart.
         """
         sides = {side for each in self.members for side in (each.axes.input, each.axes.output)}
         if tol is not None or not self.same_batch or not sides <= {g.axes for g in self.groups}:
@@ -130,7 +130,7 @@ class ScaleAlternation(WeightAlternation[Scales]):
         return self.value((*others, last * jnp.sqrt(self._live_share(start))))
 
     def _live_share(self, start: Scales) -> Count:
-        """N of the last member without dead rows and columns, as the first scales tell, over N."""
+        """N of the last member without zero rows and columns, by the first scales, over N."""
         norm, axes = self.members[-1].projection, self.members[-1].axes
         alive = dict(zip([group.axes for group in self.groups], start, strict=True))
 
@@ -147,7 +147,7 @@ class ScaleAlternation(WeightAlternation[Scales]):
 
 @dataclasses.dataclass(frozen=True)
 class InBlocks:
-    """A fused weight in blocks: the members of each of its parts, with an axis more."""
+    """A fused weight in blocks: the members of each part, the parts, and the shape."""
 
     members: tuple[Member, ...]
     parts: Parts
@@ -155,13 +155,13 @@ class InBlocks:
 
 
 _BLOCKS = 64
-"""As many blocks at most, or scales would be too many; other weights are split."""
+"""The most blocks of a weight: more would need too many scales. Other weights are split."""
 
 
 def in_blocks(members: tuple[Member, ...] | Fused, weight: jax.Array) -> Any:
-    """The weight in blocks, if its parts have the same members, which only rescale, or `members`.
+    """The weight in blocks if all parts have the same members, which only rescale; else `members`.
 
-    So no part is copied to be read: XLA's sums on a CPU take arrays, and not slices of them.
+    Blocks avoid copies of the parts: XLA's sums on a CPU read arrays, not slices of them.
     """
     if not isinstance(members, Fused) or len(set(members.specs)) > 1:
         return members

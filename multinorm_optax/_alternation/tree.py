@@ -1,4 +1,4 @@
-"""The alternation of transformations of a whole tree, about which nothing else is known."""
+"""The alternation of arbitrary stateless transformations of a whole tree."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from multinorm_optax._norms.precision import abs_sq, compute_dtype, inverse_or_o
 
 
 class TreeAlternation(Alternation[Any]):
-    """Carries the tree itself."""
+    """An alternation that carries the tree."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ def _relative_change(old: jax.Array, new: jax.Array) -> jax.Array:
 def empty_state(
     index: int, projection: optax.GradientTransformation, params: optax.Params
 ) -> optax.OptState:
-    """The state of a stateless member; raises if it has a leaf."""
+    """The state of a stateless member; raise if it has a leaf."""
     state = projection.init(params)
     if jax.tree.leaves(state):
         raise ValueError(

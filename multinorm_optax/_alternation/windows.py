@@ -24,10 +24,10 @@ Factors = tuple[jax.Array, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The parts of a fused weight as runs of equal blocks, which have an axis of their own.
+    """The parts of a fused weight as runs of equal blocks along an extra axis.
 
     Attributes:
-      axis: the axis of the blocks; the axis after it lies inside a block.
+      axis: the axis of the blocks; the next axis is inside a block.
       blocks: the number of blocks of each part.
     """
 
@@ -35,7 +35,7 @@ class Parts:
     blocks: tuple[int, ...]
 
     def reduce(self, function: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
-        """A reduction over the blocks of each part; all blocks of a part get its result."""
+        """Reduce over the blocks of each part, and repeat the result for all blocks of the part."""
         *ends, _ = itertools.accumulate(self.blocks)
         return jnp.concatenate(
             [
@@ -47,13 +47,13 @@ class Parts:
 
 
 class Group(NamedTuple):
-    """The axes that span one group of entries, which may extend over the blocks of a part."""
+    """The axes that span a group of entries, which may extend over the blocks of a part."""
 
     axes: tuple[int, ...]
     parts: Parts | None = None
 
     def sum(self, x: jax.Array) -> jax.Array:
-        """The sum over each group; axes keep their place, those of the group size one."""
+        """The sum over each group; its axes keep size one."""
         return self.extend(jnp.sum(x, axis=self.axes, keepdims=True))
 
     def extend(self, total: jax.Array) -> jax.Array:
@@ -78,7 +78,7 @@ _CHUNK, _LONG = 64, 8192
 
 
 def _is_tall_and_long(factors: Factors, axes: tuple[int, ...]) -> bool:
-    """Whether rows that are long in memory are summed up."""
+    """Whether the sum is over rows that are long in memory."""
     weight = factors[0]
     if len(axes) != 1 or any(jax.typeof(weight).sharding.spec):
         return False
@@ -87,9 +87,9 @@ def _is_tall_and_long(factors: Factors, axes: tuple[int, ...]) -> bool:
 
 
 def _sum_by_chunks(factors: Factors, axis: int) -> jax.Array:
-    """The sum of squares along an axis, in chunks of rows: each row of a sum leaves a CPU's cache.
+    """The sum of squares along an axis, in chunks of rows, whose sums stay in a CPU's cache.
 
-    The barriers keep conversion and squares behind the split, or XLA would write them to memory.
+    The barriers keep conversion and squares after the split; XLA would write them to memory.
     """
 
     def split(each: jax.Array) -> jax.Array:
@@ -125,12 +125,12 @@ def _(group, primals, tangents):  # type: ignore[no-untyped-def]
 
 
 def _windowed(factors: Factors, group: Group) -> tuple[jax.Array, jax.Array | float]:
-    """The sum of |s x|^2 and the power of two s, for each group one that loses nothing."""
+    """The sum of |s x|^2, and the power of two s with which each group's sum loses nothing."""
     weight, *scales = factors
     exponent = int(jnp.finfo(compute_dtype(weight.dtype)).maxexp)
     if scales:
         # The mean of |x|^2 is one at most, or 16 where the first scale was clamped to a normal
-        # number, so that one power of two serves every group.
+        # number, so that one power of two fits every group.
         power = 2.0 ** ((exponent - 6 - weight.size.bit_length()) // 2)
         return sum_of_squares((*factors, _known_at_run_time(power, scales[-1])), group), power
     # At the first one the square of every normal number is normal, and its own square is finite.
@@ -142,20 +142,20 @@ def _windowed(factors: Factors, group: Group) -> tuple[jax.Array, jax.Array | fl
     for outside, power in choices:
         window = jax.lax.select(outside, jnp.full_like(plain, power), window)
     if jax.default_backend() == "cpu":
-        # The barrier keeps XLA from computing once what both sums have in common.
+        # The barrier keeps XLA from sharing subexpressions between both sums.
         return sum_of_squares(jax.lax.optimization_barrier((weight, window)), group), window
     # An accelerator sums at every power in one pass over the weight, as no sum needs another.
     total = plain
     for outside, power in choices:
         x = product(factors)
         y = x * power
-        # XLA may take (x power)^2 for x^2 power^2. A second summand, too small to change the sum,
-        # keeps it from that.
+        # XLA may replace (x power)^2 by x^2 power^2. A second summand, too small to change the sum,
+        # prevents this.
         y = y + (x if power > 1 else y * power)
         total = jax.lax.select(outside, group.sum(abs_sq(y)), total)
     return total, window
 
 
 def _known_at_run_time(power: float, scale: jax.Array) -> jax.Array:
-    """The power where the scale is not zero; XLA would take (x power)^2 for x^2 power^2."""
+    """The power where the scale is not zero; XLA would replace (x power)^2 by x^2 power^2."""
     return jax.lax.select(scale == 0, jnp.zeros_like(scale), jnp.full_like(scale, power))

@@ -1,1 +1,1 @@
-"""Which axes of which leaf are the rows and columns of a matrix, and where its stack lies."""
+"""The matrices in a tree of parameters: rules for their rows and columns, stacks, fused weights."""

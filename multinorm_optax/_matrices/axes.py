@@ -15,8 +15,8 @@ class MatrixAxes:
     """The axes of a weight that index its output features (rows) and input features (columns).
 
     Axes in neither tuple are *batch* axes (stacked layers, experts): every slice along them is a
-    matrix of its own. Negative axes count from the end, so `MatrixAxes(output=-1, input=-2)` serves
-    a flax kernel with any number of leading batch axes. A side without axes has size one.
+    matrix of its own. Negative axes count from the end, so `MatrixAxes(output=-1, input=-2)` fits a
+    flax kernel with any number of leading batch axes. A side without axes has size one.
 
     Attributes:
       output: axes of the output features, the rows (m); an integer stands for one axis.
@@ -45,20 +45,11 @@ class MatrixAxes:
             object.__setattr__(self, side, axes)
 
     def resolve(self, shape: Shape, path: str = "") -> "MatrixAxes":
-        """Return these axes, non-negative; raise if one is out of range or named twice."""
-        ndim, where = len(shape), f"{describe(path, shape)}: {self}"
-        if not all(-ndim <= axis < ndim for axis in self.matrix):
-            raise ValueError(
-                f"{where} names an axis that the weight does not have; correct the rule"
-            )
-        resolved = MatrixAxes(
-            tuple(axis % ndim for axis in self.output), tuple(axis % ndim for axis in self.input)
-        )
-        if len(set(resolved.matrix)) != len(resolved.matrix):
-            raise ValueError(
-                f"{where} names an axis twice; an axis is a row axis, a column axis or a batch axis"
-            )
-        return resolved
+        """Return these axes as non-negative numbers; raise if they do not fit the shape."""
+        once = "an axis is a row axis, a column axis or a batch axis"
+        check_axes(self.matrix, shape, f"{describe(path, shape)}: {self}", once)
+        sides = ([axis % len(shape) for axis in side] for side in (self.output, self.input))
+        return MatrixAxes(*sides)
 
     @property
     def matrix(self) -> tuple[int, ...]:
@@ -66,7 +57,7 @@ class MatrixAxes:
         return self.output + self.input
 
     def matrix_shape(self, shape: Shape) -> tuple[int, int]:
-        """(m, n): the numbers of output and of input features of a weight of this shape."""
+        """The shape (m, n) of the matrices in a weight of this shape."""
         axes = self.resolve(shape)
         return math.prod(shape[i] for i in axes.output), math.prod(shape[i] for i in axes.input)
 
@@ -76,13 +67,22 @@ class MatrixAxes:
         return tuple(axis for axis in range(ndim) if axis not in matrix)
 
     def oriented(self, shape: Shape) -> "MatrixAxes":
-        """The same matrix with m <= n: transposed if it has more rows than columns."""
+        """These axes, with rows and columns exchanged if there are more rows than columns."""
         rows, columns = self.matrix_shape(shape)
         return MatrixAxes(self.input, self.output) if rows > columns else self
 
 
+def check_axes(axes: Sequence[int], shape: Shape, where: str, once: str) -> None:
+    """Raise unless every axis exists and is named once."""
+    ndim = len(shape)
+    if not all(-ndim <= axis < ndim for axis in axes):
+        raise ValueError(f"{where} names an axis that the weight does not have; correct the rule")
+    if len({axis % ndim for axis in axes}) != len(axes):
+        raise ValueError(f"{where} names an axis twice; {once}")
+
+
 def as_matrix_axes(spec: Any) -> MatrixAxes:
-    """`MatrixAxes` from itself, or from `optax.contrib.MuonDimensionNumbers`."""
+    """Convert `optax.contrib.MuonDimensionNumbers` to `MatrixAxes`."""
     if isinstance(spec, MatrixAxes):
         return spec
     if isinstance(spec, optax.contrib.MuonDimensionNumbers):
@@ -93,10 +93,10 @@ def as_matrix_axes(spec: Any) -> MatrixAxes:
 
 
 def is_integer(number: Any) -> bool:
-    """Whether it is a Python integer and no boolean."""
+    """Whether this is a Python integer and not a boolean."""
     return isinstance(number, int) and not isinstance(number, bool)
 
 
 def describe(path: str, shape: Shape) -> str:
-    """A weight in an error message: `layers/mlp/up/kernel (8, 512, 1376)`."""
+    """The name of a weight in an error message: `layers/mlp/up/kernel (8, 512, 1376)`."""
     return f"{path or '<root>'} {tuple(shape)}"

@@ -19,23 +19,22 @@ Spec = TypeVar("Spec")
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Fused:
-    """Several weights that are stored as one, each with a spec of its own.
+    """Several weights that are stored as one, each with its own spec.
 
     Use it for `axes`, with `MatrixAxes` for each part, or for `blocks`, with `Blocks`. Optimizers
-    then treat the parts as weights of their own: each is normalized by itself, as if the kernel had
-    been split. Where only scales are iterated (rows, columns, Frobenius; SinkGD), no part is copied
-    if the parts have the same spec and sizes with a common divisor of at least 1/64 of their sum.
-    Otherwise parts are split and put together again. Choose another axis to spread a kernel over
-    devices than that of its parts: otherwise parts move between devices.
+    then normalize each part by itself, as if the kernel had been split. SinkGD, and any alternation
+    of row, column and Frobenius norms, copies no part if all parts have the same spec, and sizes
+    with a common divisor of at least 1/64 of their sum. Otherwise parts are split and concatenated.
+    Shard a kernel along another axis than that of its parts, or parts move between devices.
 
     Attributes:
-      axis: the axis along which the parts lie one after another. Like the axes of a part it may
-        count from the end, so that one description serves stacks of layers too.
-      parts: for each part its size along this axis and its spec: `MatrixAxes` or
+      axis: the axis along which the parts follow one another. Like the axes of a part it may count
+        from the end, so that one spec fits stacks of layers too.
+      parts: the size along this axis and the spec of each part: `MatrixAxes` or
         `optax.contrib.MuonDimensionNumbers`, or for `blocks` also `Blocks`.
 
     Raises:
-      TypeError: if the axis or a size is not an integer, or if a part is None or fused itself.
+      TypeError: if the axis or a size is not an integer, or if a part is None or `Fused`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -73,18 +72,18 @@ class Fused:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The size of each part along the axis."""
+        """The sizes of the parts along the axis."""
         return tuple(size for size, _ in self.parts)
 
     @property
     def specs(self) -> tuple[Any, ...]:
-        """The spec of each part."""
+        """The specs of the parts."""
         return tuple(spec for _, spec in self.parts)
 
     def resolve(
         self, shape: Shape, path: str, of_part: Callable[[Any, Shape, str], Any]
     ) -> "Fused":
-        """Return this with a non-negative axis and resolved parts; raise if they do not fit."""
+        """Return the spec with a non-negative axis and resolved parts; raise if it does not fit."""
         if not -len(shape) <= self.axis < len(shape):
             raise ValueError(
                 f"{describe(path, shape)}: {self} lies along an axis that the weight does not have;"
@@ -99,39 +98,32 @@ class Fused:
         return resolved.map(lambda spec, part: of_part(spec, part, path), shape)
 
     def map(self, function: Callable[[Any, Shape], Any], shape: Shape) -> "Fused":
-        """The same parts with `function(spec, shape)` of each instead of its spec."""
+        """Replace the spec of each part by `function(spec, shape)`."""
         shapes = self.shapes(shape)
         specs = map(function, self.specs, shapes)
         return Fused(self.axis, list(zip(self.sizes, specs, strict=True)))
 
     def shapes(self, shape: Shape) -> list[Shape]:
-        """The shape of each part of a weight of this shape."""
+        """The shapes of the parts of a weight of this shape."""
         axis = self.axis % len(shape)
         return [(*shape[:axis], size, *shape[axis + 1 :]) for size in self.sizes]
 
 
 def map_spec(function: Callable[[Any, Shape], Spec], spec: Any, shape: Shape) -> Spec | Fused:
-    """`function(spec, shape)`, or that of every part of a fused weight."""
+    """Apply `function(spec, shape)` to a weight, or to every part of a fused weight."""
     return spec.map(function, shape) if isinstance(spec, Fused) else function(spec, shape)
 
 
 def specs_of(spec: Any) -> tuple[Any, ...]:
-    """The spec of each part of a weight; a weight that is not fused is its only part."""
+    """The specs of the parts of a weight; a weight that is not fused is its only part."""
     return spec.specs if isinstance(spec, Fused) else (spec,)
 
 
 def split_fused(tree: Any, specs: Sequence[Any]) -> tuple[Any, list[Any], Callable[..., Any]]:
-    """A tree with a tuple of parts in place of each fused weight, their specs, and the way back.
+    """Split each fused weight into a tuple of parts, by the resolved specs of all leaves.
 
-    Args:
-      tree: arrays.
-      specs: the resolved spec of every leaf.
-
-    Returns:
-      - the tree of parts;
-      - the spec of each of its leaves;
-      - `join(parts, leading=0)`, which puts such a tree together again; its arrays may have so many
-        leading axes more than the weights.
+    Returns the tree of parts, the specs of its leaves, and `join(parts, leading=0)`, which joins
+    such a tree again; its arrays may have `leading` more axes in front than the weights.
     """
     leaves = jax.tree.leaves(tree)
     structure: Any = jax.tree.structure(tree)
@@ -145,10 +137,10 @@ def split_fused(tree: Any, specs: Sequence[Any]) -> tuple[Any, list[Any], Callab
 
 
 def split(x: jax.Array, spec: Any) -> Any:
-    """The parts of a fused weight as a tuple; any other weight as it is.
+    """The parts of a fused weight as a tuple; any other weight unchanged.
 
-    With Explicit mesh axes the parts are spread as the weight, as far as the numbers of devices
-    divide their sizes.
+    With Explicit mesh axes the parts have the weight's sharding, except along axes whose size the
+    number of devices does not divide.
     """
     if not isinstance(spec, Fused):
         return x
@@ -165,20 +157,19 @@ def split(x: jax.Array, spec: Any) -> Any:
 
 
 def _joined(x: jax.Array, spec: Any, parts: Any, leading: int) -> Any:
-    """The parts put together as the weight x is."""
+    """The parts as one array with the sharding of the weight x."""
     if not isinstance(spec, Fused):
         return parts
-
     axis, sharding = spec.axis + leading, jax.typeof(x).sharding
     if not any(sharding.spec) or sharding.spec[spec.axis] is None:
         return _end_to_end(parts, axis)
-    # What lies on other devices has to be sent, of which a concatenation needs the least.
+    # Of all ways to join, a concatenation sends the least between devices.
     whole = NamedSharding(sharding.mesh, P(*[None] * leading, *sharding.spec))
     return left_to_xla(lambda parts: jnp.concatenate(parts, axis), whole)(parts)
 
 
 def _end_to_end(parts: Sequence[jax.Array], axis: int) -> jax.Array:
-    """A concatenation that XLA computes in one pass; for another it may make room for all parts."""
+    """Concatenate in a form that XLA fuses; otherwise it may allocate memory for all parts."""
     *starts, total = itertools.accumulate((part.shape[axis] for part in parts), initial=0)
 
     def padded(part: jax.Array, start: int) -> jax.Array:

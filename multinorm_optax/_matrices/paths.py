@@ -1,4 +1,4 @@
-"""Looks up per-leaf specs by path: the axes of a matrix, the blocks of a second moment, a rank."""
+"""The lookup of per-leaf specs by path: matrix axes, blocks of a second moment, a rank."""
 
 import collections
 import dataclasses
@@ -22,20 +22,20 @@ class _Uncovered(enum.Enum):
 
 
 UNCOVERED = _Uncovered.UNCOVERED
-"""What a function in a rule returns to leave the leaf to the next rule."""
+"""The value that a function in a rule returns to leave the leaf to the next rule."""
 Uncovered: TypeAlias = Literal[_Uncovered.UNCOVERED]
 
 Rule: TypeAlias = tuple[str, Any]
-"""(pattern, spec): a regular expression for whole paths, and a spec or a function to make one."""
+"""(pattern, spec): a regular expression for whole paths, and a spec or a function for one."""
 
 
 class DefaultRule:
-    """The function of a default rule, which error messages can name."""
+    """The function of a default rule, with its part of error messages."""
 
     text: str  # the rules as Python, such as FLAX_RULES
 
     def of_tree(self, shapes: Mapping[str, Shape]) -> Any:
-        """The function for a leaf of a tree, from the paths and shapes of all its leaves."""
+        """The function for a tree with leaves of these paths and shapes."""
         return self
 
     def why_not(self, path: str, shape: Shape) -> str | None:
@@ -43,7 +43,7 @@ class DefaultRule:
         return None
 
     def likely(self, path: str, shape: Shape) -> str | None:
-        """The likeliest spec of a leaf that is not covered, as Python."""
+        """The likeliest spec of an uncovered leaf, as Python."""
         return None
 
 
@@ -53,14 +53,10 @@ def named_leaves(
     """The leaves of a tree with their paths as text, `layers/mlp/up/kernel`.
 
     An attribute `value` without siblings is dropped: flax's boxes (`nnx.Param`, `nn.Partitioned`)
-    add it to parameters, but not to gradients. A masked sibling counts, but is not returned.
+    add it to parameters, but not to gradients. Masked leaves count as siblings, but are left out.
     """
-
-    def is_masked(node: Any) -> bool:
-        return isinstance(node, optax.MaskedNode)
-
     leaves = jax.tree_util.tree_leaves_with_path(
-        tree, is_leaf=lambda node: is_masked(node) or is_leaf(node)
+        tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode) or is_leaf(node)
     )
     children = collections.Counter(path[:end] for path, _ in leaves for end in range(len(path)))
     named = []
@@ -69,16 +65,13 @@ def named_leaves(
         boxed = isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value"
         if boxed and children[path[:-1]] == 1:
             path = path[:-1]
-        if not is_masked(leaf):
+        if not isinstance(leaf, optax.MaskedNode):
             named.append((jax.tree_util.keystr(path, simple=True, separator="/"), leaf))
     return named
 
 
 def unboxed(tree: Any) -> Any:
-    """The tree without the boxes of flax (`nn.Partitioned`), for state of other shapes.
-
-    A box says how a parameter is spread over a mesh, which does not fit an array of other axes.
-    """
+    """The tree without flax's boxes (`nn.Partitioned`), whose mesh axes may not fit the state."""
 
     def is_box(node: Any) -> bool:
         return hasattr(node, "unbox") and hasattr(node, "replace_boxed")
@@ -87,10 +80,10 @@ def unboxed(tree: Any) -> Any:
 
 
 def array_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves of a tree of arrays, `jax.ShapeDtypeStruct` and numbers; raises for others."""
+    """The leaves of a tree of arrays, `jax.ShapeDtypeStruct` and numbers; raise for others."""
     leaves = named_leaves(tree)
     for path, leaf in leaves:
-        # Keys of random numbers, which have a dtype of their own, are no parameters either.
+        # Random keys have an extended dtype, and are not parameters either.
         array = hasattr(leaf, "shape") and not jax.dtypes.issubdtype(
             getattr(leaf, "dtype", jax.dtypes.extended), jax.dtypes.extended
         )
@@ -114,17 +107,17 @@ class FoundSpec:
 
 @dataclasses.dataclass(frozen=True)
 class SpecKind:
-    """A kind of spec that is looked up by path, such as matrix axes."""
+    """A kind of spec, such as matrix axes."""
 
-    argument: str  # the argument that rules come in
+    argument: str  # the name of the argument
     name: str  # the type of a spec
     is_spec: Callable[[Any], bool]
     resolve: Callable[[Any, Shape, str], Any]  # (spec, shape, path) -> spec, or an error
-    missing: Callable[[Any, Sequence[FoundSpec]], str]  # (specs, all leaves) -> what to write
+    missing: Callable[[Any, Sequence[FoundSpec]], str]  # (specs, all leaves) -> an error message
 
 
 def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]]:
-    """The path and the spec of every leaf: from rules, a tree of specs, or a function of one."""
+    """The path and the spec of every leaf; raise if a leaf is uncovered."""
     found = look_up(specs, tree, kind)
     if any(leaf.spec is UNCOVERED for leaf in found):
         raise ValueError(kind.missing(specs, found))
@@ -132,13 +125,11 @@ def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]
 
 
 def look_up(specs: Any, tree: Any, kind: SpecKind) -> list[FoundSpec]:
-    """The spec of every leaf, or `UNCOVERED`."""
-    leaves = array_leaves(tree)
-    shapes = {path: shape_of(leaf) for path, leaf in leaves}
-    lookup = _lookup(specs, tree, shapes, kind)
+    """The spec of every leaf, or `UNCOVERED`, from rules, a tree of specs, or a function of one."""
+    leaves = [(path, shape_of(leaf)) for path, leaf in array_leaves(tree)]
+    lookup = _lookup(specs, tree, dict(leaves), kind)
     found = []
-    for path, leaf in leaves:
-        shape = shape_of(leaf)
+    for path, shape in leaves:
         spec = lookup(path, shape)
         resolved = UNCOVERED if spec is UNCOVERED else kind.resolve(spec, shape, path)
         found.append(FoundSpec(path, shape, resolved))
@@ -167,7 +158,9 @@ def _lookup(
             return UNCOVERED
 
         return by_rule
-    if is_function(specs):
+    # A module with `__call__` is a tree, not a function.
+    is_leaf = jax.tree_util.all_leaves([specs]) or isinstance(specs, jax.tree_util.Partial)
+    if callable(specs) and is_leaf:
         specs = specs(tree)
     by_name = dict(named_leaves(specs, is_leaf=kind.is_spec))
     for path, spec in by_name.items():
@@ -203,12 +196,6 @@ def is_rules(specs: Any) -> TypeGuard[Sequence[Rule]]:
         return False
     pairs = all(type(rule) in (tuple, list) and len(rule) == 2 for rule in specs)
     return pairs and all(isinstance(pattern, str) for pattern, _ in specs)
-
-
-def is_function(specs: Any) -> bool:
-    """Whether specs are a function of the parameters; a module that has `__call__` is a tree."""
-    is_tree = not jax.tree_util.all_leaves([specs]) and not isinstance(specs, jax.tree_util.Partial)
-    return callable(specs) and not is_tree
 
 
 def shape_of(leaf: Any) -> Shape:

@@ -1,4 +1,4 @@
-"""The role of a leaf, read from the names in its path: a matrix, another role, or not certain."""
+"""The role of a leaf, from the names in its path: a matrix, another role, or uncertain."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ from multinorm_optax._matrices.vocabulary import (
 )
 
 ALONE: Mapping[str, Shape] = {}
-"""The shapes of no other leaves, where only names are to be read."""
+"""No shapes of other leaves: only names are read."""
 
 
 def words_of(segment: str) -> list[str]:
@@ -49,21 +49,22 @@ def _split(segment: str) -> list[str]:
     return [part.lower() for part in re.split(r"[^A-Za-z]+", separated) if part]
 
 
-def names_of(path: str) -> list[str]:
-    """The segments of a path that are names: no indices, and no wrapper below the last name."""
+def _unwrapped(path: str) -> list[str]:
+    """The segments of a path up to its last name that is not a wrapper's."""
     segments = path.split("/")
     while segments and (segments[-1] in WRAPPERS or not _split(segments[-1])):
         segments.pop()
-    return [segment for segment in segments if _split(segment)]
+    return segments
+
+
+def names_of(path: str) -> list[str]:
+    """The segments of a path that are names: no indices, and no wrapper below the last name."""
+    return [segment for segment in _unwrapped(path) if _split(segment)]
 
 
 def beside(path: str, name: str, level: int = 1) -> str:
-    """The path with another last name, or another name just above that for `level=2`."""
-    segments = path.split("/")
-    last = len(segments) - 1
-    while last > 0 and (segments[last] in WRAPPERS or not _split(segments[last])):
-        last -= 1
-    position = max(last + 1 - level, 0)
+    """The path with another last name, or for `level=2` another name above it."""
+    segments, position = path.split("/"), max(len(_unwrapped(path)) - level, 0)
     return "/".join([*segments[:position], name, *segments[position + 1 :]])
 
 
@@ -73,9 +74,9 @@ def bias_of(path: str, shapes: Mapping[str, Shape]) -> Shape | None:
 
 
 def is_norm_or_bias(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
-    """Whether the names say with certainty that a leaf is a norm's gain, a scale or a bias."""
+    """Whether a leaf is certainly a norm's gain, a scale or a bias, by its names."""
     *above, leaf = names_of(path) or [""]
-    # The b of a low-rank adapter and the B of a state space stand beside no weight.
+    # The b of a low-rank adapter and the B of a state space model have no weight beside them.
     if leaf.rstrip("_0123456789") == "b" and len(shapes.get(path, ())) > 1:
         return any(beside(path, weight) in shapes for weight in WEIGHTS)
     if leaf in ("w", "weight", "g") and above and _is_norm(above[-1]):
@@ -86,28 +87,26 @@ def is_norm_or_bias(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
 
 
 def _is_norm(segment: str) -> bool:
-    """A norm, not a projection of it: `layer_norm`, `ln_f`; not `norm_proj`, `ada_norm`."""
+    """Whether this names a norm: `layer_norm`, `ln_f`; not `norm_proj`, `ada_norm`."""
     words = _split(segment)
     while len(words) > 1 and words[-1] in NORM_TAGS:
         words.pop()
     named = words[-1] in NORMS or words_of(segment)[-1] in NORMS
-    return named and not OF_WEIGHTS.keys() & set(words)
+    return named and not OF_WEIGHTS & set(words)
 
 
 def _is_token_embedding(segment: str) -> bool:
     words = set(_split(segment))
-    return bool(words & EMBEDDINGS.keys()) and not words - (
-        EMBEDDINGS.keys() | TOKENS_AND_POSITIONS.keys()
-    )
+    return bool(words & EMBEDDINGS) and words <= EMBEDDINGS | TOKENS_AND_POSITIONS
 
 
 def _is_attention(segment: str) -> bool:
-    """An attention, not a model or a layer named after it: `self_attn`; not `attention_lm`."""
+    """Whether this names an attention: `self_attn`; not `attention_lm`."""
     return bool(_split(segment)) and _split(segment)[-1] in ATTENTIONS
 
 
 def _is_head(segment: str, above: Sequence[str]) -> bool:
-    """An output head, not one of an attention: `lm_head`; not `multi_head`, `attn/head`."""
+    """Whether this names an output head: `lm_head`; not `multi_head`, `attn/head`."""
     *others, last = _split(segment)
     doubtful = {"per", "each", "pre", "proj", "projection", "query", "key", "kv", "q", "k", "multi"}
     doubtful |= {"multihead", *ATTENTIONS}
@@ -115,29 +114,26 @@ def _is_head(segment: str, above: Sequence[str]) -> bool:
 
 
 def is_other_role(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
-    """Whether a leaf is certainly no matrix, from its names and the shapes of all leaves.
-
-    An embedding, tokens, an output head, a norm's gain, a scale or a bias.
-    """
+    """Whether a leaf is certainly an embedding, tokens, a head, a gain, a scale or a bias."""
     *above, leaf = names_of(path) or [""]
     if is_norm_or_bias(path, shapes):
         return True
     if leaf and leaf not in WEIGHTS:
         words = _split(leaf)
         return words[-1] in TOKENS or _is_token_embedding(leaf) or _is_head(leaf, above)
-    # Several layers, as in head/0/weight, are not all the head.
+    # Of several layers, as in head/0/weight, not all are the head.
     if not above or f"/{above[-1]}/{leaf}" not in f"/{path}":
         return False
     *above, parent = above
     if parent in ("wte", "wpe"):
         return True
-    # A convolution or a dense layer may be called an embedding, too: these have a kernel or a bias.
+    # Convolutions and dense layers that are called embeddings have a kernel or a bias.
     of_tokens = leaf == "weight" and "input" not in _split(parent) and _is_token_embedding(parent)
     return (of_tokens and bias_of(path, shapes) is None) or _is_head(parent, above)
 
 
 def role_words(path: str, shapes: Mapping[str, Shape] = ALONE) -> Iterator[str]:
-    """The names above a weight that may say another role than a matrix's."""
+    """The names above a weight that may name another role than a matrix's."""
     above = names_of(path)[:-1]
     for position, segment in enumerate(above, start=1):
         is_parent = position == len(above)
@@ -145,19 +141,19 @@ def role_words(path: str, shapes: Mapping[str, Shape] = ALONE) -> Iterator[str]:
         if text == "prenorm" and not is_parent:  # PreNorm_0 wraps another layer
             continue
         may_be_other = (
-            bool(words & WORDS.keys())
+            bool(words & WORDS)
             or any(stem in text for stem in STEMS)
             or any(word.endswith("emb") for word in words)
-            or (bool(words & OUTPUTS.keys()) and not _is_inner(path, segment, shapes))
+            or (bool(words & OUTPUTS) and not _is_inner(path, segment, shapes))
             or (_split(segment)[-1] in GATES and not (is_parent and _is_of_gated_mlp(path, shapes)))
-            or (is_parent and bool(words & PARENTS.keys()))
+            or (is_parent and bool(words & PARENTS))
         )
         if may_be_other:
             yield segment
 
 
 def _is_inner(path: str, output: str, shapes: Mapping[str, Shape]) -> bool:
-    """Whether an output belongs to a numbered layer or an attention, not to the whole model."""
+    """Whether an output is that of a numbered layer or an attention, not of the model."""
     before = path.split("/")
     before = before[: before.index(output)]
     for segment, below in itertools.pairwise([*before, ""]):
@@ -171,25 +167,25 @@ def _is_inner(path: str, output: str, shapes: Mapping[str, Shape]) -> bool:
 
 
 def _is_of_gated_mlp(path: str, shapes: Mapping[str, Shape]) -> bool:
-    """Whether a weight has the shape of an up or down projection beside it; routers do not."""
+    """Whether an up or down projection beside a weight has its shape; beside routers none has."""
     shape = shapes.get(path, ())
     near = [shapes.get(beside(path, name, level=2)) for name in BESIDE_GATES]
     return shape in near or shape[::-1] in near
 
 
 def sides(shape: Shape) -> int:
-    """The number of axes that are longer than one."""
+    """The number of axes longer than one."""
     return sum(size > 1 for size in shape)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class DefaultAxes(DefaultRule):
-    """The default rule: what the names of a path say with certainty.
+    """The default rule, which covers leaves whose names are certain.
 
-    In this order: a leaf with fewer than two sides longer than one is not a matrix. Nor is an
+    In this order: a leaf with fewer than two axes longer than one is not a matrix. Neither is an
     embedding, a token, an output head, a norm's gain, a scale or a bias. A leaf of two axes whose
-    name is one of `weights` is a matrix with the axes `matrix`, unless a name above it may say
-    another role, or its bias has its shape. Everything else is not covered.
+    name is in `weights` is a matrix with the axes `matrix`, unless a name above it may name another
+    role, or its bias has its shape. Everything else is not covered.
     """
 
     text: str
@@ -207,7 +203,7 @@ class DefaultAxes(DefaultRule):
         return self.matrix if self.why_not(path, shape) is None else UNCOVERED
 
     def why_not(self, path: str, shape: Shape) -> str | None:
-        """Why a leaf that has no other role is not certainly a matrix; None if it is one."""
+        """Why a leaf without another role is not certainly a matrix; None if it is one."""
         names = names_of(path)
         if not names:
             return "its path has no name, and roles are read from names"
@@ -224,7 +220,7 @@ class DefaultAxes(DefaultRule):
         for word in role_words(path, self.shapes):
             return f"{word} may say that it is not a matrix"
         if bias_of(path, self.shapes) == shape:
-            return "a bias of the same shape says that it is a norm's"
+            return "a bias of the same shape suggests that it belongs to a norm"
         return None
 
 

@@ -1,4 +1,4 @@
-"""From a parameter tree to the matrices in it: rules by path, as shapes cannot tell."""
+"""The matrices in a parameter tree, by rules for paths: shapes do not tell rows from columns."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -34,28 +34,28 @@ Spec: TypeAlias = MatrixAxes | optax.contrib.MuonDimensionNumbers | Fused | None
 AxesRule: TypeAlias = tuple[str, Spec | Callable[[str, Shape], Spec | Uncovered]]
 AxesTree: TypeAlias = Any  # with the structure of the parameters, or a prefix of it
 AxesLike: TypeAlias = Spec | Sequence[AxesRule] | Callable[[optax.Params], AxesTree] | AxesTree
-"""What says which axes are rows and columns, see `resolve_axes`; `None` stands for `FLAX_RULES`."""
+"""The argument `axes` of every transformation, see `resolve_axes`; `None` is `FLAX_RULES`."""
 
 MATRIX = "matrix"
 OTHER = "adam"
 
 FLAX_RULES: tuple[AxesRule, ...] = ((r".*", flax_axes),)
-"""The default, for weights stored (in, out): `kernel` of flax and Keras, `w` of haiku.
+"""The default rules, for weights stored (in, out): `kernel` of flax and Keras, `w` of haiku.
 
-Append it to rules of your own: `axes=[("attn/qkv/kernel", ...), *FLAX_RULES]`.
+Append them to your own rules: `axes=[("attn/qkv/kernel", ...), *FLAX_RULES]`.
 """
 
 EQUINOX_RULES: tuple[AxesRule, ...] = ((r".*", equinox_axes),)
-"""The same for weights stored (out, in): `weight` of equinox, haliax and PyTorch."""
+"""Default rules for weights stored (out, in): `weight` of equinox, haliax and PyTorch."""
 
 WHOLE_LEAF_RULES: tuple[AxesRule, ...] = (
     (r".*", lambda _, shape: MatrixAxes(output=range(len(shape)), input=())),
 )
-"""Every leaf is one matrix of a single column, for projections that act entry by entry."""
+"""Rules that make every leaf one column, for projections that act entry by entry."""
 
 
 def missing_axes(axes: AxesLike, found: Sequence[FoundSpec]) -> str:
-    """The text of the error about uncovered leaves, with rules that cover them all."""
+    """The error message about uncovered leaves, with rules that cover all of them."""
     defaults = _defaults(axes) if is_rules(axes) else []
     default = (defaults[-1] if defaults else flax_axes).of_tree(_shapes(found))
 
@@ -69,7 +69,7 @@ def missing_axes(axes: AxesLike, found: Sequence[FoundSpec]) -> str:
 
 
 def suggest_axes(axes: AxesLike, found: Sequence[FoundSpec]) -> str:
-    """What to write so that all leaves are covered: rules to paste, unless axes are a tree."""
+    """How to cover all leaves: rules to paste, unless `axes` is a tree."""
     axes = FLAX_RULES if axes is None else axes
     if not is_rules(axes):
         return (
@@ -117,12 +117,8 @@ def _likely(out_first: bool, found: Sequence[FoundSpec]) -> Callable[[FoundSpec]
 
 def _resolve(spec: Spec, shape: Shape, path: str) -> MatrixAxes | Fused | None:
     if isinstance(spec, Fused):
-        return spec.resolve(shape, path, _resolve_part)
+        return spec.resolve(shape, path, _resolve)
     return None if spec is None else as_matrix_axes(spec).resolve(shape, path)
-
-
-def _resolve_part(spec: Any, shape: Shape, path: str) -> MatrixAxes:
-    return as_matrix_axes(spec).resolve(shape, path)
 
 
 _AXES = SpecKind(
@@ -145,20 +141,20 @@ def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | Fuse
     A fused leaf has `Fused` with the matrix axes of each part.
 
     Args:
-      axes: what says which axes are rows and columns:
+      axes: which axes are rows and columns:
 
         - `None`: `FLAX_RULES`;
-        - one `MatrixAxes` or `optax.contrib.MuonDimensionNumbers`, for every leaf, or `Fused`;
-        - rules: a sequence of `(pattern, spec)`; the first whose regular expression matches the
-          whole path (`layers/mlp/up/kernel`) decides. A spec is one of these, `None` (not a
-          matrix), or a callable of path and shape that returns a spec, or `UNCOVERED` to leave the
-          leaf to the next rule;
-        - a tree of specs with the structure of the parameters, or a prefix of it, or a callable
+        - a spec for every leaf: `MatrixAxes`, `optax.contrib.MuonDimensionNumbers` or `Fused`;
+        - rules: a sequence of `(pattern, spec)`, of which the first whose regular expression
+          matches the whole path (`layers/mlp/up/kernel`) decides. Here a spec may also be `None`
+          (not a matrix), or a function of path and shape that returns a spec, or `UNCOVERED` to
+          leave the leaf to the next rule;
+        - a tree of specs with the structure of the parameters, or a prefix of it, or a function
           that makes one from the tree, as `optax.contrib.muon` takes.
       tree: parameters or updates, arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError: for leaves that nothing covers (all are listed), or axes that do not fit a shape.
+      ValueError: for uncovered leaves (all are listed), or axes that do not fit a shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -174,7 +170,7 @@ def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | Fuse
 
 
 def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> Any:
-    """Applies `function(leaf, axes)` to every leaf, or part of one, which must be a matrix."""
+    """Apply `function(leaf, axes)` to every leaf, or to every part of a fused leaf."""
     arrays = jax.tree.map(jnp.asarray, updates)
     parts, of_parts, join = split_fused(arrays, resolve_matrices(axes, updates))
     leaves, structure = jax.tree.flatten(parts)
@@ -182,7 +178,7 @@ def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> 
 
 
 def resolve_matrices(axes: AxesLike, tree: Any) -> list[MatrixAxes | Fused]:
-    """The axes of every leaf of a tree of matrices; raises for any other leaf."""
+    """The axes of every leaf of a tree of matrices; raise for any other leaf."""
     matrices = []
     for leaf, (path, found) in zip(jax.tree.leaves(tree), resolve_axes(axes, tree), strict=True):
         where = describe(path, shape_of(leaf))
@@ -194,16 +190,18 @@ def resolve_matrices(axes: AxesLike, tree: Any) -> list[MatrixAxes | Fused]:
             )
         dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):
-            text = "gradients are floating-point or complex arrays"
-            raise TypeError(f"{where}: cannot normalize dtype {dtype}; {text}")
+            raise TypeError(
+                f"{where}: cannot normalize dtype {dtype}; gradients are floating-point or complex"
+                " arrays"
+            )
         matrices.append(found)
     return matrices
 
 
 def group_labels(axes: AxesLike = None) -> Callable[[Any], Any]:
-    """The label function of `optax.partition`: `"matrix"` or `"adam"` for every leaf.
+    """A label function for `optax.partition`: `"matrix"` or `"adam"` for every leaf.
 
-    It takes a tree of parameters or updates, with `axes` as in `resolve_axes`.
+    The function takes a tree of parameters or updates; `axes` are those of `resolve_axes`.
 
     Example:
       >>> import jax.numpy as jnp, optax

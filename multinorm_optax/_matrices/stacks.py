@@ -1,12 +1,12 @@
-"""A weight as a stack of wide matrices (batch..., m, n), m <= n, for what needs whole matrices.
+"""Functions of whole matrices, applied to a weight as a stack (batch..., m, n) with m <= n.
 
-On a mesh an orthogonalizer needs all rows of a column on one device: then the product X X^T is a
-sum over devices of m x m matrices, and nothing else is sent.
+On a mesh an orthogonalizer needs all rows of a column on one device: then devices only exchange
+m x m summands of the product X X^T.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,17 @@ from jax.sharding import PartitionSpec as P
 
 from multinorm_optax._matrices.axes import MatrixAxes
 
-Function = Callable[[jax.Array], jax.Array]
-MeshAxes = tuple[str, ...]
+Function: TypeAlias = Callable[[jax.Array], jax.Array]
+MeshAxes: TypeAlias = tuple[str, ...]
 
 _ENTRIES, _ENTRIES_ON_CPU = 2**25, 2**19
-"""Entries of the matrices that a device takes at a time, at most."""
+"""The most entries that a device takes at a time."""
 
 
 def as_wide_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Function]:
-    """The weight as a stack (batch..., m, n) with m <= n, and the way back.
+    """The weight as a stack (batch..., m, n) with m <= n, and the inverse function.
 
-    Batch axes of size one are left out: XLA would copy a matrix that has one.
+    Batch axes of size one are left out: XLA would copy a matrix with one.
     """
     axes = _wide(x.shape, axes)
     order = (*axes.batch(x.ndim), *axes.output, *axes.input)
@@ -40,18 +40,18 @@ def as_wide_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Functio
 
 
 def _wide(shape: tuple[int, ...], axes: MatrixAxes) -> MatrixAxes:
-    """The axes with m <= n; of square matrices as they lie, which saves transposing them."""
+    """The axes with m <= n; square matrices keep their order in memory, to avoid a transpose."""
     axes = axes.oriented(shape)
     m, n = axes.matrix_shape(shape)
     return MatrixAxes(*sorted((axes.output, axes.input))) if m == n else axes
 
 
 def map_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> jax.Array:
-    """Applies a function of wide matrices (..., m, n) that keeps their shape.
+    """Apply a function of wide matrices (..., m, n) that keeps their shape.
 
-    The matrices of a stack take turns, which bounds the working memory: `_ENTRIES` at most on each
-    device, or one matrix. Unless mesh axes are Explicit, JAX does not tell how a stack is spread;
-    all devices count then. With Explicit axes, devices share a stack as `_stages` says.
+    A loop over parts of the stack bounds the working memory: `_ENTRIES` on each device, or one
+    matrix. Unless mesh axes are Explicit, JAX does not tell how a stack is sharded; it is then
+    taken to be on all devices. With Explicit axes, `_stages` chooses how devices share a stack.
     """
     if not x.size:
         return x
@@ -94,7 +94,7 @@ def _map_spread(
 
 
 def reduce_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> jax.Array:
-    """Applies a function (..., m, n) -> (...); matrix axes are kept with size one."""
+    """Apply a function (..., m, n) -> (...); matrix axes keep size one."""
 
     def apply(x: jax.Array) -> jax.Array:
         shape = [1 if i in axes.matrix else size for i, size in enumerate(x.shape)]
@@ -108,7 +108,7 @@ def reduce_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> 
 
 
 def left_to_xla(function: Callable[..., Any], sharding: Any) -> Callable[..., Any]:
-    """The function with Explicit mesh axes made Auto; shardings are those of its results."""
+    """The function with Explicit mesh axes made Auto; `sharding` is that of its result."""
     mesh = jax.tree.leaves(sharding)[0].mesh
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     explicit = tuple(name for name, kind in kinds if kind == AxisType.Explicit)
@@ -120,11 +120,11 @@ def _devices(sharding: NamedSharding, names: MeshAxes) -> int:
 
 
 def _stages(x: jax.Array, axes: MatrixAxes, sharding: NamedSharding) -> list[tuple[MeshAxes, ...]]:
-    """How to bring rows together, as mesh axes for each axis of the stack (batch..., m, n).
+    """Successive shardings (batch..., m, n) of the stack that bring the rows together.
 
-    What batch axes are spread over stays. Each other mesh axis goes to the first batch axis that it
-    divides evenly; the rows' otherwise to the columns, or to none, and then the devices along it do
-    the same work. XLA would gather all instead of moving two at once to the same axis.
+    The mesh axes of batch axes stay. Every other mesh axis moves to the first batch axis that it
+    divides evenly. Otherwise one of the rows moves to the columns, or to no axis; then the devices
+    along it do the same work. Axes move one by one: XLA would gather instead of moving two at once.
     """
     names: list[MeshAxes] = [
         (name,) if isinstance(name, str) else tuple(name or ()) for name in sharding.spec
@@ -152,7 +152,7 @@ def _stages(x: jax.Array, axes: MatrixAxes, sharding: NamedSharding) -> list[tup
 def _in_turn(
     function: Function, x: jax.Array, batch: Sequence[int], apart: Sequence[int]
 ) -> jax.Array:
-    """The function of x in parts of matrices; `apart` are the devices along each batch axis."""
+    """Apply the function to parts of x in a loop; `apart` counts devices along each batch axis."""
     part = _part(x, batch, apart)
     axes = [axis for axis, size in enumerate(x.shape) if part[axis] < size]
     if not axes:
@@ -165,7 +165,7 @@ def _in_turn(
     slice_shape = [1 if place in places else size for place, size in enumerate(split)]
 
     def turn(index: Any, x: jax.Array) -> jax.Array:
-        # Results take the place of what they are made from: a map would need room for both.
+        # Results overwrite their arguments: a map would need memory for both.
         start = [jnp.zeros_like(index)] * len(split)
         for place, position in zip(places, jnp.unravel_index(index, counts), strict=True):
             start[place] = position
@@ -177,7 +177,7 @@ def _in_turn(
 
 
 def _part(x: jax.Array, batch: Sequence[int], apart: Sequence[int]) -> tuple[int, ...]:
-    """The shape of the largest part: a multiple of `apart`, within the limit for each device."""
+    """The shape of the largest part within the limit for each device, a multiple of `apart`."""
     limit = _ENTRIES_ON_CPU if jax.default_backend() == "cpu" else _ENTRIES
     shape = list(x.shape)
     entries = x.size // math.prod(shape[axis] for axis in batch)

@@ -1,4 +1,4 @@
-"""Rules to paste: one line for as many uncovered leaves as a pattern can cover."""
+"""Rules to paste into error messages: few patterns that cover all uncovered leaves."""
 
 import itertools
 import re
@@ -19,7 +19,7 @@ from multinorm_optax._matrices.roles import (
 from multinorm_optax._matrices.vocabulary import OUT_IN_WEIGHTS, WEIGHTS
 
 Likely: TypeAlias = Callable[[FoundSpec], str]
-"""The likeliest spec of a leaf, as Python."""
+"""A function from a leaf to its likeliest spec, as Python."""
 
 _QUERY_KEY_VALUE = {"query", "key", "value", "q", "k", "v", "q_proj", "k_proj", "v_proj"}
 _OUT = {"out", "o", "o_proj", "out_proj", "output"}
@@ -29,13 +29,13 @@ _NOT_WEIGHTS = re.compile(
     r"|_b$|^b_|^b[a-z]$|^pe$|^ls\d*$|^d$|^w_[eu]$"
 )
 _PROJECTIONS = re.compile(r"(proj|projection|modulation|mlp|conv\w*|mixing)[_\d]*$")
-"""Names that end so are matrices, whatever stands in front: `norm_proj`, `adaLN_modulation`."""
+"""Endings of names of matrices, whatever precedes them: `norm_proj`, `adaLN_modulation`."""
 
 
 def uncovered_text(
     found: Sequence[FoundSpec], why: Callable[[FoundSpec], str | None], remedy: str
 ) -> str:
-    """The text of an error: the uncovered leaves, each with the reason, and the remedy."""
+    """An error message: the uncovered leaves, each with the reason, and the remedy."""
     alike: dict[tuple[str, Shape], list[FoundSpec]] = {}
     for leaf in found:
         if leaf.spec is UNCOVERED:
@@ -48,10 +48,27 @@ def uncovered_text(
     return "\n  ".join(lines) + f"\n{remedy}"
 
 
-def pasteable(argument: str, lines: Iterable[str], specs: Any, default: str | None = None) -> str:
-    """The assignment `argument = [...]`: new rules, the rules so far, and the default rules.
+def missing_text(
+    argument: str,
+    specs: Any,
+    found: Sequence[FoundSpec],
+    likely: Likely,
+    problem: str,
+    why: Callable[[FoundSpec], str | None] = lambda leaf: None,
+) -> str:
+    """An error message: the uncovered leaves, with specs for a tree or rules to paste."""
+    if not is_rules(specs):
+        remedy = f"`{argument}` is a tree without a spec for this leaf; add one at its place"
+        return uncovered_text(found, lambda leaf: f"likely {likely(leaf)}", remedy)
+    pasted = pasteable(argument, suggested_lines(found, likely), specs)
+    remedy = f"{problem}; check these, and pass them as `{argument}`:\n\n{pasted}"
+    return uncovered_text(found, why, remedy)
 
-    Functions cannot be printed; rules with functions stay in the variable that they are in.
+
+def pasteable(argument: str, lines: Iterable[str], specs: Any, default: str | None = None) -> str:
+    """The assignment `argument = [...]` of new rules, the rules so far, and the default rules.
+
+    Functions cannot be printed: if a rule has one, the rules so far are referred to by `argument`.
     """
     own = list(specs) if is_rules(specs) else []
     if any(callable(spec) and not isinstance(spec, DefaultRule) for _, spec in own):
@@ -68,10 +85,10 @@ def pasteable(argument: str, lines: Iterable[str], specs: Any, default: str | No
 
 
 def suggested_lines(found: Sequence[FoundSpec], likely: Likely) -> list[str]:
-    """Rules for all uncovered leaves, each a line of Python that says what to check.
+    """Rules for all uncovered leaves, each a line of Python with a comment on what to check.
 
-    A pattern matches only uncovered leaves with the same likely spec, so the lines may stand in any
-    order, and in front of any rules.
+    A pattern matches only uncovered leaves with the same likely spec, so that the lines can go in
+    any order, and before any rules.
     """
     by_spec: dict[str, list[FoundSpec]] = {}
     for leaf in found:
@@ -102,7 +119,7 @@ def _cover(paths: set[str], outside: Sequence[str]) -> list[str]:
     chosen, left = [], set(paths)
 
     def worth(pattern: str) -> tuple[Any, ...]:
-        # Of patterns that cover as much, the most specific says most about what it covers.
+        # Of patterns that cover equally many paths, the most specific one tells most.
         specific = not pattern.startswith(".*"), -pattern.count(r"\d+"), len(pattern), pattern
         return (len(candidates[pattern] & left), *specific)
 
@@ -114,9 +131,9 @@ def _cover(paths: set[str], outside: Sequence[str]) -> list[str]:
 
 
 def _suffixes(path: str) -> list[str]:
-    """Patterns for a path: itself, with any numbers, and its ends of at least two names.
+    """Patterns for a path: the path, the path with any numbers, and its ends of two or more names.
 
-    A single name such as `w` would also match what is added to the model later.
+    A single name such as `w` would also match leaves that are added to the model later.
     """
     segments = path.split("/")
     plain = [re.escape(segment).replace(r"\-", "-") for segment in segments]
@@ -131,7 +148,7 @@ def _suffixes(path: str) -> list[str]:
 
 
 def _merged(patterns: Sequence[str]) -> list[str]:
-    """Patterns that differ in one segment become one, `layers/(gate|up)/kernel`."""
+    """Merge patterns that differ in one segment, as in `layers/(gate|up)/kernel`."""
     split = [[[segment] for segment in pattern.split("/")] for pattern in patterns]
     merged = True
     while merged:
@@ -167,16 +184,15 @@ def spec_text(spec: Any) -> str:
 def likely_axes(
     path: str, shape: Shape, out_first: bool, shapes: Mapping[str, Shape] = ALONE
 ) -> MatrixAxes | None:
-    """The likeliest axes of a leaf that its names do not settle; for a person to check.
+    """The likeliest axes of an uncovered leaf, for the user to check.
 
-    `out_first` is the order of unknown names, and `shapes` are those of all leaves.
+    `out_first` is the order for unknown names; `shapes` has the shapes of all leaves.
     """
     names = names_of(path)
     last = names[-1] if names else ""
     bias = bias_of(path, shapes) if last in WEIGHTS else None
-    if sides(shape) < 2 or is_other_role(path, shapes) or bias == shape:
-        return None
-    if _is_likely_other(path, shape, shapes):
+    is_other = is_other_role(path, shapes) or _is_likely_other(path, shape, shapes)
+    if sides(shape) < 2 or bias == shape or is_other:
         return None
     if last in WEIGHTS:
         out_first = last in OUT_IN_WEIGHTS
@@ -184,7 +200,7 @@ def likely_axes(
     if ndim == 2:
         return _dense(out_first)
     kernel = shape[-2:] if out_first else shape[:2]
-    # A bias (n, 1) is that of a convolution.
+    # Convolutions have a bias (n, 1).
     of_conv = bias is not None and len(bias) == ndim - 1 and set(bias[1:]) == {1}
     is_window = ndim >= 4 and kernel[0] == kernel[1] < 32
     if of_conv or is_window or any("conv" in word for word in words):
@@ -206,13 +222,13 @@ def _dense(out_first: bool) -> MatrixAxes:
 
 
 def _is_likely_other(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> bool:
-    """Whether another role is likelier: its own name says so, or the name right above a weight."""
+    """Whether its own name, or the name directly above a weight, makes another role likelier."""
     *above, last = names_of(path) or [""]
     if last not in WEIGHTS:
         return bool(_NOT_WEIGHTS.search(last.lower()))
     if not above or _PROJECTIONS.search(above[-1].lower()):
         return False
-    # A convolution or a dense layer may be called an embedding: these have a kernel or a bias.
+    # Convolutions and dense layers that are called embeddings have a kernel or a bias.
     embeds = re.search(r"(?<!un)emb(ed|edding|edder)?[_\d]*$", above[-1].lower())
     if embeds and (last != "weight" or bias_of(path, shapes) is not None):
         return False

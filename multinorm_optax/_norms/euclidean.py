@@ -1,4 +1,4 @@
-"""Norms that rescale groups of entries: rows, columns, the whole matrix."""
+"""Norms whose projections rescale rows, columns or the whole matrix."""
 
 import dataclasses
 
@@ -25,14 +25,14 @@ class EuclideanNorm(Norm):
     """
 
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        """Divides x by the root mean square of its group; a group of zeros stays zero."""
+        """Divide each group by its root mean square; zeros stay zero."""
         group = self.group(axes)
         x = x * inverse_power_of_two(peak(x, group))
         total = jnp.sum(abs_sq(x), axis=group, keepdims=True)
         return x * jnp.sqrt(self.group_size(size) * inverse_or_one(total))
 
     def _group_norms(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
-        # Scaled group by group, or the squares of a small row would vanish beside a large one.
+        # With one scale for all groups, the squares of a small row could underflow.
         scale = inverse_power_of_two(peak(x, self.group(axes)))
         total = jnp.sum(abs_sq(x * scale), axis=self.group(axes), keepdims=True)
         return sqrt_or_zero(total) / scale

@@ -14,13 +14,13 @@ from multinorm_optax._norms.precision import largest
 class MaxNorm(Norm):
     """g(W) = max_ij |W_ij|, with P_g(W) = sign(W) and g_*(W) = sum_ij |W_ij|.
 
-    NaN and infinite entries stay what they are: the sign would hide a diverged gradient.
+    NaN and infinity are passed on: the sign would hide a diverged gradient.
     """
 
     entrywise = True
 
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        """The sign (for complex entries the phase)."""
+        """The sign, or the phase of complex entries."""
         del axes, size
         return jnp.where(jnp.isfinite(x), jnp.sign(x), x)
 

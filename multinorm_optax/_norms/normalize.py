@@ -1,4 +1,4 @@
-"""Every projection as an `optax.GradientTransformation` without state."""
+"""Projections as stateless transformations."""
 
 from typing import Any
 
@@ -17,38 +17,23 @@ from multinorm_optax._norms.spectral import SpectralNorm
 
 
 class Normalization(optax.GradientTransformation):
-    """A transformation that carries its projection and axes, for `multi_normalize` to know."""
+    """A transformation with its projection and axes, which `multi_normalize` reads.
+
+    A copy that is rebuilt from init and update has no projection.
+    """
 
     projection: Projection = None  # type: ignore[assignment]
     axes: AxesLike = None
 
-    @classmethod
-    def of(cls, projection: Projection, axes: AxesLike) -> "Normalization":
-        """The transformation; one that is rebuilt from its functions carries nothing."""
-
-        def init(params: optax.Params) -> optax.EmptyState:
-            resolve_matrices(axes, params)
-            return optax.EmptyState()
-
-        def update(
-            updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
-        ) -> tuple[optax.Updates, optax.OptState]:
-            del params, extra_args
-            return map_matrices(projection, axes, updates), state
-
-        self = cls(init, update)
-        self.projection, self.axes = projection, axes
-        return self
-
 
 def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTransformation:
-    """Replaces every gradient G by P(G), for any norm or projection (arXiv 2502.06742).
+    """Replace every gradient G by P(G), for any norm or projection (arXiv 2502.06742).
 
     Args:
       projection: a `Norm` or `Projection`, of this package or your own.
       axes: which axes of each leaf are rows and columns: a `MatrixAxes`, rules by path, or a tree
         of specs (the forms of `resolve_axes`); None for `FLAX_RULES`. A projection that acts entry
-        by entry, such as `MaxNorm`, needs none and serves leaves of any rank and role.
+        by entry, such as `MaxNorm`, needs none, and takes leaves of any rank and role.
 
     Returns:
       A transformation with `optax.EmptyState`. Updates keep their dtype; half precisions are
@@ -56,7 +41,7 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
       NaN and infinity are passed on.
 
     Raises:
-      ValueError: for a leaf that is not a matrix or that no rule covers.
+      ValueError: for a leaf that is not a matrix, or that no rule covers.
       TypeError: for a leaf of integers.
 
     Example:
@@ -70,23 +55,36 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
     """
     if axes is None and projection.entrywise:
         axes = WHOLE_LEAF_RULES
-    return Normalization.of(projection, axes)
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        resolve_matrices(axes, params)
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params, extra_args
+        return map_matrices(projection, axes, updates), state
+
+    normalization = Normalization(init, update)
+    normalization.projection, normalization.axes = projection, axes
+    return normalization
 
 
 def normalize_rows(axes: AxesLike = None) -> optax.GradientTransformation:
-    """Replaces each row (output feature) by sqrt(n) W_i,: / ||W_i,:||_2; see `normalize`."""
+    """Replace each row (output feature) by sqrt(n) W_i,: / ||W_i,:||_2; see `normalize`."""
     return normalize(RowNorm(), axes)
 
 
 def normalize_columns(axes: AxesLike = None) -> optax.GradientTransformation:
-    """Replaces each column (input feature) by sqrt(m) W_:,j / ||W_:,j||_2; see `normalize`."""
+    """Replace each column (input feature) by sqrt(m) W_:,j / ||W_:,j||_2; see `normalize`."""
     return normalize(ColumnNorm(), axes)
 
 
 def normalize_spectral(
     axes: AxesLike = None, orthogonalizer: Orthogonalizer | None = None
 ) -> optax.GradientTransformation:
-    """Replaces each matrix U S V^T by sqrt(max(m, n)) U V^T; see `normalize`.
+    """Replace each matrix U S V^T by sqrt(max(m, n)) U V^T; see `normalize`.
 
     Args:
       axes: which axes of each leaf are rows and columns: a `MatrixAxes`, rules by path, or a tree

@@ -1,28 +1,25 @@
 """Orthogonalization: the polar factor U V^T of a matrix U S V^T, by several methods.
 
-Each function here returns an *orthogonalizer*: a function of a stack of matrices (..., m, n) with
-m <= n and Frobenius norm at most one that returns (an approximation of) their polar factors, with
-zero singular values left at zero. `SpectralNorm` does the rest: scale and layout.
+Each function returns an *orthogonalizer*: a function of matrices (..., m, n) with m <= n and
+Frobenius norm at most one that returns (an approximation of) their polar factors and keeps zero
+singular values. `SpectralNorm` handles scale and layout.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Orthogonalizer = Callable[[jax.Array], jax.Array]
-Quintic = tuple[float, float, float]
-Precision = jax.lax.PrecisionLike
-DType = jax.typing.DTypeLike | None
+Orthogonalizer: TypeAlias = Callable[[jax.Array], jax.Array]
+Quintic: TypeAlias = tuple[float, float, float]
+Precision: TypeAlias = jax.lax.PrecisionLike
+DType: TypeAlias = jax.typing.DTypeLike | None
 
 _CUSHION = 0.024  # the smallest relative lower bound that a step is optimised for
-_MARGIN = 1.01  # room above the largest singular value: rounding must not push it out
-
-
-def _product(x: jax.Array, y: jax.Array, precision: Precision) -> jax.Array:
-    return jnp.matmul(x, y, precision=precision)
+_MARGIN = 1.01  # room for rounding above the largest singular value
 
 
 def _computed_in(dtype: DType, function: Orthogonalizer) -> Orthogonalizer:
@@ -39,15 +36,14 @@ def odd_polynomial(
 ) -> Orthogonalizer:
     """The iteration X <- a X + b (X X^T) X + c (X X^T)^2 X, one (a, b, c) per step.
 
-    It maps every singular value s to a s + b s^3 + c s^5 and leaves the singular vectors alone.
+    It maps every singular value s to a s + b s^3 + c s^5 and keeps the singular vectors.
 
     Args:
       coefficients: one triple per step. If every c is zero, (X X^T)^2 is not computed.
-      precision: of the matrix products, as `jnp.matmul` takes it; also a
-        `jax.lax.DotAlgorithmPreset` such as TF32_TF32_F32_X3. A CPU computes in full float32
-        whatever "high" and "default" say, and refuses some presets.
-      dtype: of the iteration; by default float32, or the matrix's own if it is wider. The result
-        has the matrix's own.
+      precision: of the matrix products, as for `jnp.matmul`; also a `jax.lax.DotAlgorithmPreset`
+        such as TF32_TF32_F32_X3. A CPU rejects some presets, and otherwise uses full float32.
+      dtype: of the iteration; by default float32, or the dtype of the matrix if it is wider. The
+        result has the dtype of the matrix.
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,12 +58,13 @@ def odd_polynomial(
 
     def orthogonalize(x: jax.Array) -> jax.Array:
         def step(x: jax.Array, abc: jax.Array) -> tuple[jax.Array, None]:
-            gram = _product(x, jnp.conj(jnp.swapaxes(x, -1, -2)), precision)
+            gram = product(x, jnp.conj(jnp.swapaxes(x, -1, -2)))
             inner = abc[1] * gram
             if quintic:
-                inner += abc[2] * _product(gram, gram, precision)
-            return abc[0] * x + _product(inner, x, precision), None
+                inner += abc[2] * product(gram, gram)
+            return abc[0] * x + product(inner, x), None
 
+        product = functools.partial(jnp.matmul, precision=precision)
         real = jnp.finfo(x.dtype).dtype
         return jax.lax.scan(step, x, jnp.asarray(table, real))[0]
 
@@ -77,8 +74,7 @@ def odd_polynomial(
 
 def _optimal_quintic(lower: float, upper: float) -> Quintic:
     """The odd quintic closest to 1 in the maximum norm on [lower, upper], by Remez exchange."""
-    if upper - lower < 1e-6 * upper:
-        # The Taylor polynomial of the sign function.
+    if upper - lower < 1e-6 * upper:  # the Taylor polynomial of the sign function
         return 15 / 8 / upper, -10 / 8 / upper**3, 3 / 8 / upper**5
     inner = np.array([0.75 * lower + 0.25 * upper, 0.25 * lower + 0.75 * upper])
     a = b = c = 0.0
@@ -94,10 +90,10 @@ def _optimal_quintic(lower: float, upper: float) -> Quintic:
 
 
 def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
-    """The schedule of quintics for [lower_bound, 1], each the best for the range that is left.
+    """The quintics for [lower_bound, 1], each optimal for the range that the last one leaves.
 
-    Choosing them one by one is optimal for the whole composition (arXiv 2505.16932). `_CUSHION`
-    narrows a wide range, so that in finite precision a step does not crush large singular values.
+    This greedy choice is optimal for the composition (arXiv 2505.16932). `_CUSHION` narrows a wide
+    range, so that rounding in a step does not crush large singular values.
     """
     if steps < 1 or not 0 < lower_bound <= 1:
         raise ValueError(f"need steps >= 1 and 0 < lower_bound <= 1, got {steps}, {lower_bound}")
@@ -106,7 +102,7 @@ def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
     for _ in range(steps):
         a, b, c = _optimal_quintic(max(lower, _CUSHION * upper), upper)
         low, high = (a * s + b * s**3 + c * s**5 for s in (lower, upper))
-        # Below the cushion the range is no longer centred at 1: rescale so that it is.
+        # A range that reaches below the cushion is not centered at 1: rescale it.
         scale = 2 / (low + high)
         lower, upper = scale * low, scale * high
         schedule.append((scale * a, scale * b, scale * c))
@@ -120,14 +116,14 @@ def polar_express(
     precision: Precision = "highest",
     dtype: DType = None,
 ) -> Orthogonalizer:
-    """Polar Express: the composition of quintics that is optimal from `lower_bound` up to 1.
+    """Polar Express: the composition of quintics that is optimal on [lower_bound, 1].
 
-    `lower_bound` is the least singular value, relative to the Frobenius norm, that is to reach 1.
+    `lower_bound` is the smallest singular value, relative to the Frobenius norm, that reaches 1.
     The defaults orthogonalize to rounding; `polar_express(5, 1e-3)` costs as much as Muon's
-    iteration, and leaves small directions behind. Steep steps see their input divided by 1.01, as
-    in the paper's implementation: outside its range a steep quintic amplifies (Amsel, Persson,
-    Musco, Gower, arXiv 2505.16932). With `dtype=jnp.bfloat16` the default diverges. For `precision`
-    and `dtype` see `odd_polynomial`.
+    iteration, but does not orthogonalize small directions. As in the paper's implementation, steep
+    steps divide their input by 1.01, because a steep quintic amplifies outside its range (Amsel,
+    Persson, Musco, Gower, arXiv 2505.16932). The default diverges with `dtype=jnp.bfloat16`. For
+    `precision` and `dtype` see `odd_polynomial`.
     """
     schedule = [
         (a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5) if a > 2 else (a, b, c)
@@ -169,8 +165,8 @@ def swan_whitening(
     Y <- beta Y (3 I - Z Y), Z <- beta (3 I - Z Y) Z; the result is Z G.
 
     With the textbook beta = 0.5 it converges to the polar factor. With the beta = 0.8 of Ma et al.,
-    arXiv 2412.13148, Section 4, it never converges: after ten steps singular values above 1e-2 of
-    the Frobenius norm lie in [0.56, 1.60]. It diverges in TF32 and in bfloat16. For `precision` and
+    arXiv 2412.13148, Section 4, it does not converge: after ten steps singular values above 1e-2 of
+    the Frobenius norm lie in [0.56, 1.60]. It diverges in TF32 and bfloat16. For `precision` and
     `dtype` see `odd_polynomial`.
     """
     if steps < 1:
@@ -182,7 +178,7 @@ def swan_whitening(
             factor = three - product(z, y)
             return beta * product(y, factor), beta * product(factor, z)
 
-        product = functools.partial(_product, precision=precision)
+        product = functools.partial(jnp.matmul, precision=precision)
         three = 3 * jnp.eye(x.shape[-2], dtype=x.dtype)
         # The first step needs no product with Z = I, the last one no Y.
         y = product(x, jnp.conj(jnp.swapaxes(x, -1, -2)))
@@ -197,11 +193,11 @@ def swan_whitening(
 
 @functools.cache
 def exact_svd(precision: Precision = "highest", dtype: DType = None) -> Orthogonalizer:
-    """U V^T from a singular value decomposition; singular values at rounding level count as zero.
+    """U V^T by singular value decomposition; singular values at rounding level count as zero.
 
     The level is max(m, n) times the machine epsilon times the largest singular value. A matrix with
-    an infinity or a NaN becomes NaN. `precision` is that of the product of U and V^T. `dtype`
-    is that of the decomposition: by default at least float32, and never a half precision.
+    an infinity or a NaN becomes NaN. `precision` applies to the product of U and V^T, and `dtype`
+    to the decomposition: by default at least float32, never a half precision.
     """
 
     def orthogonalize(x: jax.Array) -> jax.Array:
@@ -210,7 +206,8 @@ def exact_svd(precision: Precision = "highest", dtype: DType = None) -> Orthogon
         x, finite = finite_or_zero(x)
         u, s, vh = jnp.linalg.svd(x, full_matrices=False)
         level = max(x.shape[-2:]) * jnp.finfo(x.dtype).eps * s[..., :1]
-        polar = _product(jnp.where((s <= level)[..., None, :], 0, u), vh, precision)
+        u = jnp.where((s <= level)[..., None, :], 0, u)
+        polar = jnp.matmul(u, vh, precision=precision)
         dead = [jnp.all(x == 0, axis=axis, keepdims=True) for axis in (-1, -2)]
         return jnp.where(finite, jnp.where(dead[0] | dead[1], 0, polar), jnp.nan)
 
@@ -218,7 +215,7 @@ def exact_svd(precision: Precision = "highest", dtype: DType = None) -> Orthogon
 
 
 def finite_or_zero(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Matrices for a decomposition, zeros where an entry is not finite; and which ones are."""
-    # What a singular value decomposition makes of NaN depends on the backend.
+    """The matrices with zeros in place of those that are not finite, and which ones are finite."""
+    # The singular value decomposition of NaN depends on the backend.
     finite = jnp.all(jnp.isfinite(matrices), axis=(-1, -2), keepdims=True)
     return jnp.where(finite, matrices, 0), finite

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def compute_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
-    """The dtype of the computation: float32 for the half precisions, else the dtype itself."""
+    """The dtype of computations: float32 for half precisions, otherwise the dtype itself."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -17,18 +17,18 @@ def abs_sq(x: jax.Array) -> jax.Array:
 
 
 def peak(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """max |x| over the axes, kept; 0 for an empty array. XLA on CPU may pass over a NaN."""
+    """max |x| over the axes (kept); 0 for an empty array. XLA on CPU may ignore a NaN."""
     return jnp.max(jnp.abs(x), axis=tuple(axes), keepdims=True, initial=0)
 
 
 def largest(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """max |x| over the axes (kept with size one); 0 for an empty array, NaN if there is a NaN."""
+    """max |x| over the axes (kept); 0 for an empty array, NaN if there is a NaN."""
     invalid = jnp.any(jnp.isnan(x), axis=tuple(axes), keepdims=True)
     return jnp.where(invalid, jnp.nan, peak(x, axes))
 
 
 def any_nonzero(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """Whether an entry along the axes (kept) is not zero, by the extremes; a NaN need not count."""
+    """Whether an entry along the axes (kept) is not zero, by the extremes; a NaN may not count."""
     if jnp.iscomplexobj(x):
         return peak(x, axes) > 0
     high = jnp.max(x, axis=tuple(axes), keepdims=True, initial=0)
@@ -39,8 +39,8 @@ def any_nonzero(x: jax.Array, axes: Sequence[int]) -> jax.Array:
 def inverse_power_of_two(magnitude: jax.Array) -> jax.Array:
     """A power of two s with s * magnitude in [3/8, 3/4], as far as the exponent range allows.
 
-    One for zero, NaN and infinity, so that these reach the result. No gradient flows through it:
-    what it scales is scale invariant.
+    It is 1 for zero, NaN and infinity, so that these reach the result. No gradient flows through
+    it, because results do not depend on the scale.
     """
     magnitude = jax.lax.stop_gradient(magnitude)
     usable = jnp.isfinite(magnitude) & (magnitude > 0)
@@ -51,10 +51,10 @@ def inverse_power_of_two(magnitude: jax.Array) -> jax.Array:
 
 
 def inverse_or_one(x: jax.Array) -> jax.Array:
-    """1/x, and 1 where x is zero; its derivative is finite there too."""
+    """1/x, or 1 with a finite derivative where x is zero."""
     return jnp.where(x == 0, 1, 1 / jnp.where(x == 0, 1, x))
 
 
 def sqrt_or_zero(x: jax.Array) -> jax.Array:
-    """The square root, with a zero instead of an infinite derivative at zero."""
+    """The square root, with derivative zero at zero."""
     return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))

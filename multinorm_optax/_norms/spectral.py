@@ -16,9 +16,9 @@ from multinorm_optax._norms.orthogonalize import Orthogonalizer, finite_or_zero,
 class SpectralNorm(Norm):
     """g(W) = sigma_max(W) / sqrt(max(m, n)), with P_g(W) = sqrt(max(m, n)) U V^T.
 
-    g_*(W) = sqrt(max(m, n)) times the nuclear norm. Norm and dual norm come from a singular value
-    decomposition, and are NaN where an entry is not finite; the projection comes from
-    `orthogonalizer`, by default `polar_express()`, and keeps zero singular values.
+    g_*(W) = sqrt(max(m, n)) times the nuclear norm. Norm and dual norm use a singular value
+    decomposition, and are NaN if an entry is not finite. The projection uses `orthogonalizer`, by
+    default `polar_express()`, and keeps zero singular values.
     """
 
     orthogonalizer: Orthogonalizer = dataclasses.field(default_factory=polar_express)
@@ -36,7 +36,7 @@ class SpectralNorm(Norm):
         return jnp.sqrt(jnp.maximum(*size)) * self._singular_values(x, axes, slice(None))
 
     def _singular_values(self, x: jax.Array, axes: MatrixAxes, chosen: slice) -> jax.Array:
-        # The sum of the chosen ones, which come in descending order; NaN if an entry is not finite.
+        # The sum of the chosen ones, in descending order.
         def total(matrices: jax.Array) -> jax.Array:
             matrices, finite = finite_or_zero(matrices)
             values = jnp.linalg.svd(matrices, compute_uv=False)[..., chosen]

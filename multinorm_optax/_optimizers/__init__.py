@@ -1,1 +1,1 @@
-"""The optimizers of the papers: SinkGD, SWAN, MNGD, with an auxiliary Adam."""
+"""The optimizers of the papers: SinkGD, SWAN and MNGD, each with an auxiliary Adam."""

@@ -1,4 +1,4 @@
-"""The papers' recipe: a direction for the matrices, and AdamW for everything else."""
+"""The papers' recipe: a direction for the matrices, and AdamW for every other parameter."""
 
 import math
 from collections.abc import Callable
@@ -23,16 +23,9 @@ from multinorm_optax._optimizers.weight_decay import add_decayed_weights
 
 
 class MatrixOptimizer(optax.GradientTransformationExtraArgs):
-    """An optimizer that carries its axes, for `audit` to know."""
+    """An optimizer with its axes, which `audit` reads; a copy that is rebuilt has none."""
 
     axes: AxesLike = None
-
-    @classmethod
-    def of(cls, init: Any, update: Any, axes: AxesLike) -> "MatrixOptimizer":
-        """The optimizer; one that is rebuilt from its functions carries nothing."""
-        self = cls(init, update)
-        self.axes = axes
-        return self
 
 
 @documented
@@ -61,22 +54,22 @@ def auxiliary_adam(
 
     Matrices: W <- W - alpha * learning_rate * (s T(M) + weight_decay * W), where M is the gradient
     G, or with `momentum` the sum M <- momentum * M + G (with `nesterov`: G + momentum * M), and s
-    is the factor of `step_scale`, 1 by default. All of this is computed in at least float32, and
-    updates are rounded once, to the gradients' dtype (Scetbon et al., arXiv 2502.06742; Ma et al.,
-    arXiv 2412.13148, Section 6).
+    is the factor of `step_scale`, 1 by default (Scetbon et al., arXiv 2502.06742; Ma et al., arXiv
+    2412.13148, Section 6). All computation is in at least float32; updates are rounded once, to the
+    gradients' dtype.
 
     Args:
       direction: the function from axes to T, such as `scale_by_swan` or
-        `lambda axes: optax.scale_by_adam()`. It is called with `axes` at once, to show errors
-        early, and in `init` and `update` with the axes of every matrix by its path.
+        `lambda axes: optax.scale_by_adam()`. It is called once with `axes`, to raise errors early,
+        and in `init` and `update` with the axes of every matrix by path.
       ...
 
     Returns:
       An optimizer. Its state is Adam's for every other parameter, the momentum and T's state if
-      there are any, and a count for each group whose rate is a schedule.
+      there are any, and a count for each group with a schedule as learning rate.
 
     Raises:
-      TypeError: for an argument that is not of the kind described above; the message names it.
+      TypeError: for an argument of the wrong type; the message names it.
       ValueError: for an unknown `step_scale`; in `init` and `update`, for leaves that no rule in
         `axes` covers.
 
@@ -147,7 +140,9 @@ def auxiliary_adam(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         return groups(updates).update(updates, state, params, **extra)
 
-    return MatrixOptimizer.of(init, update, axes)
+    optimizer = MatrixOptimizer(init, update)
+    optimizer.axes = axes
+    return optimizer
 
 
 def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
@@ -159,7 +154,7 @@ def _product(*factors: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
 def in_float32(
     inner: optax.GradientTransformation, stored: Callable[[Any], Any] = lambda state: state
 ) -> optax.GradientTransformationExtraArgs:
-    """Compute in at least float32; round updates once, to their dtype, and keep `stored` state."""
+    """Compute in at least float32, round updates once, to their dtype, and keep `stored(state)`."""
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> optax.OptState:
@@ -174,7 +169,7 @@ def in_float32(
 
 
 def _cast(tree: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
-    """Real floating-point arrays in this dtype, None for at least float32; all else as it is."""
+    """Cast real floating-point arrays to a dtype, or to at least float32 if it is None."""
 
     def cast(x: Any) -> Any:
         found = jnp.result_type(x)

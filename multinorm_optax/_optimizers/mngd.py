@@ -42,8 +42,8 @@ def mngd(
     """Multi-normalized gradient descent for any list of norms.
 
     W <- W - alpha * learning_rate * MultiNorm(G, L), the `auxiliary_adam` of `multi_normalize`
-    (Scetbon et al., arXiv 2502.06742, algorithm MNGD). `(RowNorm(), ColumnNorm())` makes it SinkGD,
-    `(MaxNorm(),)` sign descent, `(SpectralNorm(),)` Muon without momentum.
+    (Scetbon et al., arXiv 2502.06742, algorithm MNGD). `(RowNorm(), ColumnNorm())` gives SinkGD,
+    `(MaxNorm(),)` sign descent, and `(SpectralNorm(),)` Muon without momentum.
 
     Args:
       norms: norms or projections, in order.

@@ -1,4 +1,4 @@
-"""The operator norm of an update, set by power iteration."""
+"""Updates of a given operator norm, by power iteration."""
 
 import math
 
@@ -21,24 +21,24 @@ from multinorm_optax._norms.precision import (
 def scale_by_operator_norm(
     axes: AxesLike = None, num_iters: int = 3
 ) -> optax.GradientTransformation:
-    """Scale every matrix to operator norm sqrt(m/n), by an estimate of its largest singular value.
+    """Scale every matrix to operator norm sqrt(m/n), with an estimated largest singular value.
 
         u <- a fixed start;  num_iters times:  v <- X u / |X u|,  w <- X^H v,  u <- w / |w|
         X <- sqrt(m/n) / |w| * X
 
-    A step of operator norm sqrt(m/n) changes the outputs by a root mean square of at most one for
-    inputs of root mean square one, whatever the width (Yang, Simon and Bernstein, arXiv
-    2310.17813). After `scale_by_sinkhorn` the operator norm is anything from sqrt(m) + sqrt(n), if
-    the direction is like noise, to sqrt(m n), if it has rank one.
+    A step of operator norm sqrt(m/n) changes the outputs for inputs of root mean square one by a
+    root mean square of at most one, at any width (Yang, Simon and Bernstein, arXiv 2310.17813).
+    After `scale_by_sinkhorn` the operator norm is between sqrt(m) + sqrt(n), for noise, and
+    sqrt(m n), for rank one.
 
-    |w| is at most the largest singular value and never falls, so that the norm reached is sqrt(m/n)
-    or a little more. An iteration reads X twice and makes vectors only; devices exchange vectors.
+    |w| is at most the largest singular value and never falls, so that the resulting norm is
+    sqrt(m/n) or slightly larger. An iteration reads X twice; devices exchange only vectors.
 
     Args:
       axes: which axes of each leaf are rows and columns: a `MatrixAxes`, rules by path, or a tree
         of specs (the forms of `resolve_axes`); None for `FLAX_RULES`.
-      num_iters: power iterations, at least 1. After three, the norm reached is 1.0 to 1.2 times
-        sqrt(m/n) for noise and for matrices of low rank, after ten 1.0 to 1.1 times.
+      num_iters: power iterations, at least 1. For noise and for matrices of low rank the resulting
+        norm is 1.0 to 1.2 times sqrt(m/n) after three, and 1.0 to 1.1 times after ten.
 
     Returns:
       A transformation without state; dtypes and errors as for `normalize`. Zero matrices stay zero.
@@ -71,8 +71,8 @@ def scale_by_operator_norm(
 
 
 def _largest_singular_value(x: jax.Array, axes: MatrixAxes, num_iters: int) -> jax.Array:
-    """A lower bound for each matrix (axes kept with size one), nearer with every iteration."""
-    # Sums of products rather than matrix products: XLA fuses them with what makes x.
+    """A lower bound for each matrix (axes keep size one) that improves with every iteration."""
+    # XLA fuses sums of products with the computation of x, unlike matrix products.
     shape = [size if axis in axes.input else 1 for axis, size in enumerate(x.shape)]
     u = jax.random.normal(jax.random.key(0), shape, jnp.finfo(x.dtype).dtype)
     length = jnp.ones((), u.dtype)

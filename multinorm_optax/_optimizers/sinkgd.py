@@ -1,4 +1,4 @@
-"""SinkGD, and its direction SR-Sinkhorn: the alternation of rows and columns."""
+"""SinkGD and its direction SR-Sinkhorn, the alternation of rows and columns."""
 
 import jax
 import optax
@@ -22,10 +22,10 @@ def scale_by_sinkhorn(
                            X <- sqrt(m) X R^-1,  R = diag ||X_:,j||_2   (columns)
 
     (Scetbon et al., arXiv 2502.06742, Algorithm 3). State, dtypes and errors are those of
-    `multi_normalize`. In the end the columns are exact, the rows approximate, and the Frobenius
-    norm is sqrt(m n). A sweep multiplies the row error by about sigma^2, where sigma is the second
+    `multi_normalize`. The resulting columns are exact, the rows approximate, and the Frobenius norm
+    is sqrt(m n). A sweep multiplies the row error by about sigma^2, where sigma is the second
     singular value of X*X over its first: 0.07 for a 64 x 160 Gaussian matrix, and 1, in the limit,
-    for a matrix without total support such as a triangular one.
+    for a matrix without total support, such as a triangular one.
 
     Args:
       ...

@@ -1,8 +1,11 @@
-"""The scale of a matrix's step: a factor that depends on its shape, m outputs by n inputs."""
+"""The scale of a matrix's step: a factor that depends on its shape (m, n).
+
+Jordan's Muon; Liu et al., arXiv 2502.16982; Bernstein and Newhouse, arXiv 2410.21265.
+"""
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import optax
@@ -23,7 +26,7 @@ _FACTORS: dict[str, Callable[[int, int], float]] = {
 
 
 def factor_of(scale: StepScale) -> Callable[[int, int], jax.typing.ArrayLike]:
-    """The factor as a function of m and n; raises for an unknown name."""
+    """The factor as a function of m and n; raise for an unknown name."""
     if callable(scale):
         return scale
     if not isinstance(scale, str) or scale not in _FACTORS:
@@ -35,17 +38,7 @@ def factor_of(scale: StepScale) -> Callable[[int, int], jax.typing.ArrayLike]:
 
 
 def scale_by_matrix_shape(scale: StepScale, axes: AxesLike) -> optax.GradientTransformation:
-    """Multiply directions X of root mean square 1 by a factor of their shape (m, n).
-
-    For an orthogonalized direction, X = sqrt(max(m, n)) U V^T, the factors are
-
-        "rms"        1                               X, of root mean square 1
-        "muon"       1 / sqrt(n)                     sqrt(max(1, m/n)) U V^T
-        "moonlight"  0.2                             0.2 sqrt(max(m, n)) U V^T
-        "operator"   sqrt(m/n) / sqrt(max(m, n))     sqrt(m/n) U V^T
-
-    (Jordan's Muon; Liu et al., arXiv 2502.16982; Bernstein and Newhouse, arXiv 2410.21265.)
-    """
+    """Multiply directions of root mean square 1 by a factor of their shape (m, n)."""
     factor = factor_of(scale)
 
     def scaled(x: jax.Array, found: MatrixAxes) -> jax.Array:
@@ -53,7 +46,7 @@ def scale_by_matrix_shape(scale: StepScale, axes: AxesLike) -> optax.GradientTra
         return x * factor(m, n) if m and n else x
 
     def update(
-        updates: optax.Updates, state: optax.OptState, params: Any = None
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         del params
         return (updates if scale == "rms" else map_matrices(scaled, axes, updates)), state

@@ -13,7 +13,7 @@ from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.fused import Fused, map_spec
 from multinorm_optax._matrices.paths import shape_of
 from multinorm_optax._matrices.rules import AxesLike, resolve_axes
-from multinorm_optax._norms.base import MatrixSize, Projection
+from multinorm_optax._norms.base import Count, MatrixSize, Projection
 from multinorm_optax._norms.euclidean import FrobeniusNorm, RowNorm
 from multinorm_optax._norms.normalize import normalize, normalize_spectral
 from multinorm_optax._norms.orthogonalize import Orthogonalizer
@@ -25,7 +25,7 @@ from multinorm_optax._optimizers.step_scale import StepScale
 
 @dataclasses.dataclass(frozen=True)
 class CenteredRows(Projection):
-    """SWAN's GradNorm: rows of zero mean and unit variance, or zero if constant up to rounding."""
+    """SWAN's GradNorm: rows of mean 0 and variance 1, or zero if constant up to rounding."""
 
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
         x = x * inverse_power_of_two(peak(x, axes.input))
@@ -38,7 +38,7 @@ class CenteredRows(Projection):
     def group(self, axes: MatrixAxes) -> tuple[int, ...]:
         return axes.input
 
-    def group_size(self, size: MatrixSize) -> Any:
+    def group_size(self, size: MatrixSize) -> Count:
         return size[1]
 
 
@@ -57,7 +57,7 @@ def scale_by_swan(
     less in the same number of steps.
 
     State, dtypes and errors are those of `multi_normalize`. On a mesh with Auto axes, which a
-    transformation cannot see, XLA may send many times as much as with Explicit axes: use
+    transformation cannot see, devices may send many times as much as with Explicit axes: use
     `jax.sharding.explicit_axes(tx.update, in_sharding=...)` with the shardings of gradients, state
     and weights.
 
@@ -115,9 +115,9 @@ def swan(
 ) -> optax.GradientTransformationExtraArgs:
     """SWAN: normalized rows, whitened and rescaled, and Adam for every other parameter.
 
-    It is the `auxiliary_adam` of `scale_by_swan` (Ma et al., arXiv 2412.13148, Section 4). The
-    defaults are the papers', except for the whitening, which is exact; rows are not centred, as in
-    the later paper.
+    The `auxiliary_adam` of `scale_by_swan` (Ma et al., arXiv 2412.13148, Section 4). The defaults
+    are the papers', except for the whitening, which is exact; rows are not centered, as in the
+    later paper.
 
     Args:
       ...

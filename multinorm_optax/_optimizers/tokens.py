@@ -1,4 +1,4 @@
-"""Embeddings and output heads without state: a Sinkhorn alternation of tokens and features."""
+"""Stateless directions for embeddings and output heads: a Sinkhorn alternation."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from multinorm_optax._optimizers.arguments import documented
 def zero_small_rows(
     axes: AxesLike = None, threshold: jax.typing.ArrayLike = 1e-3
 ) -> optax.GradientTransformation:
-    """Set each row to zero whose norm is at most `threshold` times the mean norm of the rows."""
+    """Set rows to zero whose norm is at most `threshold` times the mean norm of the rows."""
 
     def without_small_rows(g: jax.Array, found: MatrixAxes) -> jax.Array:
         x = g.astype(compute_dtype(g.dtype))
@@ -39,13 +39,13 @@ def scale_by_token_sinkhorn(
 ) -> optax.GradientTransformation:
     """Normalize tables of tokens: set small rows to zero, then run 2 num_iters + 1 half-steps.
 
-    A row belongs to one token. For an embedding table (tokens, width), which is looked up and not
-    multiplied, use `MatrixAxes(output=0, input=1)`; a head's flax kernel (width, tokens) has its
-    tokens as output features anyway. Rows with ||G_i,:||_2 <= tau * mean over k of ||G_k,:||_2
-    become zero, because a normalization would blow up their noise, unless the matrix has a NaN or
-    an infinity. Every other row ends with root mean square 1 exactly, columns approximately. Five
-    sweeps are the eleven half-steps of DeepSeek-AI, arXiv 2609.19969, Section 2.5, which apply to
-    Nesterov momentum, with 0.18 times the learning rate of the other weights.
+    A row belongs to one token: use `MatrixAxes(output=0, input=1)` for an embedding table (tokens,
+    width); a head's flax kernel (width, tokens) has its tokens as output features anyway. Rows with
+    ||G_i,:||_2 <= tau * mean over k of ||G_k,:||_2 become zero, because normalization would amplify
+    their noise, unless the matrix has a NaN or an infinity. All other rows end with root mean
+    square 1 exactly, columns approximately. Five sweeps are the eleven half-steps of DeepSeek-AI,
+    arXiv 2609.19969, Section 2.5, which apply to Nesterov momentum, with 0.18 times the learning
+    rate of the other weights.
 
     Args:
       axes: which axes of each leaf are tokens (output) and width (input): a `MatrixAxes`, rules by

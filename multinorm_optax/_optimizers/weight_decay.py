@@ -1,4 +1,4 @@
-"""Decoupled weight decay, of every entry or only of those that the step makes smaller anyway."""
+"""Decoupled weight decay of every entry, or only of those that the step makes smaller anyway."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from multinorm_optax._optimizers.arguments import Mask
 def add_decayed_weights(
     weight_decay: optax.ScalarOrSchedule, mask: Mask, cautious: bool
 ) -> optax.GradientTransformationExtraArgs:
-    """Add weight_decay * W to directions D, as optax does; `cautious` only where D * W >= 0.
+    """Add weight_decay * W to directions D, as optax does; if `cautious`, only where D * W >= 0.
 
-    The second is Chen et al., Cautious Weight Decay, arXiv 2510.12402. A complex entry is two real
-    ones. The state is that of optax; the number 0 needs no parameters.
+    For the latter see Chen et al., Cautious Weight Decay, arXiv 2510.12402; a complex entry counts
+    as two real entries. The state is that of optax. The number 0 needs no parameters.
     """
     decay = optax.add_decayed_weights(weight_decay, mask)
     is_number = not (callable(weight_decay) or isinstance(weight_decay, jax.Array))
@@ -40,9 +40,9 @@ def add_decayed_weights(
 
 
 def _aligned(direction: jax.Array, weight: jax.Array) -> jax.Array:
-    """The entries whose sign is not opposite to the direction's; zero for all others."""
+    """The weight, with zeros where its sign is opposite to the direction's."""
     if jnp.iscomplexobj(direction) or jnp.iscomplexobj(weight):
         real, imaginary = (_aligned(part(direction), part(weight)) for part in (jnp.real, jnp.imag))
         return jax.lax.complex(real, imaginary)
-    # The product of the entries themselves could underflow.
+    # The product of the entries could underflow.
     return jnp.where(jnp.sign(direction) * jnp.sign(weight) >= 0, weight, 0)

@@ -1,1 +1,1 @@
-"""What training needs around an optimizer: layer-wise steps, rounding, an audit."""
+"""Training with an optimizer: layer-wise steps, stochastic rounding, an audit."""

@@ -1,4 +1,4 @@
-"""An audit of a model: how each parameter is treated, and what its optimizer state costs."""
+"""An audit of a model: the group of each parameter and the bytes of its optimizer state."""
 
 import collections
 import dataclasses
@@ -22,8 +22,6 @@ from multinorm_optax._matrices.paths import (
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, look_up_axes, suggest_axes
 from multinorm_optax._optimizers.auxiliary_adam import MatrixOptimizer
 
-UNCOVERED_GROUP = "uncovered"
-
 
 @dataclasses.dataclass(frozen=True)
 class AuditRow:
@@ -31,8 +29,7 @@ class AuditRow:
 
     path: str
     shape: tuple[int, ...]
-    # The number of matrices that it stacks and their shape (m, n), outputs by inputs; one such pair
-    # for each part of a fused weight, and none for a parameter that is not a matrix.
+    # (number of stacked matrices, their shape (m, n)) of each part; none if not a matrix.
     matrices: tuple[tuple[int, tuple[int, int]], ...]
     group: str  # "matrix" or "adam", as in group_labels, or "uncovered"
     parameter_bytes: int
@@ -109,28 +106,27 @@ def audit(
 ) -> Audit:
     """List every parameter with its matrix shape, its group and its bytes of optimizer state.
 
-    Nothing is allocated: the state's shapes come from `jax.eval_shape`. Without an optimizer it
-    lists what `axes` make of the parameters, also where rules are missing.
+    Nothing is allocated: the state's shapes come from `jax.eval_shape`. Without an optimizer, the
+    audit shows which leaves are matrices by `axes`, even if rules are missing.
 
     Args:
       params: parameters, arrays, `jax.ShapeDtypeStruct` or numbers.
       optimizer: any optax optimizer, or None.
-      axes: which leaves are matrices, see `resolve_axes`; by default the axes of the optimizer, if
-        it is one of this package. An optimizer inside `optax.chain` does not tell them.
+      axes: which leaves are matrices, see `resolve_axes`; by default those of the optimizer, if it
+        is one of this package and not inside `optax.chain`.
 
     Returns:
-      An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrices`,
-      `group`, `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`,
-      `state_bytes`, `state_bytes_of(group)`, `shared_state_bytes`, `summary()` and `suggestion`. A
-      parameter owns the state whose path ends in its path, or in its path and a number; all other
-      state, such as step counts, is shared. A leaf that no rule covers has the group
-      `"uncovered"`, and the table ends with `suggestion`, rules that cover all of them.
+      An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrices`, `group`,
+      `parameter_bytes`, `state_bytes`), `parameters`, `parameter_bytes`, `state_bytes`,
+      `state_bytes_of(group)`, `shared_state_bytes`, `summary()` and `suggestion`. A parameter owns
+      the state whose path ends in its path, or in its path and a number; all other state, such as
+      step counts, is shared. Leaves that no rule covers have the group `"uncovered"`, and the table
+      ends with `suggestion`, rules that cover all of them.
 
     Raises:
       ValueError: from the optimizer's `init`, for leaves that its rules do not cover; for the bytes
         of the state without an optimizer; and for axes that do not fit a shape.
-      TypeError: for a leaf that is not an array, for an optimizer as the first argument, and for a
-        second one that is none.
+      TypeError: if a leaf is not an array, or `params` is an optimizer, or `optimizer` is not.
 
     Example:
       >>> import jax.numpy as jnp
@@ -157,13 +153,12 @@ def audit(
             sizes[_owner(path, leaf, {each.path for each in found})] += _size(leaf)
 
     def row(leaf: Any, found: FoundSpec) -> AuditRow:
-        axes, shape = found.spec, found.shape
-        of_row = _size(leaf), None if optimizer is None else sizes[found.path]
-        if axes is None or axes is UNCOVERED:
-            group = OTHER if axes is None else UNCOVERED_GROUP
-            return AuditRow(found.path, shape, (), group, *of_row)
-        matrices = specs_of(map_spec(_matrices, axes, shape))
-        return AuditRow(found.path, shape, matrices, MATRIX, *of_row)
+        state = None if optimizer is None else sizes[found.path]
+        if found.spec is None or found.spec is UNCOVERED:
+            group, matrices = OTHER if found.spec is None else "uncovered", ()
+        else:
+            group, matrices = MATRIX, specs_of(map_spec(_matrices, found.spec, found.shape))
+        return AuditRow(found.path, found.shape, matrices, group, _size(leaf), state)
 
     uncovered = any(each.spec is UNCOVERED for each in found)
     return Audit(
@@ -174,7 +169,6 @@ def audit(
 
 
 def _size(leaf: Any) -> int:
-    """The bytes of an array, `jax.ShapeDtypeStruct` or number."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
     return math.prod(shape_of(leaf)) * dtype.itemsize
 
@@ -184,11 +178,11 @@ def _matrices(axes: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, tuple[int,
 
 
 def _owner(state_path: str, state: Any, paths: Collection[str]) -> str | None:
-    """The longest parameter path that ends the path of a state, or ends it but for a number."""
+    """The longest parameter path at the end of a state's path, or before a number at its end."""
     segments = state_path.split("/")
     for end in (len(segments), len(segments) - segments[-1].isdecimal()):
         for start in range(end):
             if (candidate := "/".join(segments[start:end])) in paths:
                 return candidate
-    # The path of a single parameter without a name is empty; a count is not its state.
+    # A single parameter without a name has an empty path; a count is not its state.
     return "" if state.shape and "" in paths else None

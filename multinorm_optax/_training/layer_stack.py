@@ -1,7 +1,7 @@
 """Loops over stacked layers: one forward, one backward that rewrites the layers in place.
 
-The CPU compiler of jax before 0.11 computes with float32 in place of 16-bit floats, and would
-convert the whole stack for one layer of it. There the loops carry integers ("encoded").
+The CPU compiler of jax before 0.11 replaces 16-bit floats by float32, and would convert the whole
+stack for each layer. There the loops carry 16-bit floats as integers ("encoded").
 """
 
 from collections.abc import Callable
@@ -31,8 +31,8 @@ def backward(
     Takes the encoded inputs of all layers and the last output; returns the new stack, and the
     cotangent of the first input.
     """
-    # Each layer is read from the stack that the layer above has just been written into: XLA might
-    # read an older stack after the write, and would copy it.
+    # Each layer is read from the stack after the last write: XLA might read an older stack after
+    # the write, and would copy it.
     inputs, output = inputs_and_output
 
     def read(encoded: Any, number: Any) -> Any:
@@ -60,7 +60,7 @@ def backward(
 
 
 def _encode(tree: Any) -> Any:
-    """The tree with 16-bit floats as integers, where the compiler needs it."""
+    """The tree with 16-bit floats as integers if the compiler needs it."""
     if jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11):
         return tree
 

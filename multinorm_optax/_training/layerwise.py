@@ -1,4 +1,4 @@
-"""Layer-wise training: use and free each layer's gradient before the next one is computed."""
+"""Layer-wise training: apply and free each layer's gradient before the next is computed."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -28,11 +28,11 @@ class LayerwiseModel:
       head: (parameters, x, batch) -> the loss, a scalar.
       embed_names: the top-level names of the parameters that `embed` gets, as a dictionary.
       stack: the top-level name of the layers; each of its leaves is (L, ...).
-      head_names: as `embed_names`, for `head`. A name in both (tied embeddings) gets the sum of
-        both gradients.
+      head_names: the names for `head`. A name in both (tied embeddings) gets the sum of both
+        gradients.
 
     Raises:
-      TypeError: if the names are a single text.
+      TypeError: if names are given as a string.
       ValueError: if the names include the stack.
     """
 
@@ -47,13 +47,13 @@ class LayerwiseModel:
         for field in ("embed_names", "head_names"):
             names = getattr(self, field)
             if isinstance(names, str):
-                raise TypeError(f"{field} is a text, {names!r}; write a tuple of names")
+                raise TypeError(f"{field} is a string, {names!r}; write a tuple of names")
             if self.stack in names:
                 raise ValueError(f"{field} names the stack of layers, {self.stack!r}")
 
 
 class LayerwiseState(NamedTuple):
-    """The optimizer's states for `embed`, for the layers (leading axis L), for `head` alone."""
+    """The states of `embed`, of the layers (leading axis L), and of `head` without tied weights."""
 
     embed: optax.OptState
     stack: optax.OptState
@@ -75,20 +75,20 @@ def layerwise_training(
     optimizer: optax.GradientTransformation,
     rest: optax.GradientTransformation | None = None,
 ) -> LayerwiseTraining:
-    """Train without ever holding the gradient of the whole model.
+    """Train without materializing the full gradient.
 
-    A step computes c = dloss/dx_L and updates the head. Then, for l = L - 1, ..., 0, it takes
+    A step computes c = dloss/dx_L and updates the head. For l = L - 1, ..., 0, it then computes
     (G_l, c) = the vector-Jacobian product of block at (W_l, x_l) with c, and W_l <- W_l + T_l(G_l).
-    The embedding comes last. Beside weights and state, a step holds the inputs of all layers, and
-    weights, gradient and update of one layer.
+    The embedding comes last. Besides weights and state, a step stores the inputs of all layers, and
+    the weights, gradient and update of one layer.
 
-    T is initialised and applied to L + 2 pieces separately: each layer (without the axis L), the
-    parameters of `embed`, and those that `head` alone gets. Each is a dictionary with the model's
-    top-level names. Masks and labels have to be functions of the parameters (one by rank sees a
-    layer's own rank), and axes have to be counted from the end. The new weights are those of the
-    ordinary step up to rounding, unless the optimizer combines numbers beyond a piece:
+    T is initialised and applied separately for L + 2 pieces: each layer (without the axis L), the
+    parameters of `embed`, and those of `head` without tied weights. Each is a dictionary with the
+    model's top-level names. Masks and labels must be functions of the parameters (of a layer, by
+    its own rank), and axes must count from the end. The new weights equal those of the ordinary
+    step up to rounding, unless the optimizer combines numbers of several pieces:
 
-    - A quantity of a whole leaf or of all gradients is taken over one piece:
+    - Quantities of a whole leaf or of all gradients are those of one piece:
       `optax.clip_by_global_norm` clips each layer by its own norm.
     - Random numbers repeat in every layer, unless you change the keys (L, ...) in `state.stack`.
     - Microbatches need `optax.MultiSteps`, a state of the weights' size.
@@ -103,11 +103,10 @@ def layerwise_training(
       not change. `jax.jit(training.step, donate_argnums=(0, 1))` updates in place.
 
     Raises:
-      ValueError: (when `init` or `step` is traced) for other parameters than the model's; for a
-        stack without a common leading axis; for an optimizer that cannot be initialised for a
-        piece, or changes the form of its state; for a state that `init` does not make.
-      TypeError: (likewise) for parameters or a loss that are not floating-point; for a loss that is
-        not a scalar.
+      ValueError: (when `init` or `step` is traced) if the parameters are not those of the model,
+        the stack has no common leading axis, the optimizer cannot be initialised for a piece or
+        changes the form of its state, or the state does not come from `init`.
+      TypeError: (likewise) if parameters or loss are not floating-point, or the loss not a scalar.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -135,7 +134,7 @@ def layerwise_training(
         return LayerwiseState(
             _init(rest.init, embed, "the parameters"),
             _init(jax.vmap(optimizer.init), stack, "one layer"),
-            # An array that the optimizer returns for both parts could not be donated twice.
+            # If the optimizer returns the same array for both parts, it cannot be donated twice.
             jax.tree.map(jnp.copy, _init(rest.init, head, "the parameters")),
         )
 
@@ -162,7 +161,7 @@ def layerwise_training(
             head | tied, x, batch
         )
         of_tied = {name: gradient.pop(name) for name in tied}
-        # Without the barrier XLA may keep the head's gradient until after the loop.
+        # Without the barrier XLA may store the head's gradient until after the loop.
         (head, of_head), cotangent = jax.lax.optimization_barrier(
             (_update(rest, gradient, state.head, head), _floats(of_x))
         )
@@ -178,7 +177,7 @@ def layerwise_training(
 
 
 def _vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
-    """A value, and the function from the cotangents of its `_floats` to those of the primals."""
+    """A value, and the pullback of its `_floats`."""
 
     def floats(*primals: Any) -> tuple[list[jax.Array], Any]:
         value = function(*primals)
@@ -189,7 +188,7 @@ def _vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...
 
 
 def _floats(tree: Any) -> list[jax.Array]:
-    """The floating-point leaves, those that have a derivative."""
+    """The floating-point leaves, which have a derivative."""
     return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
@@ -201,15 +200,15 @@ def _init(init: Callable[[Part], optax.OptState], part: Part, title: str) -> opt
     except Exception as error:
         raise ValueError(
             f"the optimizer cannot be initialised for {title} {sorted(part)} alone (masks and"
-            " labels have to be functions of the parameters, and axes have to fit a layer without"
-            f" its leading axis): {error}"
+            " labels must be functions of the parameters, and axes must fit a layer without its"
+            f" leading axis): {error}"
         ) from error
 
 
 def _update(
     optimizer: optax.GradientTransformation, gradient: Part, state: optax.OptState, params: Part
 ) -> tuple[Part, optax.OptState]:
-    """The new parameters of one piece, and its new state."""
+    """The new parameters and the new state of one piece."""
     if not params:
         return params, state
     updates, new = optimizer.update(gradient, state, params)
@@ -222,7 +221,7 @@ def _update(
 
 
 def _difference(tree: Any, like: Any) -> str:
-    """Where the shapes, dtypes or structures of two trees differ first; empty if nowhere."""
+    """The first difference in shape, dtype or structure of two trees; empty if there is none."""
     here, there = (
         {path: f"{leaf.shape} {leaf.dtype}" for path, leaf in _leaves(each).items()}
         for each in (tree, like)
@@ -235,12 +234,12 @@ def _difference(tree: Any, like: Any) -> str:
 
 
 def _leaves(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every leaf, by path."""
+    """Shape and dtype of every leaf by path."""
     return dict(named_leaves(jax.eval_shape(lambda: tree)))
 
 
 def _like(params: Any, parts: Part) -> Any:
-    """The parts as a mapping of the type that `params` is."""
+    """The parts as a mapping of the type of `params`."""
     structure: Any = jax.tree.structure(params)
     places = jax.tree.unflatten(structure, range(structure.num_leaves))
     order = jax.tree.leaves({name: places[name] for name in parts})
@@ -249,14 +248,14 @@ def _like(params: Any, parts: Part) -> Any:
 
 
 def _split(model: LayerwiseModel, params: Any) -> tuple[Part, Part, Part]:
-    """The parameters of `embed`, of the layers, and of `head` alone, once they are checked."""
+    """Check the parameters, and split them into those of `embed`, the layers and `head` alone."""
     untied = [name for name in model.head_names if name not in model.embed_names]
     expected = sorted({*model.embed_names, model.stack, *untied})
     names = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
     if names != expected:
         raise ValueError(
             f"the model's parameters are {expected} by embed_names, stack and head_names, but"
-            f" params are {names}; every top-level name has to be in one of the three"
+            f" params are {names}; every top-level name must be in one of the three"
         )
     for path, leaf in _leaves(dict(params)).items():
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):

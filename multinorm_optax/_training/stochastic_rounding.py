@@ -1,4 +1,4 @@
-"""Weights in bfloat16 that small updates still move: stochastic rounding of the sum."""
+"""Stochastic rounding, by which small updates move weights in bfloat16."""
 
 import functools
 import itertools
@@ -11,7 +11,7 @@ import optax
 from multinorm_optax._matrices.axes import describe
 
 _FORMATS = ("bfloat16", "float16", "float8_e5m2", "float8_e4m3fn", "float8_e4m3", "float8_e3m4")
-"""Narrow formats with a sign bit, in which the next pattern of bits is the next number."""
+"""Narrow formats with a sign bit, in which the next bit pattern is the next number."""
 
 
 def apply_updates_stochastically(
@@ -19,31 +19,31 @@ def apply_updates_stochastically(
 ) -> optax.Params:
     """Apply updates as optax does, with stochastic rounding of weights narrower than float32.
 
-    Rounding to nearest loses an update below 2^-9 of a bfloat16 weight, however often it is
-    repeated; rounding to a random neighbour is right on average (Gupta et al., arXiv 1502.02551,
-    Section 3; for bfloat16 training Zamirai et al., arXiv 2010.06192).
+    Rounding to nearest always loses an update below 2^-9 of a bfloat16 weight; rounding to a random
+    neighbor is right on average (Gupta et al., arXiv 1502.02551, Section 3; for training in
+    bfloat16 Zamirai et al., arXiv 2010.06192).
 
-    For a narrow weight, x = p + u is computed in float32. Of the two neighbours a <= x <= b in its
+    For a narrow weight, x = p + u is computed in float32. Of the two neighbors a <= x <= b in its
     dtype, the result is b with probability (x - a) / (b - a), else a. The errors of n steps add up
-    to about (b - a) sqrt(n) / 2 at most. Where x is representable, infinite, NaN or beyond the
-    largest number, the result is that of a cast. `optax.apply_updates` treats all other leaves.
+    to at most about (b - a) sqrt(n) / 2. If x is representable, infinite, NaN or beyond the largest
+    number, the result is that of a cast. `optax.apply_updates` handles all other leaves.
 
-    The updates may have any dtype. But an optimizer that adds small to large numbers in bfloat16
-    loses them: moving averages stand still. Then use `optax.tree.cast` to float32, on gradients
-    before `update` and on parameters before `init`.
+    Updates may have any dtype. But an optimizer that adds small numbers to large ones in bfloat16
+    loses them: moving averages stop. Then use `optax.tree.cast` to float32, on gradients before
+    `update` and on parameters before `init`.
 
-    On a CPU the random bits of a leaf take up to 16 bytes of temporary memory for each weight with
-    JAX's default keys, and none with `jax.random.key(seed, impl="rbg")`.
+    On a CPU the random bits of a leaf take up to 16 bytes of temporary memory per weight with JAX's
+    default keys, and none with `jax.random.key(seed, impl="rbg")`.
 
     Args:
-      params: the weights. Rounded are bfloat16, float16, and float8 e5m2, e4m3fn, e4m3 and e3m4.
+      params: the weights; bfloat16, float16 and float8 (e5m2, e4m3fn, e4m3, e3m4) are rounded.
       updates: a tree of the same structure and shapes.
       key: a key of `jax.random` for this step, such as `jax.random.fold_in(key, step)`. With JAX's
-        default keys the result does not depend on how the weights are sharded. Under `jax.vmap` and
+        default keys the result does not depend on the sharding of the weights. Under `jax.vmap` and
         `jax.shard_map` give every instance its own key.
 
     Returns:
-      The new weights, in the dtypes of the old ones. Other narrow formats are a TypeError.
+      The new weights, in the dtypes of the old ones. Other narrow formats raise a TypeError.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -55,7 +55,7 @@ def apply_updates_stochastically(
       >>> bool(jnp.all(optax.apply_updates(params, updates)["kernel"] == 1))          # lost
       True
       >>> new = apply_updates_stochastically(params, updates, jax.random.key(1))
-      >>> [float(w) for w in jnp.unique(new["kernel"])]                               # neighbours
+      >>> [float(w) for w in jnp.unique(new["kernel"])]                               # neighbors
       [0.99609375, 1.0, 1.0078125]
     """
     places = itertools.count()
@@ -79,13 +79,13 @@ def apply_updates_stochastically(
     )
 
 
-@functools.partial(jax.jit, static_argnames="dtype")  # one program, also where nothing is compiled
+@functools.partial(jax.jit, static_argnames="dtype")  # one program if the caller has no jit
 def _rounded(x: jax.Array, dtype: jnp.dtype, key: jax.Array) -> jax.Array:
-    """Round float32 numbers to one of their two neighbours in a format of `_FORMATS`.
+    """Round float32 numbers to one of their two neighbors in a format of `_FORMATS`.
 
-    In integers, because XLA takes small float32 numbers for zero on some machines. The significand,
-    shifted to the format's precision, is the neighbour towards zero; the dropped bits are the
-    probability of the other one, in units of 2^-32.
+    It uses integers, because XLA flushes small float32 numbers to zero on some machines. The
+    significand, shifted to the format's precision, is the neighbor towards zero; the dropped bits
+    are the probability of the other one, in units of 2^-32.
     """
     to = jnp.finfo(dtype)
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
@@ -101,11 +101,11 @@ def _rounded(x: jax.Array, dtype: jnp.dtype, key: jax.Array) -> jax.Array:
         significand << (32 - jnp.minimum(dropped, 32)),
         significand >> jnp.minimum(jnp.maximum(dropped, 32) - 32, 31),
     )
-    # on a mesh without explicit axes XLA spreads the bits by itself
+    # On a mesh without Explicit axes XLA chooses the sharding of the bits.
     explicit = jax.sharding.get_abstract_mesh().explicit_axes
     sharding = jax.typeof(x).sharding if explicit else None
     away = jax.random.bits(key, x.shape, jnp.uint32, out_sharding=sharding) < chance
     pattern = (towards_zero + away) | (bits >> 31 << (to.bits - 1))
     width = {8: jnp.uint8, 16: jnp.uint16}[to.bits]
-    neighbour = jax.lax.bitcast_convert_type(pattern.astype(width), dtype)
-    return jnp.where(jnp.abs(x) <= float(to.max), neighbour, x.astype(dtype))
+    neighbor = jax.lax.bitcast_convert_type(pattern.astype(width), dtype)
+    return jnp.where(jnp.abs(x) <= float(to.max), neighbor, x.astype(dtype))

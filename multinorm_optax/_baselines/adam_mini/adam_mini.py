@@ -6,11 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._baselines.adam_mini.blocks import (
-    Blocks,
-    BlocksLike,
-    resolve_blocks,
-)
+from multinorm_optax._baselines.adam_mini.blocks import Blocks, BlocksLike, resolve_blocks
 from multinorm_optax._baselines.adam_mini.means import Moments, mean_squares
 from multinorm_optax._matrices.axes import describe
 from multinorm_optax._matrices.fused import Fused
@@ -32,7 +28,7 @@ _update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
 
 
 class ScaleByAdamMiniState(NamedTuple):
-    """The number of steps, the first moment, and the second moment with one number per block."""
+    """The number of steps, the first moment, and the second moment of each block."""
 
     count: Any
     mu: optax.Updates
@@ -51,29 +47,29 @@ def scale_by_adam_mini(
     """Adam's direction with one second moment per block.
 
     m <- b1 m + (1 - b1) g, and v_b <- b2 v_b + (1 - b2) mean |g_i|^2 over the entries i of block b.
-    The update of such an entry is m / (1 - b1^t) / (sqrt(v_b / (1 - b2^t)) + eps) at step t = 1, 2,
-    ... (Zhang et al., arXiv 2406.16793, Algorithm 1, version 1.1 of their program). With blocks of
+    The update of such an entry at step t = 1, 2, ... is m / (1 - b1^t) / (sqrt(v_b / (1 - b2^t)) +
+    eps) (Zhang et al., arXiv 2406.16793, Algorithm 1, version 1.1 of their code). With blocks of
     one entry this is `optax.scale_by_adam`.
 
-    The computation and the second moment are in float32, or in float64 for float64 parameters: with
+    Computation and second moment are in float32, or in float64 for float64 parameters: with
     b2 = 0.999 a second moment in bfloat16 would not move. Updates keep the gradients' dtype.
 
     Args:
-      blocks: which entries share a second moment; required, because no shape shows the heads of an
-        attention. One spec for all leaves; rules `[(pattern, spec), ...]`, of which the first whose
-        regular expression matches a leaf's whole path decides (`flax_blocks` makes such rules); a
-        tree of specs, or a prefix of one; or a function of the parameters that makes one, and
-        belongs into the `static_args` of `optax.inject_hyperparams`. A spec is `Blocks` or
-        `Fused`, or `MatrixAxes` or `optax.contrib.MuonDimensionNumbers` for a block per
-        output neuron. In a rule it may be a function of path and shape that returns a spec, or
-        `UNCOVERED` to leave the leaf to the next rule.
+      blocks: which entries share a second moment; required, because shapes do not show attention
+        heads. One spec for all leaves; rules `[(pattern, spec), ...]`, of which the first whose
+        regular expression matches a leaf's whole path decides (see `flax_blocks`); a tree of specs,
+        or a prefix of one; or a function of the parameters that returns one, to be listed in the
+        `static_args` of `optax.inject_hyperparams`. A spec is `Blocks` or `Fused`, or for a block
+        per output neuron `MatrixAxes` or `optax.contrib.MuonDimensionNumbers`. In a rule it may be
+        a function of path and shape that returns a spec, or `UNCOVERED` to leave the leaf to the
+        next rule.
       ...
 
     Returns:
-      A transformation with the state `(count, mu, nu)`. For each parameter nu is an array (without
-      the box of a `flax.linen.Partitioned` parameter, whose axes do not fit it) with as
-      many axes, of size 1 where all entries share and n / length where runs of them do; with
-      `Fused` a tuple of such arrays, one per part.
+      A transformation with the state `(count, mu, nu)`. For each parameter nu is an array with as
+      many axes (without the box of a `flax.linen.Partitioned` parameter), of size 1 where all
+      entries share and n / length where runs of them do; with `Fused` a tuple of such arrays, one
+      per part.
 
     Raises:
       ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
@@ -100,7 +96,7 @@ def scale_by_adam_mini(
             means = [mean_squares(*each)[0] for each in zip(leaves, found, strict=True)]
             return optax.tree.zeros_like(means)
 
-        # Compiled, it computes nothing, and yet the zeros lie where the means of gradients will.
+        # Compiled, this computes only zeros, but with the shardings of the means of gradients.
         nu = jax.jit(zeros, keep_unused=True)(jax.tree.leaves(params))
         return ScaleByAdamMiniState(
             count=jnp.zeros([], jnp.int32),
@@ -159,12 +155,12 @@ def adam_mini(
       blocks: which entries share a second moment, see `scale_by_adam_mini`; often `flax_blocks`.
       weight_decay: decoupled, a number or a schedule. Unless it is 0, `update` needs `params`.
       weight_decay_mask: as for `optax.adamw`, a tree (or prefix) of booleans or a function of the
-        parameters that makes one. None decays all but norm gains and biases, found by their paths;
-        True decays everything.
+        parameters that returns one. None decays all leaves except, by their paths, norm gains and
+        biases; True decays everything.
       ...
 
     Returns:
-      An optimizer, with the errors and the state of `scale_by_adam_mini`, and a schedule's count.
+      An optimizer with the errors and the state of `scale_by_adam_mini`, and a schedule's count.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -190,7 +186,7 @@ def _no_norms_or_biases(params: optax.Params) -> Any:
 
 
 def _resolve(blocks: BlocksLike, tree: Any) -> list[Blocks | Fused]:
-    """Returns the blocks of every leaf; raises for integers."""
+    """The blocks of every leaf; raise for integers."""
     for path, leaf in array_leaves(tree):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):

@@ -1,4 +1,4 @@
-"""Blocks: the sets of entries of a weight that share one second moment in Adam-mini."""
+"""Blocks: the entries of a weight that share one second moment in Adam-mini."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,7 @@ from multinorm_optax._matrices.axes import (
     MatrixAxes,
     Shape,
     as_matrix_axes,
+    check_axes,
     describe,
     is_integer,
 )
@@ -23,12 +24,7 @@ from multinorm_optax._matrices.paths import (
     resolve_specs,
 )
 from multinorm_optax._matrices.roles import is_norm_or_bias, names_of, sides
-from multinorm_optax._matrices.suggestions import (
-    likely_axes,
-    pasteable,
-    suggested_lines,
-    uncovered_text,
-)
+from multinorm_optax._matrices.suggestions import likely_axes, missing_text
 from multinorm_optax._matrices.vocabulary import OUT_IN_WEIGHTS
 
 
@@ -37,7 +33,7 @@ class Blocks:
     """The blocks of a weight: which of its entries share one second moment (arXiv 2406.16793).
 
     Along all other axes (layers, output neurons) each index has its own. Negative axes count from
-    the end, so one description serves a weight with and without leading axes of layers or experts.
+    the end, so one spec fits a weight with and without leading axes of layers or experts.
     `Blocks()` makes every entry its own block: full Adam.
 
     Attributes:
@@ -70,36 +66,35 @@ class Blocks:
         pairs = groups.items() if isinstance(groups, Mapping) else groups
         runs = tuple(sorted((axis, length) for axis, length in pairs))
         if not all(map(is_integer, (*axes, *(number for run in runs for number in run)))):
-            raise TypeError(f"axes and lengths of Blocks are integers, got {whole!r}, {groups!r}")
+            raise TypeError(
+                f"axes and lengths of Blocks must be integers, got {whole!r}, {groups!r}"
+            )
         if any(length < 1 for _, length in runs):
-            raise ValueError(f"the lengths in Blocks.groups are positive, got {groups!r}")
+            raise ValueError(f"lengths in Blocks.groups must be positive, got {groups!r}")
         object.__setattr__(self, "whole", axes)
         object.__setattr__(self, "groups", runs)
 
     def resolve(self, shape: Shape, path: str = "") -> "Blocks":
-        """Returns these blocks with non-negative axes; raises if they do not fit the shape."""
-        ndim, where = len(shape), f"{describe(path, shape)}: {self}"
-        if not all(-ndim <= axis < ndim for axis in (*self.whole, *dict(self.groups))):
-            raise ValueError(
-                f"{where} names an axis that the weight does not have; correct the rule"
-            )
-        whole = tuple(axis % ndim for axis in self.whole)
-        groups = tuple((axis % ndim, length) for axis, length in self.groups)
-        if len({*whole, *dict(groups)}) != len(whole) + len(groups):
-            raise ValueError(
-                f"{where} names an axis twice; along an axis all entries share a second moment"
-                " (whole), or runs of them do (groups), or none"
-            )
+        """Return these blocks with non-negative axes; raise if they do not fit the shape."""
+        where = f"{describe(path, shape)}: {self}"
+        once = (
+            "along an axis all entries share a second moment (whole), or runs of them do (groups),"
+            " or none"
+        )
+        check_axes((*self.whole, *(axis for axis, _ in self.groups)), shape, where, once)
         for axis, length in self.groups:
             if shape[axis] % length:
                 raise ValueError(
                     f"{where} makes groups of {length} along axis {axis}, whose length"
-                    f" {shape[axis]} is no multiple of it; correct it (to the width of one head)"
+                    f" {shape[axis]} is not a multiple of it; correct it (to the width of one head)"
                 )
-        return Blocks(whole, groups)
+        return Blocks(
+            [axis % len(shape) for axis in self.whole],
+            [(axis % len(shape), length) for axis, length in self.groups],
+        )
 
     def moment_shape(self, shape: Shape) -> Shape:
-        """Returns the second moment's shape, one number per block, for a weight of this shape."""
+        """The shape of the second moment of a weight of this shape, with one number per block."""
         blocks = self.resolve(shape)
         lengths = dict(blocks.groups)
         return tuple(
@@ -108,43 +103,32 @@ class Blocks:
         )
 
 
-PartSpec: TypeAlias = Blocks | MatrixAxes | optax.contrib.MuonDimensionNumbers
-BlocksSpec: TypeAlias = PartSpec | Fused
+BlocksSpec: TypeAlias = Blocks | MatrixAxes | optax.contrib.MuonDimensionNumbers | Fused
 BlocksLike: TypeAlias = (
     BlocksSpec | Sequence[Rule] | optax.Params | Callable[[optax.Params], optax.Params]
 )
 
 
-def _as_blocks(spec: PartSpec) -> Blocks:
+def _resolve(spec: BlocksSpec | None, shape: Shape, path: str) -> Blocks | Fused:
+    if spec is None:
+        raise ValueError(
+            f"{describe(path, shape)}: None does not specify blocks; write Blocks() for full Adam,"
+            " or Blocks(whole=...) with the axes inside a block"
+        )
+    if isinstance(spec, Fused):
+        return spec.resolve(shape, path, _resolve)
     if isinstance(spec, MatrixAxes | optax.contrib.MuonDimensionNumbers):
-        return Blocks(whole=as_matrix_axes(spec).input)
+        return Blocks(whole=as_matrix_axes(spec).resolve(shape, path).input)
     if not isinstance(spec, Blocks):
         raise TypeError(
             "expected Blocks, MatrixAxes, optax.contrib.MuonDimensionNumbers or, for a whole"
             f" weight, Fused, got {spec!r}"
         )
-    return spec
-
-
-def _resolve(spec: BlocksSpec | None, shape: Shape, path: str) -> Blocks | Fused:
-    if spec is None:
-        raise ValueError(
-            f"{describe(path, shape)}: None says nothing of blocks; write Blocks() for full Adam,"
-            " or Blocks(whole=...) with the axes inside a block"
-        )
-    if isinstance(spec, Fused):
-        return spec.resolve(shape, path, _resolve_part)
-    return _resolve_part(spec, shape, path)
-
-
-def _resolve_part(spec: PartSpec, shape: Shape, path: str) -> Blocks:
-    if isinstance(spec, MatrixAxes | optax.contrib.MuonDimensionNumbers):
-        spec = as_matrix_axes(spec).resolve(shape, path)
-    return _as_blocks(spec).resolve(shape, path)
+    return spec.resolve(shape, path)
 
 
 def _likely(leaf: FoundSpec) -> str:
-    """A block per output neuron of what looks like a weight, per token of an embedding."""
+    """Blocks per output neuron if a leaf looks like a weight, per token for an embedding."""
     names = names_of(leaf.path)
     out_first = bool(names) and names[-1] in OUT_IN_WEIGHTS
     if axes := likely_axes(leaf.path, leaf.shape, out_first):
@@ -155,22 +139,15 @@ def _likely(leaf: FoundSpec) -> str:
 
 
 def _missing_blocks(blocks: Any, found: Sequence[FoundSpec]) -> str:
-    if not is_rules(blocks):
-        return uncovered_text(
-            found,
-            lambda leaf: f"likely {_likely(leaf)}",
-            "`blocks` is a tree without a spec for this leaf; add one at its place",
-        )
-    default = next((spec for _, spec in blocks if isinstance(spec, DefaultRule)), DefaultRule())
-    lines = suggested_lines(
-        found, lambda leaf: default.likely(leaf.path, leaf.shape) or _likely(leaf)
-    )
-    pasted = pasteable("blocks", lines, blocks)
-    return uncovered_text(
+    rules = blocks if is_rules(blocks) else ()
+    default = next((spec for _, spec in rules if isinstance(spec, DefaultRule)), DefaultRule())
+    return missing_text(
+        "blocks",
+        blocks,
         found,
+        lambda leaf: default.likely(leaf.path, leaf.shape) or _likely(leaf),
+        "no rule says which entries share a second moment",
         lambda leaf: default.why_not(leaf.path, leaf.shape),
-        "no rule says which entries share a second moment; check these, and pass them as"
-        f" `blocks`:\n\n{pasted}",
     )
 
 
@@ -184,5 +161,5 @@ _BLOCKS = SpecKind(
 
 
 def resolve_blocks(blocks: BlocksLike, tree: Any) -> list[tuple[str, Blocks | Fused]]:
-    """Returns the path and the resolved blocks of every leaf of a tree."""
+    """The path and the resolved blocks of every leaf of a tree."""
     return resolve_specs(blocks, tree, _BLOCKS)

@@ -1,6 +1,6 @@
-"""The mean square of each block of a gradient, and the way back from blocks to entries.
+"""The mean square of each block of a gradient, and the inverse map from blocks to entries.
 
-Axes that every block spans are reduced first, as the gradient lies: devices exchange vectors.
+Axes that every block spans are reduced first, without a reshape: devices exchange only vectors.
 """
 
 import itertools
@@ -23,10 +23,10 @@ Moments: TypeAlias = jax.Array | tuple[jax.Array, ...]  # one per part of `Fused
 def mean_squares(
     g: jax.Array, blocks: Blocks | Fused
 ) -> tuple[Moments, Callable[[Moments], jax.Array]]:
-    """Returns the mean of |g|^2 over each resolved block, and a function from blocks to entries.
+    """The mean of |g|^2 over each resolved block, and a function from blocks to entries.
 
-    The function's result broadcasts to the weight. With Explicit mesh axes the means are spread as
-    the weight, as far as the numbers of devices divide theirs.
+    The result of the function broadcasts to the weight. With Explicit mesh axes the means have the
+    weight's sharding, except along axes whose size the number of devices does not divide.
     """
     squares = _mean(abs_sq(g.astype(compute_dtype(g.dtype))), common_axes(blocks))
     if isinstance(blocks, Blocks) and not blocks.groups:
@@ -54,13 +54,13 @@ def mean_squares(
 
 
 def common_axes(blocks: Blocks | Fused) -> tuple[int, ...]:
-    """Returns the axes along which all entries of a block share, the same for all parts."""
+    """The axes along which all entries share a second moment, in all parts."""
     common = set.intersection(*(set(part.whole) for part in specs_of(blocks)))
     return tuple(sorted(common - {blocks.axis} if isinstance(blocks, Fused) else common))
 
 
 def _mean(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """Returns the mean over axes that are kept with size one; 0 for an empty array."""
+    """The mean over axes, which keep size one; 0 for an empty array."""
     count = math.prod(x.shape[axis] for axis in axes)
     return jnp.sum(x, axis=tuple(axes), keepdims=True) / max(1, count)
 

@@ -1,4 +1,4 @@
-"""The blocks of Adam-mini for flax's usual names."""
+"""The blocks of Adam-mini for the usual names in flax models."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,11 +7,7 @@ from typing import Literal
 from multinorm_optax._baselines.adam_mini.blocks import Blocks
 from multinorm_optax._matrices.axes import Shape, describe, is_integer
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Rule, Uncovered
-from multinorm_optax._matrices.roles import (
-    is_norm_or_bias,
-    names_of,
-    words_of,
-)
+from multinorm_optax._matrices.roles import is_norm_or_bias, names_of, words_of
 from multinorm_optax._matrices.vocabulary import EMBEDDINGS, NORMS
 
 _NEURON = Blocks(whole=-2)
@@ -19,7 +15,7 @@ _QUERY_KEY = {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_p
 _VALUE = {"value", "v", "v_proj", "wv", "value_proj"}
 _OUT = {"out", "o", "o_proj", "wo", "out_proj", "output", "c_proj"}
 _FUSED = {"qkv", "kv", "qk", "wqkv", "wkv", "query_key_value", "key_value", "in_proj", "c_attn"}
-_NAMED_OTHERWISE = EMBEDDINGS.keys() | NORMS.keys()
+_NAMED_OTHERWISE = EMBEDDINGS | NORMS
 _PARTS = dict.fromkeys(("attention", "attn", "selfattention", "selfattn"), "attention")
 _PARTS |= dict.fromkeys(("mlp", "ffn", "feedforward", "ff", "moe", "expert", "experts"), "mlp")
 
@@ -32,10 +28,10 @@ def flax_blocks(
 ) -> tuple[Rule, ...]:
     """Rules for the argument `blocks` of `adam_mini`, for a flax model with the usual names.
 
-    They follow Zhang et al., arXiv 2406.16793, Algorithm 3, and version 1.1 of their program.
-    With `head_dim`, kernels of query, key and value (also `q_proj`, `q`, `wq` and the like) are
-    (d, heads * head_dim), and all others (in, out). With None they are those of `DenseGeneral`,
-    (d, heads, head_dim), and those of out (heads, head_dim, d).
+    They follow Zhang et al., arXiv 2406.16793, Algorithm 3, and version 1.1 of their code. With
+    `head_dim`, kernels of query, key and value (also `q_proj`, `q`, `wq` and the like) are (d,
+    heads * head_dim), and all others (in, out). With None they are those of `DenseGeneral`, (d,
+    heads, head_dim), and those of out (heads, head_dim, d).
 
     | leaf | blocks |
     |---|---|
@@ -46,17 +42,17 @@ def flax_blocks(
     | `bias` | one per entry |
 
     Layers that are stacked into one array (`nn.scan`, `nnx.vmap`) need `layer_axis`: leaves with
-    one axis more than these have blocks of their own for each index along it. So have experts,
-    the first axis of the kernels of one layer's MLP.
+    one more axis than these have separate blocks for each index along it. The same holds for
+    experts, the first axis of the kernels in the MLP of one layer.
 
     Put your own rules in front for what these do not cover: kernels of other names inside an
     attention, stacked kernels of other names outside an MLP (a convolution looks like one), kernels
-    named as an embedding or a norm, and leaves of other names.
+    that are named like an embedding or a norm, and leaves of other names.
 
     Args:
-      head_dim: the width of one attention head, or None if heads have an axis of their own.
+      head_dim: the width of one attention head, or None if heads have their own axis.
       value: "neuron" for one block per output neuron of the value kernels, "whole" for one per
-        kernel, which the authors advise for runs of less than ten to twenty thousand steps.
+        kernel, which the authors recommend for runs of less than ten to twenty thousand steps.
       layer_axis: the axis of the layers in every stacked leaf: 0 for `nnx.vmap`, and for `nn.scan`
         the value in `variable_axes`; None if layers are not stacked.
 
@@ -81,7 +77,7 @@ def flax_blocks(
     if value not in ("neuron", "whole"):
         raise ValueError(f'value is {value!r}; write "neuron" or "whole"')
     if layer_axis is not None and not is_integer(layer_axis):
-        raise TypeError(f"layer_axis is an integer or None, got {layer_axis!r}")
+        raise TypeError(f"layer_axis must be an integer or None, got {layer_axis!r}")
     return ((r".*", _FlaxBlocks(head_dim, value, layer_axis)),)
 
 
@@ -106,7 +102,7 @@ class _FlaxBlocks(DefaultRule):
         return found if isinstance(found, str) else None
 
     def likely(self, path: str, shape: Shape) -> str | None:
-        """The parts of a fused kernel, with as many heads for each; a block per head of others."""
+        """Parts with equal numbers of heads for a fused kernel; a block per head for others."""
         words = set(words_of((names_of(path) or [""])[-2:][0]))
         if words & _QUERY_KEY and shape[-1:] == (self.head_dim,) and len(shape) == 3:
             return "Blocks(whole=(-3, -1))"
@@ -124,7 +120,7 @@ class _FlaxBlocks(DefaultRule):
         return f"Fused(-1, [{', '.join(f'({size}, {part})' for part in parts)}])"
 
     def _blocks_or_reason(self, path: str, shape: Shape) -> Blocks | str | None:
-        """The blocks of a leaf, or why it is not covered, None for its name."""
+        """The blocks of a leaf, or why it is not covered; None if no rule knows its name."""
         *above, leaf = names_of(path) or [""]
         name = words_of(above[-1])[-1] if above else ""
         if leaf in ("bias", "beta"):
@@ -166,7 +162,7 @@ class _FlaxBlocks(DefaultRule):
         return _NEURON if part is None and len(shape) == 2 else None
 
     def _stack_or_heads(self, shape: Shape) -> str | None:
-        """A reason if three axes may be those of a stack, or one layer's with an axis of heads."""
+        """The reason if three axes may be a stack, or one kernel with an axis of heads."""
         if self.layer_axis is None or len(shape) != 3:
             return None
         first = 1 if self.layer_axis % 3 == 0 else 0  # of the axes in one layer
@@ -193,16 +189,16 @@ class _FlaxBlocks(DefaultRule):
         of_one: Callable[[Shape], Blocks],
         experts: bool = False,
     ) -> Blocks | str:
-        """The blocks of a leaf that has this many axes in one layer, or why it is not covered."""
+        """The blocks of a leaf with `axes` axes in one layer, or why it is not covered."""
         if len(shape) <= axes:
             return of_one(shape)
-        # Experts of one layer, or layers of one expert: only with layer_axis=0 are they the same.
+        # An axis of experts or of layers: the blocks are the same only for layer_axis=0.
         doubtful = len(shape) == axes + 1 and self.layer_axis != 0 and "expert" in path.lower()
         if self.layer_axis is None or doubtful or len(shape) > axes + 1 + experts:
             return (
-                f"in one layer this leaf has {axes} axes; if layers are"
-                " stacked, write flax_blocks(..., layer_axis=...) with the position of their axis,"
-                " and otherwise put a rule of its own in front"
+                f"in one layer this leaf has {axes} axes; if layers are stacked, write"
+                " flax_blocks(..., layer_axis=...) with the position of their axis; otherwise put"
+                " its own rule in front"
             )
         if not -len(shape) <= self.layer_axis < len(shape):
             raise ValueError(
@@ -223,10 +219,10 @@ class _FlaxBlocks(DefaultRule):
 
 
 def _other_layout(shape: Shape, head_dim: int | None) -> str | None:
-    """A reason if the layout of a query, key or value kernel contradicts `head_dim`."""
+    """The reason if the layout of a query, key or value kernel contradicts `head_dim`."""
     if head_dim is None and len(shape) == 2:
         return (
-            "a kernel (d, heads * head_dim) does not tell its heads; write flax_blocks(head_dim)"
+            "a kernel (d, heads * head_dim) does not show its heads; write flax_blocks(head_dim)"
             " with the width of one head"
         )
     if head_dim is not None and len(shape) > 2 and shape[-1] == head_dim:

@@ -1,4 +1,4 @@
-"""LDAdam: Adam in a subspace of few directions that moves every step."""
+"""LDAdam: Adam in a low-dimensional subspace that moves every step."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -11,9 +11,9 @@ from multinorm_optax._baselines.ldadam.step import LowRankPart, initial_part, ne
 from multinorm_optax._baselines.ldadam.subspace import Sides
 from multinorm_optax._matrices.axes import MatrixAxes, Shape, describe, is_integer
 from multinorm_optax._matrices.fused import specs_of, split_fused
-from multinorm_optax._matrices.paths import FoundSpec, SpecKind, is_rules, resolve_specs, unboxed
+from multinorm_optax._matrices.paths import FoundSpec, SpecKind, resolve_specs, unboxed
 from multinorm_optax._matrices.rules import AxesLike, resolve_matrices
-from multinorm_optax._matrices.suggestions import pasteable, suggested_lines, uncovered_text
+from multinorm_optax._matrices.suggestions import missing_text
 from multinorm_optax._optimizers.arguments import (
     Mask,
     check_booleans,
@@ -27,7 +27,7 @@ RankLike: TypeAlias = int | Sequence[tuple[str, int]] | optax.Params
 
 
 class ScaleByLDAdamState(NamedTuple):
-    """The number of steps, and trees like the parameters; `error` has no leaves if not kept."""
+    """The number of steps, and trees like the parameters; `error` is empty without feedback."""
 
     count: Any
     basis: optax.Updates
@@ -47,10 +47,10 @@ def scale_by_ldadam(
     eps: jax.typing.ArrayLike = 1e-8,
     error_feedback: bool = True,
 ) -> optax.GradientTransformation:
-    """Replaces every gradient by Adam's direction in a subspace that moves every step.
+    """Replace every gradient by Adam's direction in a subspace that moves every step.
 
-    A weight is taken as matrices of m x n, m <= n, transposed otherwise; the m rows of a square
-    weight are the output features. With k steps before this one and A = G + E:
+    Matrices are m x n with m <= n, transposed if necessary; the rows of a square matrix are the
+    output features. With k steps before this one and A = G + E:
 
         P' = the first r left singular vectors of A                            if k = 0
              the Q-factor of B B^T P, B = rho P M/(1 - b1^k) + (1 - rho) A     otherwise
@@ -63,26 +63,26 @@ def scale_by_ldadam(
     (Robert, Safaryan, Modoranu, Alistarh, arXiv 2410.16103, Algorithm 1.) State and arithmetic are
     in float32, or float64 for float64 weights; updates have the gradients' dtype.
 
-    If A has fewer than r directions, the other columns of the basis are arbitrary but orthonormal.
-    A gradient of zeros gives an update of zeros. The basis does not depend on the scale of A; the
-    moments do: below entries of 1e-19 the second moment underflows to zero and `eps` rules; above
-    1e19 it is infinite, and stays so, and the update is zero; above 1e36 sums overflow to NaN. NaN
-    and infinity in the gradient reach the update and the state.
+    If the rank of A is below r, the other columns of the basis are arbitrary but orthonormal. A
+    gradient of zeros gives an update of zeros. The basis does not depend on the scale of A, but the
+    moments do: below entries of 1e-19 the second moment underflows to zero and `eps` dominates;
+    above 1e19 it is infinite, and stays infinite, and the update is zero; above 1e36 sums overflow
+    to NaN. NaN and infinity in the gradient reach the update and the state.
 
     Args:
       axes: which axes of each leaf are rows and columns: a `MatrixAxes`, rules by path, or a tree
-        of specs (the forms of `resolve_axes`); None for `FLAX_RULES`. Every leaf has to be a matrix
-        or a stack of them.
+        of specs (the forms of `resolve_axes`); None for `FLAX_RULES`. Every leaf must be a matrix
+        or a stack of matrices.
       ...
 
     Returns:
       A transformation with the state `(count, basis, mu, nu, error)`: (batch..., m, r) for the
-      basis, (batch..., r, n) for each moment, and the weight's own shape for the error; for a
-      `Fused` weight a tuple of such arrays, one per part, all of the weight's rank r. Only the
-      error keeps the box of a `flax.linen.Partitioned` parameter.
+      basis, (batch..., r, n) for each moment, and the weight's shape for the error; for a `Fused`
+      weight a tuple of such arrays, one per part, all of the weight's rank r. Only the error keeps
+      the box of a `flax.linen.Partitioned` parameter.
 
     Raises:
-      TypeError: if a rank is not an integer but, say, an array.
+      TypeError: if a rank is not an integer.
       ValueError: in `init`, for a rank below 1 or above min(m, n), and for a leaf without a rank;
         in `init` and `update`, for leaves that are not matrices or that no rule covers.
 
@@ -110,8 +110,8 @@ def scale_by_ldadam(
             if not 1 <= r <= m:
                 raise ValueError(
                     f"{describe(path, sides.shape)}: rank {r} of matrices {m} x {n} is not in 1,"
-                    f" ..., {m}; give `rank` a rule for this path, or train the weight otherwise,"
-                    " by a rule (pattern, None) in `axes`"
+                    f" ..., {m}; give `rank` a rule for this path, or leave the weight to Adam"
+                    " with a rule (pattern, None) in `axes`"
                 )
             kept.append(initial_part(leaf, sides, r, error_feedback))
         trees = _by_field(_structures(parts), kept)
@@ -144,13 +144,13 @@ def _sides(weight: jax.Array, axes: MatrixAxes) -> Sides:
 
 
 def _structures(params: optax.Params) -> LowRankPart:
-    """The structure of each field's tree: only the error has the shapes that flax's boxes fit."""
+    """The structure of each field's tree; flax's boxes fit the error only."""
     plain = jax.tree.structure(unboxed(params))
     return LowRankPart(plain, plain, plain, error=jax.tree.structure(params))
 
 
 def _by_field(structures: LowRankPart, parts: Sequence[LowRankPart]) -> list[optax.Updates]:
-    """A tree for every field of the parts."""
+    """The parts as one tree per field."""
     return [
         structure.unflatten([part[field] for part in parts])
         for field, structure in enumerate(structures)
@@ -164,22 +164,14 @@ def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
 
 
 def _missing_rank(rank: RankLike, found: Sequence[FoundSpec]) -> str:
-    if not is_rules(rank):
-        return uncovered_text(
-            found, lambda leaf: None, "`rank` is a tree without this leaf; add it"
-        )
-    lines = suggested_lines(found, lambda leaf: f"{min(16, *(n for n in leaf.shape if n > 1))}")
-    pasted = pasteable("rank", lines, rank)
-    remedy = f"no rule gives its rank; check these, and pass them as `rank`:\n\n{pasted}"
-    return uncovered_text(found, lambda leaf: None, remedy)
+    def likely(leaf: FoundSpec) -> str:
+        return str(min(16, min((size for size in leaf.shape if size > 1), default=1)))
+
+    return missing_text("rank", rank, found, likely, "no rule gives its rank")
 
 
 _RANK = SpecKind(
-    argument="rank",
-    name="int",
-    is_spec=is_integer,
-    resolve=_resolve_rank,
-    missing=_missing_rank,
+    argument="rank", name="int", is_spec=is_integer, resolve=_resolve_rank, missing=_missing_rank
 )
 
 
@@ -205,10 +197,10 @@ def ldadam(
     adam_clip_norm: jax.typing.ArrayLike | None = None,
     adam_moment_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """LDAdam: low-rank Adam with error feedback on the matrices, AdamW on everything else.
+    """LDAdam: low-rank Adam with error feedback for the matrices, AdamW for everything else.
 
     W <- W - learning_rate * (T(G) + weight_decay * W), the `auxiliary_adam` of `scale_by_ldadam`
-    (Robert et al., arXiv 2410.16103). The defaults are the paper's; Adam's decays are the same.
+    (Robert et al., arXiv 2410.16103). The defaults are the paper's, also for Adam's decays.
 
     Args:
       ...

@@ -21,7 +21,7 @@ Numbers: TypeAlias = tuple[jax.typing.ArrayLike, ...]  # b1, b2, rho and eps
 
 
 class LowRankPart(NamedTuple):
-    """The state of one weight, or its shardings; the error is None without error feedback."""
+    """The state of one weight, or its shardings; `error` is None without error feedback."""
 
     basis: Any
     mu: Any
@@ -30,7 +30,7 @@ class LowRankPart(NamedTuple):
 
 
 def initial_part(weight: jax.Array, sides: Sides, rank: int, error_feedback: bool) -> LowRankPart:
-    """Returns zeros, the state before the first step."""
+    """The state before the first step: zeros."""
     dtype = compute_dtype(jax.dtypes.canonicalize_dtype(weight.dtype))
     of_basis, of_moments = sides.factor_shapes(rank)
 
@@ -46,7 +46,7 @@ def initial_part(weight: jax.Array, sides: Sides, rank: int, error_feedback: boo
 def next_part(
     gradient: jax.Array, sides: Sides, part: LowRankPart, count: jax.Array, numbers: Numbers
 ) -> tuple[jax.Array, LowRankPart]:
-    """Returns the direction, with the gradient's dtype and sharding, and the next state."""
+    """The direction, with the gradient's dtype and sharding, and the next state."""
     if not gradient.size:
         return gradient, part
     step: Callable[..., tuple[jax.Array, LowRankPart]] = functools.partial(_step, sides)
@@ -57,7 +57,7 @@ def next_part(
 
 
 def _shardings(weight: jax.Array, sides: Sides, error_feedback: bool) -> LowRankPart | None:
-    """Returns the shardings of the state of a weight with Explicit mesh axes."""
+    """The shardings of the state of a weight with Explicit mesh axes, else None."""
     sharding = jax.typeof(weight).sharding
     if not any(sharding.spec):
         return None
@@ -68,7 +68,7 @@ def _shardings(weight: jax.Array, sides: Sides, error_feedback: bool) -> LowRank
 def _step(
     sides: Sides, gradient: jax.Array, old: LowRankPart, count: jax.Array, numbers: Numbers
 ) -> tuple[jax.Array, LowRankPart]:
-    """One formula for all steps: before the first, basis and moments are zero, and c1 = c2 = 1."""
+    """The formula of every step; before the first, basis and moments are zero, and c1 = c2 = 1."""
     dtype = old.basis.dtype
     real = jnp.finfo(dtype).dtype
     b1, b2, rho, eps = (jnp.asarray(each, real) for each in numbers)
@@ -99,13 +99,13 @@ def _step(
 def _carried_over(
     change: jax.Array, old: LowRankPart, c1: jax.Array, c2: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the old moments in the new basis, which is the old one times P'^T P = `change`.
+    """The old moments in the new basis, for the change of basis P'^T P = `change`.
 
-    N = C M, and | (C*C) (V - c2 (M/c1)^2) + c2 (N/c1)^2 |: the variance V/c2 - (M/c1)^2, of entries
-    taken to be independent, and the square of the new mean.
+    N = C M, and | (C*C) (V - c2 (M/c1)^2) + c2 (N/c1)^2 |: the variance V/c2 - (M/c1)^2, for
+    independent entries, plus the square of the new mean.
     """
     carried = matmul(change, old.mu)
     variance = old.nu - c2 * abs_sq(old.mu / c1)
     nu = jnp.abs(matmul(abs_sq(change), variance) + c2 * abs_sq(carried / c1))
-    # Differences and products of squares beyond the dtype's range; Adam would divide by infinity.
+    # NaN comes from squares beyond the dtype's range, where Adam would divide by infinity.
     return carried, jnp.where(jnp.isnan(nu) & jnp.isfinite(carried), jnp.inf, nu)

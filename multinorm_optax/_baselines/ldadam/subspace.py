@@ -1,7 +1,7 @@
-"""A subspace of a weight's smaller side, and how it follows the gradients from step to step.
+"""A subspace of a weight's smaller side that follows the gradients from step to step.
 
-An orthonormal basis P of m x r spans it; D = P^T A is the part of A, m x n with m <= n, in it.
-For complex weights ^T is the conjugate transpose.
+Its orthonormal basis is P, m x r. D = P^T A is the projection of A, m x n with m <= n. For complex
+weights ^T is the conjugate transpose.
 """
 
 import functools
@@ -16,13 +16,12 @@ from jax.sharding import PartitionSpec as P
 from multinorm_optax._matrices.axes import MatrixAxes, Shape
 from multinorm_optax._norms.precision import inverse_power_of_two, peak
 
-# Accelerators would round the operands to fewer bits by default.
-_einsum = functools.partial(jnp.einsum, precision="highest")
+# By default accelerators round the operands to fewer bits.
 matmul = functools.partial(jnp.matmul, precision="highest")
 
 
 class Sides(NamedTuple):
-    """The matrices A of a weight, of oriented axes, and their products with P and D, of rank r."""
+    """The matrices A of a weight, with oriented axes, and their products with P and D of rank r."""
 
     shape: Shape
     axes: MatrixAxes
@@ -32,17 +31,17 @@ class Sides(NamedTuple):
         return self.axes.batch(len(self.shape))
 
     def factor_shapes(self, rank: int) -> tuple[Shape, Shape]:
-        """Returns the shapes of P and D."""
+        """The shapes of P and D."""
         m, n = self.axes.matrix_shape(self.shape)
         batch = tuple(self.shape[axis] for axis in self.batch)
         return (*batch, m, rank), (*batch, rank, n)
 
     def factor_shardings(self, sharding: NamedSharding) -> tuple[NamedSharding, NamedSharding]:
-        """Returns the shardings of P and D, as far as they can follow the weight's."""
+        """The shardings of P and D, which follow the weight's where they can."""
 
         def side(axes: tuple[int, ...]) -> Any:
             first, *others = [sharding.spec[axis] for axis in axes] or [None]
-            return None if any(others) else first  # of merged axes only the first can be spread
+            return None if any(others) else first  # of merged axes only the first can be sharded
 
         batch = [sharding.spec[axis] for axis in self.batch]
         specs = P(*batch, side(self.axes.output), None), P(*batch, None, side(self.axes.input))
@@ -50,7 +49,7 @@ class Sides(NamedTuple):
         return basis, low
 
     def product(self, kinds: str, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Returns P^T A ("PAD", x = conj(P)), A D^T ("ADP", y = conj(D)) or P D ("PDA")."""
+        """P^T A ("PAD", x = conj(P)), A D^T ("ADP", y = conj(D)) or P D ("PDA")."""
         new, rank = len(self.shape), x.shape[-1] if kinds[0] == "P" else y.shape[-2]
         rows, columns = (*self.batch, *self.axes.output, new), (*self.batch, new, *self.axes.input)
         labels = {"A": range(new), "P": rows, "D": columns}
@@ -58,7 +57,8 @@ class Sides(NamedTuple):
         sizes = (*self.shape, rank)
         first, second, result = ([*labels[kind]] for kind in kinds)
         x, y = (jnp.reshape(f, [sizes[i] for i in axes]) for f, axes in ((x, first), (y, second)))
-        return jnp.reshape(_einsum(x, first, y, second, result), merged[kinds[2]])
+        found = jnp.einsum(x, first, y, second, result, precision="highest")
+        return jnp.reshape(found, merged[kinds[2]])
 
 
 def transpose(a: jax.Array) -> jax.Array:
@@ -74,9 +74,9 @@ def _orthonormal(a: jax.Array) -> jax.Array:
 
 
 def leading_directions(sides: Sides, a: jax.Array, rank: int) -> jax.Array:
-    """Returns the first left singular vectors of A, (batch..., m, r); with A^T = Q R, of R^T.
+    """The first left singular vectors of A, (batch..., m, r), which are those of R^T, A^T = Q R.
 
-    Each device takes the matrices of a stack one by one, which bounds the working memory.
+    Each device processes the matrices of a stack one by one, which bounds the working memory.
     """
     m, n = sides.axes.matrix_shape(sides.shape)
     matrix = sorted(sides.axes.matrix)
@@ -101,11 +101,11 @@ def leading_directions(sides: Sides, a: jax.Array, rank: int) -> jax.Array:
 def followed_directions(
     sides: Sides, a: jax.Array, basis: jax.Array, mean: jax.Array, share: jax.Array
 ) -> jax.Array:
-    """Returns the Q-factor of B B^T P, one block power iteration, (batch..., m, r).
+    """The Q-factor of B B^T P, one block power iteration, (batch..., m, r).
 
-    B = share * P mean + (1 - share) * A is never formed. A Q-factor between the two products keeps
-    the condition number of B from being squared: with sigma_1 / sigma_r = 1e4 in float32 the error
-    of the basis is 3e-5 instead of 6e-2.
+    B = share * P mean + (1 - share) * A is never formed. A Q-factor between the two products avoids
+    squaring the condition number of B: with sigma_1 / sigma_r = 1e4 in float32 the error of the
+    basis is 3e-5 instead of 6e-2.
     """
     projected = share * mean + (1 - share) * sides.product("PAD", jnp.conj(basis), a)
     right = _orthonormal(transpose(projected))
