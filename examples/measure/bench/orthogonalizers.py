@@ -1,7 +1,5 @@
 """What the arithmetic of an orthogonalizer does to each singular direction.
 
-    python -m examples.benchmark.orthogonalizers
-
 A matrix G with singular values from 1 down to 1e-6 of the largest goes through every
 orthogonalizer in every arithmetic. For each direction, sigma u v^T in G, two numbers say what
 became of it in the result P: u^T P v, which should be 1, and the sine of the angle between P v and
@@ -14,20 +12,17 @@ are added up in float32. The order in which tensor cores add is not emulated.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 
 import multinorm_optax as mo
-from examples.llama.run.environment import machine, versions
-from examples.llama.run.records import write_json
-from multinorm_optax._norms import orthogonalize
+from examples.measure.tables import Table
 
-RESULTS = Path(__file__).parent / "results" / "orthogonalizers.json"
 DECADES = range(7)
 SHAPE = (127, 320)
 """21 singular values to a decade, evenly in log."""
@@ -35,6 +30,7 @@ MATRICES = 4
 TF32, BFLOAT16 = 10, 7
 """Bits of the mantissa."""
 Product = Callable[..., jax.Array]
+_MATMUL = jnp.matmul
 
 
 def _parts(x: jax.Array, bits: int, count: int) -> Iterator[jax.Array]:
@@ -48,10 +44,10 @@ def _parts(x: jax.Array, bits: int, count: int) -> Iterator[jax.Array]:
 def emulated(bits: int, parts: int) -> Product:
     """A product of float32 matrices by tensor cores: those of all parts i, j with i + j < parts."""
 
-    def product(x: jax.Array, y: jax.Array, precision: Any) -> jax.Array:
+    def product(x: jax.Array, y: jax.Array, *, precision: Any = None) -> jax.Array:
         del precision
         pairs = [
-            (i + j, jnp.matmul(a, b))
+            (i + j, _MATMUL(a, b))
             for i, a in enumerate(_parts(x, bits, parts))
             for j, b in enumerate(_parts(y, bits, parts))
             if i + j < parts
@@ -113,7 +109,7 @@ def directions(polar: np.ndarray, of: np.ndarray) -> dict[str, list[float] | Non
     }
 
 
-def measure() -> list[dict[str, Any]]:
+def measure(console: Console) -> dict[str, Any]:
     """Every orthogonalizer in every arithmetic."""
     given = matrices()
     rows: list[dict[str, Any]] = []
@@ -121,30 +117,22 @@ def measure() -> list[dict[str, Any]]:
         for arithmetic, (dtype, product) in ARITHMETICS.items():
             if title == "exact_svd()" and arithmetic != "float32":
                 continue
-            how = product or orthogonalize._product
-            with mock.patch.object(orthogonalize, "_product", how):
+            with mock.patch.object(jnp, "matmul", product or _MATMUL):
                 polar = jax.jit(functools.partial(make(dtype=dtype)))(given)
             found = directions(np.asarray(polar), given)
             rows.append({"orthogonalizer": title, "arithmetic": arithmetic, **found})
-    return rows
+    console.print(make_table(rows))
+    return {"rows": rows, "shape": SHAPE, "matrices": MATRICES}
 
 
-def table(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Lines of cells, the first with the decades."""
-    heads = ["orthogonalizer", "arithmetic", *(f"1e-{decade}" for decade in DECADES)]
-    lines = [heads]
+def make_table(rows: list[dict[str, Any]]) -> Table:
+    """Mean and sine of every decade."""
+    lines = []
     for row in rows:
         cells = ["diverges"] + [""] * (len(DECADES) - 1)
         if row["value"] is not None:
             pairs = zip(row["value"], row["sine"], strict=True)
             cells = [f"{value:.3f}, {sine:.0e}" for value, sine in pairs]
         lines.append([f"`{row['orthogonalizer']}`", row["arithmetic"], *cells])
-    return lines
-
-
-if __name__ == "__main__":
-    found = measure()
-    for cells in table(found):
-        print("| " + " | ".join(cells) + " |")
-    about = {"shape": SHAPE, "matrices": MATRICES, "versions": versions(), "machine": machine()}
-    write_json(RESULTS, {"rows": found, **about})
+    heads = ["orthogonalizer", "arithmetic", *(f"1e-{decade}" for decade in DECADES)]
+    return Table(heads, lines)

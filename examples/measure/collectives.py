@@ -1,7 +1,7 @@
-"""What devices send one another for one update: `python -m examples.benchmark.collectives`.
+"""What devices send one another for one update: `python -m examples.measure.collectives`.
 
-Nothing is allocated and no accelerator is needed: the update is compiled for a mesh of as many
-simulated devices as the real one would have, and the compiled program says what is sent.
+Nothing is allocated and no accelerator is needed: the update is compiled for a mesh of simulated
+devices, and the compiled program says what is sent.
 """
 
 import contextlib
@@ -17,10 +17,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 from rich.console import Console
-from rich.table import Table
 
 import multinorm_optax as mo
-from examples.benchmark.exchanges import KINDS, Collective, collectives
+from examples.llama.command import run_command
 from examples.llama.config import (
     InputError,
     ModelConfig,
@@ -33,10 +32,17 @@ from examples.llama.model import Params, abstract_llama
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
 from examples.llama.rules import LLAMA_RULES
-from examples.llama.run.command import run_command
-from examples.llama.run.environment import versions
-from examples.llama.run.records import write_json
 from examples.llama.schedule import make_optimizer
+from examples.measure.exchanges import KINDS, Collective, collectives
+from examples.measure.results import write_results
+from examples.measure.tables import Table, unique
+
+_NOTE = (
+    "MB that each device sends for one update of all matrices: with a group of n devices, of an "
+    "array that all of them have afterwards, (n - 1)/n where it is gathered or exchanged, twice as "
+    "much where it is summed. SinkGD's includes the sums at several powers of two that its first "
+    "sweep takes."
+)
 
 
 @dataclass(frozen=True)
@@ -62,69 +68,30 @@ class Command:
     """A file for the figures."""
 
 
-@dataclass(frozen=True)
-class Sent:
-    """All exchanges of one kind in one update."""
-
-    count: int
-    """How often the devices exchange something."""
-    bytes: int
-    """Bytes of the arrays that each device has afterwards."""
-    sent_bytes: int
-    """Bytes that each device sends, by rings."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one optimizer sends for an update."""
-
-    optimizer: OptimizerName
-    title: str
-    """How tables call it."""
-    axis_type: str
-    """Of the mesh's axes: Auto or Explicit."""
-    kinds: Mapping[str, Sent]
-    """By kind of exchange; those that do not occur are left out."""
-
-    @property
-    def sent_bytes(self) -> int:
-        """Bytes that each device sends."""
-        return sum(sent.sent_bytes for sent in self.kinds.values())
-
-    def as_json(self) -> dict[str, Any]:
-        """The figures, and their sum."""
-        return dataclasses.asdict(self) | {"sent_bytes": self.sent_bytes}
-
-
-def total(found: Sequence[Collective]) -> dict[str, Sent]:
-    """Add up exchanges, each as often as it is done, by kind.
+def total(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
+    """Add up exchanges by kind: how often, the arrays' bytes, and the bytes that a device sends.
 
     Raises:
-        InputError: one is in a loop that ends when data say so.
+        InputError: the number of rounds of a loop depends on the data.
     """
+    if any(each.trips is None for each in found):
+        raise InputError("the number of rounds of a loop is not known before it runs")
     kinds = {}
     for kind in KINDS:
-        times = [(_times(each), each) for each in found if each.kind == kind]
-        if times:
-            kinds[kind] = Sent(
-                sum(count for count, _ in times),
-                sum(count * each.bytes for count, each in times),
-                round(sum(count * each.sent_bytes for count, each in times)),
-            )
+        if here := [(each.trips or 0, each) for each in found if each.kind == kind]:
+            kinds[kind] = {
+                "count": sum(times for times, _ in here),
+                "bytes": sum(times * each.bytes for times, each in here),
+                "sent_bytes": round(sum(times * each.sent_bytes for times, each in here)),
+            }
     return kinds
 
 
-def _times(each: Collective) -> int:
-    if each.trips is None:
-        raise InputError("the number of rounds of a loop is not known before it runs")
-    return each.trips
-
-
 def simulated_mesh(shape: tuple[int, int], axis_type: AxisType) -> Mesh:
-    """A mesh of a CPU's devices, as many as it takes if JAX has made none yet.
+    """A mesh of simulated CPU devices.
 
     Raises:
-        InputError: it has, and they are too few.
+        InputError: JAX has made its devices already, and they are too few.
     """
     count = math.prod(shape)
     with contextlib.suppress(RuntimeError):  # there are devices already
@@ -157,7 +124,7 @@ def matrices_of(model: ModelConfig) -> Params:
 def compiled_update(
     name: OptimizerName, preset: PresetName, matrices: Params, placement: Placement
 ) -> Any:
-    """Compile an optimizer's update of these matrices, results lying where they lie."""
+    """Compile an optimizer's update of these matrices; results are sharded like the inputs."""
     optimizer = make_optimizer(resolve(OptimizerConfig(name), preset), PRESETS[preset].setup)
     with placement.entered():
         params = placement.abstract(lambda: matrices)
@@ -168,19 +135,19 @@ def compiled_update(
 
 
 def measure(command: Command, console: Console) -> dict[str, Any]:
-    """Compile every update and add up what it sends; return the figures for a JSON file."""
+    """Compile every update and add up what it sends."""
     model = dataclasses.replace(PRESETS[command.preset].setup.model, precision=command.precision)
-    rows = []
-    for name in dict.fromkeys(command.optimizers):
+    matrices, rows = matrices_of(model), []
+    for name in unique(command.optimizers):
         for axis_type in (AxisType.Auto, AxisType.Explicit)[: 2 if name == "swan" else 1]:
             placement = Placement(simulated_mesh(command.mesh, axis_type))
-            matrices = matrices_of(model)
-            title = OPTIMIZERS[name].title
-            title += ", Explicit" * (axis_type == AxisType.Explicit)
+            title = OPTIMIZERS[name].title + ", Explicit" * (axis_type == AxisType.Explicit)
             with console.status(f"compiling {command.preset}, {title}"):
                 compiled = compiled_update(name, command.preset, matrices, placement)
-            found = total(collectives(compiled.as_text()))
-            rows.append(Row(name, title, axis_type.name, found))
+            kinds = total(collectives(compiled.as_text()))
+            about = {"optimizer": name, "title": title, "axis_type": axis_type.name}
+            sent = sum(kind["sent_bytes"] for kind in kinds.values())
+            rows.append({**about, "kinds": kinds, "sent_bytes": sent})
     weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(matrices))
     share = weights // math.prod(command.mesh)
     console.print(
@@ -189,44 +156,27 @@ def measure(command: Command, console: Console) -> dict[str, Any]:
         soft_wrap=True,
         highlight=False,
     )
-    console.print(make_table(rows))
-    console.print(_NOTE, soft_wrap=True)
+    console.print(make_table(rows), _NOTE, sep="\n", soft_wrap=True)
     return {
         "preset": command.preset,
         "mesh": list(command.mesh),
         "precision": command.precision,
         "matrix_bytes": weights,
         "matrix_bytes_per_device": share,
-        "rows": [row.as_json() for row in rows],
+        "rows": rows,
         "note": _NOTE,
-        "versions": versions(),
     }
 
 
-_NOTE = (
-    "MB that each device sends for one update of all matrices: with a group of n devices, of an "
-    "array that all of them have afterwards, (n - 1)/n where it is gathered or exchanged, twice as "
-    "much where it is summed. SinkGD's includes the sums at several powers of two that its first "
-    "sweep takes."
-)
-
-
-def make_table(rows: Sequence[Row]) -> Table:
+def make_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """How often and how much each optimizer sends, by kind."""
-    kinds = [kind for kind in KINDS if any(kind in row.kinds for row in rows)]
-    table = Table()
-    table.add_column("MB (times)", no_wrap=True)
-    for head in (*kinds, "together"):
-        table.add_column(head, justify="right")
+    kinds = [kind for kind in KINDS if any(kind in row["kinds"] for row in rows)]
+    lines = []
     for row in rows:
-        cells = [
-            f"{row.kinds[kind].sent_bytes / 1e6:,.1f} ({row.kinds[kind].count})"
-            if kind in row.kinds
-            else ""
-            for kind in kinds
-        ]
-        table.add_row(row.title, *cells, f"{row.sent_bytes / 1e6:,.1f}")
-    return table
+        found = [row["kinds"].get(kind) for kind in kinds]
+        cells = [f"{of['sent_bytes'] / 1e6:,.1f} ({of['count']})" if of else "" for of in found]
+        lines.append([row["title"], *cells, f"{row['sent_bytes'] / 1e6:,.1f}"])
+    return Table(["MB (times)", *kinds, "together"], lines)
 
 
 def run(command: Command, console: Console) -> int:
@@ -235,14 +185,14 @@ def run(command: Command, console: Console) -> int:
         raise InputError("--optimizers names none; leave the option out to take all")
     found = measure(command, console)
     if command.json is not None:
-        write_json(command.json, found)
+        write_results(command.json, found)
         console.print(f"Written: {command.json}", soft_wrap=True)
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return run_command("examples.benchmark.collectives", Command, run, arguments)
+    return run_command("examples.measure.collectives", Command, run, arguments)
 
 
 if __name__ == "__main__":
