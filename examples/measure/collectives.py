@@ -19,7 +19,6 @@ from jax.sharding import AxisType, Mesh
 from rich.console import Console
 
 import multinorm_optax as mo
-from examples.llama.command import run_command
 from examples.llama.config import (
     InputError,
     ModelConfig,
@@ -32,6 +31,7 @@ from examples.llama.model import Params, abstract_llama
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
 from examples.llama.rules import LLAMA_RULES
+from examples.llama.run.command import run_command
 from examples.llama.schedule import make_optimizer
 from examples.measure.exchanges import KINDS, Collective, collectives
 from examples.measure.results import write_results

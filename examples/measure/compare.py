@@ -1,6 +1,6 @@
 """Compare optimizers on the same weights and batches: `python -m examples.measure.compare`."""
 
-from examples.llama.interrupt import end_quietly
+from examples.llama.run.stop import end_quietly
 
 if __name__ == "__main__":
     end_quietly()
@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.console import Console
 
-from examples.llama.command import run_command
 from examples.llama.config import (
     CorpusConfig,
     Experiment,
@@ -23,12 +22,13 @@ from examples.llama.config import (
     Setup,
     as_json,
 )
-from examples.llama.lock import LockedFolder
 from examples.llama.loss import Validation
 from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
-from examples.llama.plot import Curve
 from examples.llama.presets import resolve
-from examples.llama.run_folder import RunFolder, read_metrics
+from examples.llama.run.command import run_command
+from examples.llama.run.folder import RunFolder, read_metrics
+from examples.llama.run.lock import LockedFolder
+from examples.llama.run.plot import Curve
 from examples.llama.schedule import rates_text
 from examples.llama.text.corpus import Corpus, load_corpus
 from examples.llama.train import DIVERGED, train

@@ -1,6 +1,6 @@
 """What each optimizer costs in memory: `python -m examples.measure.memory`."""
 
-from examples.llama.interrupt import end_quietly
+from examples.llama.run.stop import end_quietly
 
 if __name__ == "__main__":
     end_quietly()
@@ -15,7 +15,6 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from examples.llama.command import run_command
 from examples.llama.config import (
     DataConfig,
     Experiment,
@@ -25,8 +24,9 @@ from examples.llama.config import (
     PresetName,
 )
 from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
-from examples.llama.options import Checked, Count
 from examples.llama.presets import PRESETS, resolve
+from examples.llama.run.command import run_command
+from examples.llama.run.options import Checked, Count
 from examples.measure.footprint import GIB, CompiledStep, kept, with_model
 from examples.measure.largest import largest, largest_table
 from examples.measure.pictures import Stack, plot_stacks

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from examples.llama.plot import Curve, save, show_from, style
+from examples.llama.run.plot import Curve, save, show_from, style
 from examples.measure.timing import Spread
 
 _COLORS = {"weights": "C7", "optimizer state": "C0", "temporary, during a step": "C1"}

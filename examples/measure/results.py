@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from examples.llama.environment import machine, versions
-from examples.llama.records import read_json, write_json
+from examples.llama.run.environment import machine, versions
+from examples.llama.run.records import read_json, write_json
 
 RECORDED = Path(__file__).parent / "results"
 """The folder of the results that the repository shows."""

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from rich import box
 from rich import table as rich
+from rich.console import Group
+from rich.text import Text
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -24,17 +26,10 @@ class Table:
     notes: Sequence[str] = ()
     """Stand below it, a line each."""
 
-    def __rich__(self) -> rich.Table:
+    def __rich__(self) -> Group:
         """For a terminal: where it is narrow, names are broken, figures never are."""
         table = rich.Table(
-            title=self.title,
-            title_justify="left",
-            caption="\n".join(self.notes) or None,
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
-            show_edge=False,
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
         )
         table.add_column(self.heads[0], overflow="fold")
         for number, head in enumerate(self.heads[1:], start=1):
@@ -44,7 +39,8 @@ class Table:
             table.add_column(broken, justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
-        return table
+        above = [Text(self.title, "italic")] if self.title else []
+        return Group(*above, table, *map(Text, self.notes))
 
     def markdown(self) -> str:
         """For a page; without title and notes."""

@@ -1,6 +1,6 @@
 """How fast a step is with each optimizer: `python -m examples.measure.throughput`."""
 
-from examples.llama.interrupt import end_quietly
+from examples.llama.run.stop import end_quietly
 
 if __name__ == "__main__":
     end_quietly()
@@ -15,7 +15,6 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from examples.llama.command import run_command
 from examples.llama.config import (
     Experiment,
     InputError,
@@ -26,8 +25,9 @@ from examples.llama.config import (
 )
 from examples.llama.flops import utilization
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.options import Checked, Count
 from examples.llama.presets import resolve
+from examples.llama.run.command import run_command
+from examples.llama.run.options import Checked, Count
 from examples.llama.step import initial_state, make_train_step
 from examples.measure.footprint import GIB, kept, random_rows
 from examples.measure.pictures import Ratios, plot_ratios

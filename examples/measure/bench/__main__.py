@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from examples.llama.command import run_command
 from examples.llama.config import InputError
+from examples.llama.run.command import run_command
 from examples.measure.bench import compilation, orthogonalizers, shapes, step
 from examples.measure.bench.options import Command, Section
 from examples.measure.results import write_results

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 
 from examples.llama.config import PresetName
-from examples.llama.options import Checked, Positive
 from examples.llama.presets import PRESETS
+from examples.llama.run.options import Checked, Positive
 
 Section = Literal["step", "shapes", "baselines", "compilation", "orthogonalizers"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from examples.llama.command import run_command
 from examples.llama.config import CorpusConfig, InputError
-from examples.llama.environment import machine, versions
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.records import write_atomically
+from examples.llama.run.command import run_command
+from examples.llama.run.environment import machine, versions
+from examples.llama.run.records import write_atomically
 from examples.llama.text.corpus import load_corpus
 from examples.llama.text.shards import shard_tokens
 from examples.measure.study.due import Left, due_trials, left, seconds_per_step

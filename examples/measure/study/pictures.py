@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.plot import save, style
+from examples.llama.run.plot import save, style
 from examples.measure.pictures import look
 from examples.measure.study.findings import Finding
 from examples.measure.study.plan import CELLS, SPACES

@@ -11,9 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rich.console import Console
-
-import multinorm_optax as mo
 from examples.benchmark import __main__ as command
 from examples.benchmark import memory, orthogonalizers, shapes, step, turns
 from examples.benchmark.__main__ import Section, main
@@ -30,11 +27,14 @@ from examples.benchmark.report import comparison_table
 from examples.benchmark.step import Timed, compare, fitting_layers, layer_shapes, product_flops
 from examples.benchmark.targets import STEP_TARGETS, Target, geometric_mean
 from examples.benchmark.turns import Matrices, take_turns
-from examples.llama.config import DataConfig, ModelConfig, PresetName
 from examples.llama.costs.candidates import CANDIDATES
 from examples.llama.costs.footprint import kept
 from examples.llama.memory import Command as MemoryCommand
 from examples.llama.memory import experiment_of
+from rich.console import Console
+
+import multinorm_optax as mo
+from examples.llama.config import DataConfig, ModelConfig, PresetName
 from examples.llama.presets import PRESETS, resolve
 
 EVERYONE = {**FAST, **SLOW, **BASELINES}

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from examples.llama.compare import Entry, compare, main, tokens_to_reach
-from examples.llama.config import OptimizerName
+from examples.llama.config import Experiment, OptimizerConfig, OptimizerName, as_json
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.run.records import read_lines
+from examples.measure.compare import Entry, compare, main, make_tables, tokens_to_reach
 
 CURVE = ([100, 200, 300, 400], [4.0, 3.0, 2.0, 2.5])
 
@@ -22,8 +22,11 @@ def test_tokens_to_reach_interpolates_to_the_first_crossing(
 
 
 def test_diverged_run_is_a_row_without_figures() -> None:
-    (row,) = compare([Entry("sgd", {"learning_rate": 9.0}, ([], []), None)])
-    assert row == {"optimizer": "sgd", "learning_rate": 9.0, "diverged": True}
+    experiment = Experiment(OptimizerConfig("sgd", learning_rate=9.0))
+    (row,) = compare([Entry(experiment, ([], []), None)])
+    assert row.keys() == as_json(experiment.optimizer).keys() - {"name"} | {"optimizer", "diverged"}
+    assert (row["optimizer"], row["learning_rate"], row["diverged"]) == ("sgd", 9.0, True)
+    assert "diverged" in make_tables([row])[0].rows[-1]
 
 
 def _finished(name: OptimizerName, loss: float, speed: float) -> Entry:
@@ -34,7 +37,7 @@ def _finished(name: OptimizerName, loss: float, speed: float) -> Entry:
     summary |= {"parameter_bytes": 1.0, "tokens": 400}
     summary |= {"validation_loss": loss, "tokens_per_second": speed}
     moved = [value + loss - CURVE[1][-1] for value in CURVE[1]]
-    return Entry(name, {"learning_rate": 1.0}, (CURVE[0], moved), summary)
+    return Entry(Experiment(OptimizerConfig(name)), (CURVE[0], moved), summary)
 
 
 def test_tokens_and_speed_are_compared_with_one_rate_of_adamw() -> None:

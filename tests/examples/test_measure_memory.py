@@ -1,24 +1,31 @@
-import dataclasses
+import functools
+import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from rich.console import Console
 
-from examples.llama.config import Experiment, OptimizerConfig, PresetName, Setup
-from examples.llama.costs.candidates import CANDIDATES
-from examples.llama.costs.footprint import GIB, PUBLISHED, Compiled, Kept, compiled, kept
-from examples.llama.costs.largest import deepest
-from examples.llama.costs.table import Row, make_table, state_table
-from examples.llama.memory import Command, experiment_of, main
+from examples.llama.config import (
+    DataConfig,
+    Experiment,
+    ModelConfig,
+    OptimizerConfig,
+    PresetName,
+    Setup,
+)
 from examples.llama.optimizers import BASE_OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
+from examples.measure.footprint import GIB, CompiledStep, Kept, kept
+from examples.measure.largest import deepest
+from examples.measure.memory import PUBLISHED, Command, experiment_of, fitting, main, measure
 
 
 def _kept(preset: PresetName, name: str, **options: str) -> Kept:
-    command = Command(**options)  # type: ignore[arg-type]
-    return kept(experiment_of(command, preset, resolve(CANDIDATES[name].optimizer, preset)))
+    return kept(experiment_of(Command(**options), preset, name))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -57,15 +64,9 @@ def test_weights_and_state_are_the_published_ones(
     ],
 )
 def test_state_is_so_many_numbers_per_weight(name: str, numbers: Sequence[float]) -> None:
-    counted = [_kept(preset, name).state_per_weight / 2 for preset in get_args(PresetName)[1:]]
+    found = [_kept(preset, name) for preset in get_args(PresetName)[1:]]
+    counted = [one.state_bytes / one.parameters / 2 for one in found]
     assert counted == pytest.approx(numbers, abs=0.006)
-
-
-def test_table_of_state_has_a_line_per_optimizer_and_a_column_per_preset() -> None:
-    rows = [_row(1, name=name) for name in ("sinkgd", "adamw")]
-    table = state_table("title", rows, lambda kept: kept.state_per_weight)
-    assert [column.header for column in table.columns] == ["", rows[0].preset]
-    assert list(table.columns[1].cells) == [f"{row.kept.state_per_weight:.2f}" for row in rows]
 
 
 @pytest.mark.parametrize("preset", ["60m", "130m", "350m", "1b"])
@@ -113,50 +114,89 @@ def test_state_of_the_matrices() -> None:
     assert _kept("1b", "sinkgd-tokens").state_bytes < 1e6
 
 
-def _row(total_gib: float, temporary: int | None = 0, name: str = "adamw") -> Row:
-    counted = Kept(10, 8, int(total_gib * GIB), 0, 0)
-    step = None if temporary is None else Compiled(temporary, 0, 0, 0, 1.0)
-    return Row("1b", name, "AdamW", "bfloat16", counted, step, 2 * counted.state_bytes)
-
-
 def test_what_fits_is_the_smallest_card_that_holds_the_total() -> None:
-    assert _row(24).fits_gib == 24
-    assert _row(24, temporary=1).fits_gib == 80
-    assert _row(80, temporary=1).fits_gib is None
-    assert _row(1, temporary=None).fits_gib is None
-    assert make_table([_row(80, temporary=GIB)]).columns[-1].header == "fits"
+    assert fitting(24 * GIB) == 24
+    assert fitting(24 * GIB + 1) == 80
+    assert fitting(80 * GIB + 1) is None
+    assert fitting(None) is None
 
 
-def test_temporary_memory_of_a_step(tiny_setup: Setup) -> None:
-    def measured(name: str) -> tuple[Kept, Compiled]:
-        experiment = Experiment(resolve(OptimizerConfig(name)), tiny_setup)  # type: ignore[arg-type]
-        return kept(experiment), compiled(experiment, tiny_setup.data.sequence_length + 1)
+def test_layerwise_step_has_the_same_published_figures() -> None:
+    console, command = Console(file=io.StringIO()), Command(compile=False)
+    rows = [measure(command, "60m", name, console) for name in ("adamw", "adamw-layerwise")]
+    assert [row["published_gib"] for row in rows] == [0.32, 0.32]
 
-    adamw, step = measured("adamw")
-    assert step.temporary_bytes > 0
+
+@pytest.fixture(scope="module")
+def deep() -> Experiment:
+    model = ModelConfig(hidden=64, mlp=160, heads=2, layers=12)
+    data = DataConfig(batch_size=4, sequence_length=16)
+    return Experiment(resolve(OptimizerConfig("sinkgd")), Setup(model=model, data=data))
+
+
+@pytest.fixture(scope="module")
+def ordinary(deep: Experiment) -> CompiledStep:
+    return CompiledStep(deep, 17)
+
+
+@pytest.fixture(scope="module")
+def layerwise(deep: Experiment) -> CompiledStep:
+    return CompiledStep(deep, 17, layerwise=True)
+
+
+def test_temporary_memory_of_a_step(deep: Experiment, ordinary: CompiledStep) -> None:
+    needed, plan = kept(deep), ordinary.plan()
     # all gradients exist at once
-    assert step.temporary_bytes > adamw.weight_bytes
-    assert adamw.state_bytes == pytest.approx(2 * adamw.weight_bytes, abs=64)
-    rows_and_counts = tiny_setup.data.batch_size * (tiny_setup.data.sequence_length + 1) * 4 + 64
-    assert 0 <= step.argument_bytes - adamw.total_bytes <= rows_and_counts
+    assert plan["temporary_bytes"] > needed.weight_bytes
+    rows_and_counts = 4 * 17 * 4 + 64
+    assert 0 <= plan["argument_bytes"] - needed.total_bytes <= rows_and_counts
     # donated: the new state takes the place of the old
-    assert step.alias_bytes >= adamw.total_bytes
+    assert plan["alias_bytes"] >= needed.total_bytes
 
 
-def test_layerwise_step_keeps_as_much_and_takes_less(tiny_setup: Setup) -> None:
-    setup = dataclasses.replace(
-        tiny_setup, model=dataclasses.replace(tiny_setup.model, hidden=64, mlp=160, layers=12)
-    )
-    experiment = Experiment(resolve(OptimizerConfig("sinkgd")), setup)
-    ordinary, layerwise = (
-        compiled(experiment, 17, layerwise=layerwise) for layerwise in (False, True)
-    )
+def test_layerwise_step_keeps_as_much_and_takes_less(
+    deep: Experiment, ordinary: CompiledStep, layerwise: CompiledStep
+) -> None:
+    plans = ordinary.plan(), layerwise.plan()
     # Each layer, the embedding and the head have three counts of steps of their own.
-    counts = 3 * 4 * (setup.model.layers + 2 - 1)
-    assert 0 <= layerwise.argument_bytes - ordinary.argument_bytes <= counts
-    assert 0 <= layerwise.alias_bytes - ordinary.alias_bytes <= counts
-    assert layerwise.temporary_bytes < ordinary.temporary_bytes
-    assert _row(1).published_gib == _row(1, name="adamw-layerwise").published_gib
+    counts = 3 * 4 * (deep.setup.model.layers + 2 - 1)
+    for key in ("argument_bytes", "alias_bytes"):
+        assert 0 <= plans[1][key] - plans[0][key] <= counts
+    assert plans[1]["temporary_bytes"] < plans[0]["temporary_bytes"]
+
+
+def test_real_step_reports_loss_and_peaks(
+    ordinary: CompiledStep, layerwise: CompiledStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = iter([3 * GIB, 5 * GIB])
+    with monkeypatch.context() as patch:
+        patch.setattr("examples.measure.footprint.peak_bytes", lambda: next(peaks))
+        found = ordinary.run()
+    assert (found["peak_bytes_before"], found["peak_bytes"]) == (3 * GIB, 5 * GIB)
+    again = layerwise.run()
+    assert again["peak_bytes"] is None  # a CPU does not count
+    assert found["loss"] == pytest.approx(again["loss"]) == pytest.approx(math.log(256), abs=0.5)
+
+
+ROW = 256
+MODEL = ModelConfig(hidden=1024, mlp=2736, heads=16, layers=24, vocabulary=4096)
+"""Its gradients, 1243 MB, are nearly all that a step of one row needs."""
+LONG_ROWS = ModelConfig(hidden=512, mlp=8256, heads=8, layers=3)
+"""Sums over its gate and up matrices are taken in chunks."""
+
+
+@functools.cache
+def temporary_bytes(model: ModelConfig, optimizer: OptimizerConfig) -> int:
+    setup = Setup(model=model, data=DataConfig(batch_size=1, sequence_length=ROW))
+    return CompiledStep(Experiment(resolve(optimizer), setup), ROW).plan()["temporary_bytes"]
+
+
+@pytest.mark.parametrize("num_iters", [1, 5])
+@pytest.mark.parametrize("model", [MODEL, LONG_ROWS], ids=["24_layers", "long_rows"])
+def test_sinkgd_needs_no_more_than_sgd(model: ModelConfig, num_iters: int) -> None:
+    gradient_descent = temporary_bytes(model, OptimizerConfig("sgd-plain"))
+    sinkgd = temporary_bytes(model, OptimizerConfig("sinkgd", num_iters=num_iters))
+    assert sinkgd < 1.01 * gradient_descent
 
 
 @pytest.mark.parametrize("bend", [0, 3, -3])
@@ -175,11 +215,15 @@ def test_largest_models_end_to_end(
 ) -> None:
     asked = []
 
-    def of_depth(experiment: Experiment, row_length: int, *, layerwise: bool) -> Compiled:
-        asked.append((experiment.setup.model.layers, row_length, layerwise))
-        return Compiled(0 if layerwise else kept(experiment).weight_bytes, 0, 0, 0, 1.0)
+    class OfDepth:
+        def __init__(self, experiment: Experiment, row_length: int, *, layerwise: bool):
+            asked.append((experiment.setup.model.layers, row_length, layerwise))
+            self._bytes = 0 if layerwise else kept(experiment).weight_bytes
 
-    monkeypatch.setattr("examples.llama.costs.largest.compiled", of_depth)
+        def plan(self) -> dict[str, int]:
+            return {"temporary_bytes": self._bytes}
+
+    monkeypatch.setattr("examples.measure.largest.CompiledStep", OfDepth)
     results = tmp_path / "memory.json"
     options = ["--no-compile", "--presets", "cpu", "--largest", "7b", "--results", str(results)]
     assert main([*options, "--optimizers", "adamw", "sgd-plain", "sgd-layerwise"]) == 0
@@ -198,10 +242,12 @@ def test_largest_models_end_to_end(
 
 def test_figures_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "memory.json"
-    arguments = ["--presets", "cpu", "--optimizers", "sgd", "--results", str(results)]
-    assert main(arguments) == 0
-    output = capsys.readouterr().out
-    assert "0.9 M parameters, 0.8 M of them in the matrices" in output
+    arguments = ["--presets", "cpu", "--optimizers", "sgd", "--vocabulary", "64", "--run"]
+    assert main([*arguments, "--results", str(results)]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "One step was made, with loss 4." in output
+    assert "(cpu) reports no memory, so that the peak is unknown" in output
+    assert "0.8 M parameters, 0.8 M of them in the matrices" in output
     assert "backend" in output
     assert "activations" in output
     written = json.loads(results.read_text())
@@ -211,7 +257,7 @@ def test_figures_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (row,) = written["rows"]
     assert row["preset"] == "cpu"
     assert row["precision"] == "float32"
-    assert row["parameters"] == 857_216
+    assert row["parameters"] == 857_216 - 2 * 128 * (256 - 64)
     assert row["temporary_bytes"] > 0
     kept_bytes = row["weight_bytes"] + row["state_bytes"]
     assert row["total_bytes"] == kept_bytes + row["temporary_bytes"]
@@ -243,10 +289,12 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
     [
         (
             ["--optimizers", "adam"],
-            "--optimizers: adam is none of adalomo, adam-mini, adamw, adamw2",
+            "--optimizers: adam is none of sinkgd, swan, muon, adamw, adamw2",
         ),
         (["--optimizers"], "--optimizers names none"),
         (["--presets"], "--presets names none"),
+        (["--optimizers", "galore-layerwise"], "galore-layerwise is none of"),
+        (["--run"], "--run needs one of --presets and one of --optimizers, compiled"),
         (
             ["--optimizers", "sgd-layerwise", "--microbatches", "2"],
             "a layer-wise step has no microbatches; leave --microbatches out",
