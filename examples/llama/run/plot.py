@@ -1,4 +1,4 @@
-"""Pictures of runs and comparisons, and what all pictures share."""
+"""The picture of a run, and what all pictures share."""
 
 from collections.abc import Sequence
 from pathlib import Path
