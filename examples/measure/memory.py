@@ -54,21 +54,17 @@ last printed digit is rounded in some and cut off in others. GaLore's column is 
 arXiv 2403.03507, Table 2, whose program projects the other side."""
 
 _OF_WEIGHTS_AND_STATE = (
-    "Weights and state follow from shapes alone, and are the same on every machine. The column "
-    "papers has their sum as arXiv 2502.06742 and 2412.13148 (GaLore: 2403.03507) print it, with "
-    "state in bfloat16; the next column has the sum with state in float32, as with --precision "
+    "Weights and state follow from shapes alone. Papers: their sum as arXiv 2502.06742 and "
+    "2412.13148 (GaLore: 2403.03507) print it. State in float32: the sum with --precision "
     "bfloat16-weights."
 )
 _OF_TEMPORARY = (
-    "Temporary is what XLA plans for one compiled step of {batch} on its {backend} backend besides "
-    "weights and state: gradients, activations, logits, and the optimizer's work space. Total is "
-    "the sum; fits says whether {cards} GiB hold it. Another backend plans otherwise, and more "
-    "rows need more."
+    "Temporary: what XLA's {backend} backend plans for one compiled step of {batch} besides "
+    "weights and state, such as gradients, activations and logits. More rows need more."
 )
 _OF_BFLOAT16 = (
     "On a CPU, XLA multiplies bfloat16 matrices in float32, and holds a float32 copy of all "
-    "weights through the forward and backward pass (in a layer-wise step a 16-bit copy): "
-    "--precision float32 shows the step without these copies."
+    "weights (in a layer-wise step a 16-bit copy): --precision float32 shows the step without it."
 )
 
 
@@ -122,7 +118,8 @@ def check(command: Command) -> None:
     known = [*OPTIMIZERS, *(f"{n}-layerwise" for n, one in OPTIMIZERS.items() if one.layerwise)]
     if unknown := [name for name in command.optimizers if name not in known]:
         raise InputError(f"--optimizers: {', '.join(unknown)} is none of {', '.join(known)}")
-    if command.microbatches > 1 and all(map(_is_layerwise, command.optimizers)):
+    layerwise = [name for name in command.optimizers if _parts(name)[1]]
+    if command.microbatches > 1 and len(layerwise) == len(command.optimizers):
         raise InputError("a layer-wise step has no microbatches; leave --microbatches out")
     if command.run and not (
         command.compile and len(command.presets) == len(command.optimizers) == 1
@@ -130,16 +127,11 @@ def check(command: Command) -> None:
         raise InputError("--run needs one of --presets and one of --optimizers, compiled")
 
 
-def _is_layerwise(name: str) -> bool:
-    return name.endswith("-layerwise")
-
-
-def _title(name: str) -> str:
-    return OPTIMIZERS[_base(name)].title + ", layer-wise" * _is_layerwise(name)
-
-
-def _base(name: str) -> str:
-    return name.removesuffix("-layerwise")
+def _parts(name: str) -> tuple[str, bool, str]:
+    """The name in the table of optimizers, whether the step is layer-wise, and a display name."""
+    base = name.removesuffix("-layerwise")
+    layerwise = base != name
+    return base, layerwise, OPTIMIZERS[base].title + ", layer-wise" * layerwise
 
 
 def experiment_of(command: Command, preset: PresetName, name: str) -> Experiment:
@@ -150,7 +142,7 @@ def experiment_of(command: Command, preset: PresetName, name: str) -> Experiment
         microbatches=command.microbatches,
         sequence_length=setup.data.sequence_length,
     )
-    optimizer = resolve(OptimizerConfig(_base(name)), preset)
+    optimizer = resolve(OptimizerConfig(_parts(name)[0]), preset)
     return with_model(
         Experiment(optimizer, dataclasses.replace(setup, data=data)),
         precision=command.precision or setup.model.precision,
@@ -166,6 +158,7 @@ def _row_length(preset: PresetName) -> int:
 
 def measure(command: Command, preset: PresetName, name: str, console: Console) -> dict[str, Any]:
     """The row of one optimizer at one preset."""
+    base, layerwise, title = _parts(name)
     experiment = experiment_of(command, preset, name)
     precision, memory = experiment.setup.model.precision, kept(experiment)
     # a state of float32 where the experiment's is bfloat16
@@ -173,24 +166,24 @@ def measure(command: Command, preset: PresetName, name: str, console: Console) -
     wide = kept(with_model(experiment, precision="bfloat16-weights")) if narrow else memory
     step, total = {}, None
     if command.compile:
-        with console.status(f"compiling {preset}, {_title(name)}"):
-            compiled = CompiledStep(experiment, _row_length(preset), layerwise=_is_layerwise(name))
+        with console.status(f"compiling {preset}, {title}"):
+            compiled = CompiledStep(experiment, _row_length(preset), layerwise=layerwise)
         step = compiled.plan()
-        console.print(f"{preset}, {_title(name)}: compiled in {step['compile_seconds']:.0f} s")
+        console.print(f"{preset}, {title}: compiled in {step['compile_seconds']:.0f} s")
         total = memory.total_bytes + step["temporary_bytes"]
         if command.run:
             step |= compiled.run()
     return {
         "preset": preset,
         "optimizer": name,
-        "title": _title(name),
+        "title": title,
         "precision": precision,
         **vars(memory),
         "state_per_weight": round(memory.state_bytes / memory.parameters, 4),
         "matrix_state_per_weight": round(memory.matrix_state_bytes / memory.matrix_parameters, 4),
         "weights_and_state_gib": round(memory.total_bytes / GIB, 6),
         "weights_and_float32_state_gib": round(wide.total_bytes / GIB, 6),
-        "published_gib": PUBLISHED.get(_base(name), {}).get(preset) if narrow else None,
+        "published_gib": PUBLISHED.get(base, {}).get(preset) if narrow else None,
         **step,
         "total_bytes": total,
         "fits_gib": fitting(total),
@@ -275,8 +268,8 @@ def notes(command: Command, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader of the figures has to know."""
     found = [_OF_WEIGHTS_AND_STATE]
     if command.compile:
-        backend, cards = jax.default_backend(), " or ".join(map(str, CARDS_GIB))
-        found.append(_OF_TEMPORARY.format(batch=_batch(command), backend=backend, cards=cards))
+        backend = jax.default_backend()
+        found.append(_OF_TEMPORARY.format(batch=_batch(command), backend=backend))
         if backend == "cpu" and any(row["precision"].startswith("bfloat16") for row in rows):
             found.append(_OF_BFLOAT16)
     return found
@@ -296,9 +289,9 @@ def run(command: Command, console: Console) -> int:
     """Count, compile and report; return the exit code."""
     check(command)
     names = unique(command.optimizers)
-    if command.microbatches > 1 and any(map(_is_layerwise, names)):
+    if command.microbatches > 1 and any(_parts(name)[1] for name in names):
         console.print("Layer-wise steps are left out: they have no microbatches", soft_wrap=True)
-        names = [name for name in names if not _is_layerwise(name)]
+        names = [name for name in names if not _parts(name)[1]]
     rows: list[dict[str, Any]] = []
     stacks = []
     for preset in unique(command.presets):
@@ -312,12 +305,11 @@ def run(command: Command, console: Console) -> int:
     found = []
     for preset in unique(command.largest):
         for name in names:
-            about = {"preset": preset, "optimizer": name, "title": _title(name)}
+            _, layerwise, title = _parts(name)
             experiment = experiment_of(command, preset, name)
-            with console.status(f"looking for the largest {preset}, {_title(name)}"):
-                sizes = largest(
-                    experiment, _row_length(preset), CARDS_GIB, layerwise=_is_layerwise(name)
-                )
+            with console.status(f"looking for the largest {preset}, {title}"):
+                sizes = largest(experiment, _row_length(preset), CARDS_GIB, layerwise=layerwise)
+            about = {"preset": preset, "optimizer": name, "title": title}
             found += [about | one for one in sizes]
         console.print(largest_table([row for row in found if row["preset"] == preset]))
     texts = notes(command, rows)
