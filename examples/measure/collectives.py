@@ -69,11 +69,7 @@ class Command:
 
 
 def total(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
-    """Add up exchanges by kind: how often, the arrays' bytes, and the bytes that a device sends.
-
-    Raises:
-        InputError: the number of rounds of a loop depends on the data.
-    """
+    """Add up exchanges by kind: how often, the arrays' bytes, and the bytes that a device sends."""
     if any(each.trips is None for each in found):
         raise InputError("the number of rounds of a loop is not known before it runs")
     kinds = {}
@@ -88,11 +84,7 @@ def total(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
 
 
 def simulated_mesh(shape: tuple[int, int], axis_type: AxisType) -> Mesh:
-    """A mesh of simulated CPU devices.
-
-    Raises:
-        InputError: JAX has made its devices already, and they are too few.
-    """
+    """A mesh of simulated CPU devices; an error if JAX has made its devices already, too few."""
     count = math.prod(shape)
     with contextlib.suppress(RuntimeError):  # there are devices already
         jax.config.update("jax_num_cpu_devices", count)

@@ -6,7 +6,7 @@ if __name__ == "__main__":
     end_quietly()
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,6 @@ from examples.measure.tables import Table, unique
 
 REFERENCE = "adamw"
 """Tokens and speed are compared with this optimizer's."""
-
-_SIDE_BY_SIDE = 4
-"""Optimizers in a table: more do not fit into a terminal."""
 
 _NOTE = (
     "Rates are each optimizer's default; a difference that is small against the spread between "
@@ -124,43 +121,46 @@ def compare(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     return rows
 
 
-def _reached(row: Mapping[str, Any]) -> str:
-    reached = row["tokens_to_reach_reference"]
-    if reached is None:
-        return "not reached"
-    return f"{reached / 1e6:.2f} M ({reached / row['tokens']:.0%})"
+def _learning(row: Mapping[str, Any]) -> list[str]:
+    if row["diverged"]:
+        return [rates_text(row), "diverged", "", "", ""]
+    reached, loss = row["tokens_to_reach_reference"], row["validation_loss"]
+    return [
+        rates_text(row),
+        f"{loss:.4f}",
+        f"{Validation(loss).perplexity:.3f}",
+        f"{row['bits_per_byte']:.4f}",
+        "not reached"
+        if reached is None
+        else f"{reached / 1e6:.2f} M ({reached / row['tokens']:.0%})",
+    ]
 
 
-def _speed(row: Mapping[str, Any]) -> str:
-    if row["tokens_per_second"] is None:
-        return "unknown"
-    ratio = "" if row["speed_ratio"] is None else f" ({row['speed_ratio']:.2f})"
-    return f"{row['tokens_per_second']:,.0f}{ratio}"
-
-
-_LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "validation loss, nats": lambda row: f"{row['validation_loss']:.4f}",
-    "perplexity": lambda row: f"{Validation(row['validation_loss']).perplexity:.3f}",
-    "bits per byte": lambda row: f"{row['bits_per_byte']:.4f}",
-    f"tokens to the loss of {OPTIMIZERS[REFERENCE].title}": _reached,
-    "optimizer state": lambda row: f"{row['state_bytes'] / 2**20:.2f} MiB",
-    "  of the matrices": lambda row: f"{row['state_bytes_matrices'] / 2**20:.2f} MiB",
-    f"tokens/s (ratio to {OPTIMIZERS[REFERENCE].title})": _speed,
-}
-"""The lines of the table, and how each is read off a row of the comparison."""
+def _cost(row: Mapping[str, Any]) -> list[str]:
+    speed, ratio = row["tokens_per_second"], row["speed_ratio"]
+    state = [f"{row[key] / 2**20:.2f} MiB" for key in ("state_bytes", "state_bytes_matrices")]
+    speed_text = "unknown" if speed is None else f"{speed:,.0f}"
+    return [*state, speed_text + ("" if ratio is None else f" ({ratio:.2f})")]
 
 
 def make_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """The rows for a terminal, a column for each optimizer."""
-    tables = []
-    for start in range(0, len(rows), _SIDE_BY_SIDE):
-        here = rows[start : start + _SIDE_BY_SIDE]
-        lines = [["peak rates: matrices / rest", *map(rates_text, here)]]
-        for title, text in _LINES.items():
-            lines.append([title, *("diverged" if r["diverged"] else text(r) for r in here)])
-        heads = ["", *(OPTIMIZERS[row["optimizer"]].title for row in here)]
-        tables.append(Table(heads, lines, "Same initial weights, same batches, one seed"))
-    return tables
+    """What was learned, and what it cost; a line for each optimizer."""
+    reference, titles = (
+        OPTIMIZERS[REFERENCE].title,
+        [OPTIMIZERS[r["optimizer"]].title for r in rows],
+    )
+    learning = ["peak rates: matrices / rest", "loss, nats", "perplexity", "bits per byte"]
+    learning.append(f"tokens to the loss of {reference}")
+    cost = ["optimizer state", "of the matrices", f"tokens/s (ratio to {reference})"]
+    pairs = list(zip(titles, rows, strict=True))
+    return [
+        Table(
+            ["", *learning],
+            [[title, *_learning(row)] for title, row in pairs],
+            "Same initial weights, same batches, one seed",
+        ),
+        Table(["", *cost], [[title, *_cost(row)] for title, row in pairs if not row["diverged"]]),
+    ]
 
 
 def run(command: Command, console: Console) -> int:

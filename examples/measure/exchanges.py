@@ -73,13 +73,9 @@ class Collective:
 def collectives(program: str) -> list[Collective]:
     """Everything that the devices send one another in a compiled program.
 
-    Of a conditional, all branches count: it is as much as one run can send, or more.
-
-    Args:
-        program: its text, `compiled.as_text()`.
-
-    Raises:
-        ValueError: collectives are split into a start and an end, as they are for accelerators.
+    The program is `compiled.as_text()`. Of a conditional, all branches count: it is as much as one
+    run can send, or more. Programs for accelerators, whose collectives are split into a start and
+    an end, are an error.
     """
     computations: dict[str, list[str]] = {}
     entry = ""

@@ -1,13 +1,15 @@
 """The memory that training needs: counted from shapes, planned by XLA, and measured on a device."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+import zlib
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import multinorm_optax as mo
@@ -16,7 +18,7 @@ from examples.llama.config import Experiment, InputError, Setup
 from examples.llama.model import abstract_llama
 from examples.llama.rules import LLAMA_RULES
 from examples.llama.schedule import make_optimizer
-from examples.llama.step import initial_state, make_train_step
+from examples.llama.step import TrainState, initial_state, make_train_step
 
 GIB = 2**30
 
@@ -79,12 +81,10 @@ class CompiledStep:
     def __init__(self, experiment: Experiment, row_length: int, *, layerwise: bool = False):
         """Compile."""
         start = perf_counter()
-        self._initial: Callable[[], Any] = jax.jit(
-            lambda: initial_state(experiment, layerwise=layerwise)
-        )
+        self._build = functools.partial(initial_state, experiment, layerwise=layerwise)
         self._rows = random_rows(experiment.setup, row_length)
         step = jax.jit(make_train_step(experiment, layerwise=layerwise), donate_argnums=0)
-        self._compiled = step.lower(jax.eval_shape(self._initial), self._rows).compile()
+        self._compiled = step.lower(jax.eval_shape(self._build), self._rows).compile()
         self._seconds = perf_counter() - start
 
     def plan(self) -> dict[str, Any]:
@@ -107,18 +107,36 @@ class CompiledStep:
         }
 
     def run(self) -> dict[str, Any]:
-        """Draw the weights, make one real step on random tokens, and read the device's memory.
+        """Draw weights, make one real step on random tokens, and read the device's memory.
 
         The peaks are those of the process: nothing else may have run in it. They are None on a
         backend that reports none, such as the CPU.
         """
-        state = jax.block_until_ready(self._initial())
+        params = jax.tree_util.tree_map_with_path(_draw, jax.eval_shape(self._build).params)
+        # nothing but the state is computed, as XLA drops what is not returned
+        state = jax.jit(lambda: self._build().optimizer_state)()
+        before = jax.block_until_ready(TrainState(jnp.int32(0), params, state))
         drawn = peak_bytes()
-        state, loss = self._compiled(state, self._rows)
-        loss = float(loss)
+        loss = float(self._compiled(before, self._rows)[1])
         if not math.isfinite(loss):
             raise InputError(f"the loss of the step is {loss}; choose another --precision")
         return {"loss": loss, "peak_bytes_before": drawn, "peak_bytes": peak_bytes()}
+
+
+def _draw(path: jax.tree_util.KeyPath, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """Normal numbers, or ones for a norm's gains.
+
+    They are drawn slice by slice, as a full stack of float32 would not fit beside the weights.
+    """
+    name = jax.tree_util.keystr(path)
+    if "scale" in name:
+        return jnp.ones(like.shape, like.dtype)
+
+    def drawn(key: jax.Array) -> jax.Array:
+        return (0.02 * jax.random.normal(key, like.shape[1:])).astype(like.dtype)
+
+    keys = jax.random.split(jax.random.key(zlib.crc32(name.encode())), like.shape[0])
+    return jax.jit(functools.partial(jax.lax.map, drawn))(keys)
 
 
 def peak_bytes() -> int | None:

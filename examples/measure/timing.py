@@ -46,21 +46,13 @@ def within(seconds: float) -> Callable[[float], int]:
 
 
 def take_turns(
-    what: str,
-    turns: Mapping[str, Turn],
-    rounds: Callable[[float], int],
-    console: Console,
+    what: str, turns: Mapping[str, Turn], rounds: Callable[[float], int], console: Console
 ) -> dict[str, list[float]]:
     """Seconds of every turn, round by round.
 
     Each round has an order of its own, so that no turn always finds the caches as the same other
-    one left them. A first turn of each, which compiles, and a first round do not count.
-
-    Args:
-        what: what is timed, for the display.
-        turns: by name.
-        rounds: the number of rounds that count, from the seconds of the first round.
-        console: where progress is shown.
+    one left them. A first turn of each, which compiles, and a first round do not count. `rounds`
+    gives the number of rounds that count, from the seconds of the first round.
     """
     generator = np.random.default_rng(0)
 

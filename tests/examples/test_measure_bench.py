@@ -24,6 +24,7 @@ from examples.measure.bench.updates import (
     BASELINES,
     FAST,
     KERNEL,
+    OWN,
     REFERENCE,
     TITLES,
     Matrices,
@@ -75,8 +76,10 @@ def test_literal_loop_is_the_librarys(
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", TITLES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, "float32") for name in TITLES), *((name, "bfloat16") for name in ("sinkgd", *OWN))],
+)
 def test_every_optimizer_makes_a_step_of_every_weight(name: str, dtype: str) -> None:
     old, new = _new_weights(name, Matrices(TINY.shapes, dtype))
     chex.assert_trees_all_equal_shapes_and_dtypes(old, new)

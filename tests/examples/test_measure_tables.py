@@ -12,6 +12,7 @@ from examples.llama.config import PresetName
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import PRESETS
 from examples.measure.bench import step
+from examples.measure.compare import make_tables
 from examples.measure.largest import largest_table
 from examples.measure.memory import memory_table, state_table
 from examples.measure.tables import Table
@@ -72,6 +73,17 @@ def test_memory_of_every_optimizer(preset: PresetName) -> None:
     assert _shown(state_table(rows)).count("2.16 / 2.16") == len(rows)
     found = [row | {"card_gib": card} for row in rows for card in (24, 80)]
     assert _shown(largest_table(found)).count("6.74 B (128)") == 2 * len(rows)
+
+
+def test_comparison_of_every_optimizer() -> None:
+    figures = {"diverged": False, "learning_rate": 5.7e-3, "rest_learning_rate": 1.4e-3}
+    figures |= {"validation_loss": 1.5014, "bits_per_byte": 2.1661, "speed_ratio": 0.99}
+    figures |= {"tokens_to_reach_reference": 123.45e6, "tokens": 1e9, "tokens_per_second": 123456}
+    figures |= {"state_bytes": 2**34, "state_bytes_matrices": 2**33}
+    rows = [{"optimizer": name, **figures} for name in OPTIMIZERS]
+    learning, cost = (_shown(table) for table in make_tables(rows))
+    assert learning.count("0.0057 / 0.0014") == learning.count("123.45 M (12%)") == len(rows)
+    assert cost.count("16384.00 MiB") == cost.count("123,456 (0.99)") == len(rows)
 
 
 def test_ratios_to_all_targets() -> None:

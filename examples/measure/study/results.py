@@ -86,11 +86,7 @@ class ResultsFile:
         self._claims = path.with_name(path.name + ".claims")
 
     def runs(self) -> list[Run]:
-        """All runs so far.
-
-        Raises:
-            InputError: a line is not of this study.
-        """
+        """All runs so far; a line that is not of this study is an error."""
         found = []
         for number, record in enumerate(read_lines(self.path), start=1):
             if "environment_number" in record:
@@ -118,13 +114,9 @@ class ResultsFile:
             return len(known)
 
     def claim(self, due: Callable[[Sequence[Run]], Sequence[Trial]]) -> Claim | bool:
-        """Take the first trial due that no process has taken.
+        """Take the first trial due, given the runs so far, that no process has taken.
 
-        Args:
-            due: what can be made now, given the runs so far.
-
-        Returns:
-            The claim; True if all trials due are taken; False if none is due.
+        True if all trials due are taken; False if none is due.
         """
         with self._locked():
             trials = due(self.runs())

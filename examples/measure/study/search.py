@@ -33,13 +33,7 @@ class Search:
 def search(cell: str, optimizer: str, runs: Sequence[Run]) -> Search:
     """Boxes and tries so far; a box moves once all of its points were tried.
 
-    Args:
-        cell: name of the cell.
-        optimizer: name of the optimizer.
-        runs: any runs.
-
-    Raises:
-        InputError: a run has other rates than the plan has for its point.
+    A run with other rates than the plan has for its point is an error.
     """
     space, steps = SPACES[optimizer], CELLS[cell].setup.steps
     done = {
@@ -90,12 +84,7 @@ class Repetitions:
 
 
 def repetitions(found: Search, runs: Sequence[Run]) -> Repetitions:
-    """The repetitions of a complete search.
-
-    Args:
-        found: the search.
-        runs: any runs.
-    """
+    """The repetitions of a complete search."""
     if not found.complete:
         return Repetitions()
     by_key = {run.trial.key: run for run in runs}

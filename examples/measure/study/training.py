@@ -76,12 +76,7 @@ class Trainer:
         self._compiled = False
 
     def run(self, trial: Trial, environment: int) -> Run:
-        """Train and validate.
-
-        Args:
-            trial: rates, seed and length; the seed decides initial weights and order of the text.
-            environment: number of the environment, for the record.
-        """
+        """Train and validate; the seed decides initial weights and order of the text."""
         if not self._compiled:  # one step without a record, so that no run's time includes it
             self._compiled = True
             self._train(trial, 1)
