@@ -57,6 +57,7 @@ def _time(name: str) -> str:
     """The time of an update over AdamW's."""
     if name == "adamw":
         return "1"
+    name = "swan-quintic" if name == "swan" else name
     for section in (recorded("benchmark.json")["step"], recorded("baselines.json")["baselines"]):
         for one in section["comparisons"]:
             if (one["over"], one["under"]) == (name, "adamw") and _TIMED in one["ratios"]:

@@ -31,7 +31,7 @@ REFERENCE = "adamw"
 
 FAST = (REFERENCE, "sgd-plain", "sinkgd", "sinkgd-1", "sinkgd-tol", "multi-normalize", "literal")
 """Memory-bound optimizers. `multi-normalize` and `literal` compute the same as `sinkgd`."""
-SLOW = (REFERENCE, "sinkgd", "muon", "swan")
+SLOW = (REFERENCE, "sinkgd", "muon", "swan-quintic")
 """Optimizers that multiply matrices, with five Newton-Schulz steps, and two to compare with."""
 BASELINES = (REFERENCE, "sinkgd", "adam-mini", "lion", "adalomo", "ldadam", "galore")
 """Optimizers with less state than AdamW. The median does not show GaLore's steps that choose its
@@ -79,14 +79,14 @@ OWN: Mapping[str, tuple[str, Callable[[mo.MatrixAxes], optax.GradientTransformat
         lambda axes: optax.chain(literal_sinkhorn(axes, 5), optax.scale_by_learning_rate(RATE)),
     ),
     # with the polynomial and the precision of Muon, so that both multiply the same matrices
-    "swan": (
+    "swan-quintic": (
         "SWAN, Muon's quintic",
         lambda axes: mo.swan(
             RATE, axes=axes, alpha=1.0, orthogonalizer=mo.muon_quintic(5, precision="default")
         ),
     ),
 }
-"""Title and builder of what is timed here alone, and of SWAN in another form than the trainer's."""
+"""Title and builder of what the trainer's table does not have."""
 
 TITLES: Mapping[str, str] = {
     name: OWN[name][0] if name in OWN else OPTIMIZERS[name].title
