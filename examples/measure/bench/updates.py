@@ -1,7 +1,7 @@
 """What `bench` times: updates of weights of chosen shapes, from gradients to new weights."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.console import Console
 import multinorm_optax as mo
 from examples.llama.builders import MATRIX, REST, Context
 from examples.llama.config import PresetName
-from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.optimizers import OPTIMIZERS, Optimizer
 from examples.llama.presets import PRESETS
 from examples.measure.timing import Turn, take_turns, within
 
@@ -62,43 +62,49 @@ def literal_sinkhorn(axes: mo.MatrixAxes, num_iters: int) -> optax.GradientTrans
     return optax.stateless(lambda updates, _: jax.tree.map(direction, updates))
 
 
-OWN: Mapping[str, tuple[str, Callable[[mo.MatrixAxes], optax.GradientTransformation]]] = {
-    "sinkgd-tol": (
+OWN: Mapping[str, Optimizer] = {
+    "sinkgd-tol": Optimizer(
         "SinkGD, tolerance 1e-3",
-        lambda axes: mo.sinkgd(RATE, axes=axes, tol=1e-3, alpha=1.0),
+        lambda context: mo.sinkgd(RATE, axes=context.axes, tol=1e-3, alpha=1.0),
+        {},
     ),
-    "multi-normalize": (
+    "multi-normalize": Optimizer(
         "multi_normalize",
-        lambda axes: optax.chain(
-            mo.multi_normalize(mo.normalize_rows(axes), mo.normalize_columns(axes)),
+        lambda context: optax.chain(
+            mo.multi_normalize(mo.normalize_rows(context.axes), mo.normalize_columns(context.axes)),
             optax.scale_by_learning_rate(RATE),
         ),
+        {},
     ),
-    "literal": (
+    "literal": Optimizer(
         "literal loop",
-        lambda axes: optax.chain(literal_sinkhorn(axes, 5), optax.scale_by_learning_rate(RATE)),
+        lambda context: optax.chain(
+            literal_sinkhorn(context.axes, 5), optax.scale_by_learning_rate(RATE)
+        ),
+        {},
     ),
     # with the polynomial and the precision of Muon, so that both multiply the same matrices
-    "swan-quintic": (
+    "swan-quintic": Optimizer(
         "SWAN, Muon's quintic",
-        lambda axes: mo.swan(
-            RATE, axes=axes, alpha=1.0, orthogonalizer=mo.muon_quintic(5, precision="default")
+        lambda context: mo.swan(
+            RATE,
+            axes=context.axes,
+            alpha=1.0,
+            orthogonalizer=mo.muon_quintic(5, precision="default"),
         ),
+        {},
     ),
 }
-"""Title and builder of what the trainer's table does not have."""
+"""Entries that the trainer's table does not have."""
 
 TITLES: Mapping[str, str] = {
-    name: OWN[name][0] if name in OWN else OPTIMIZERS[name].title
-    for name in (*FAST, *SLOW, *BASELINES)
+    name: {**OPTIMIZERS, **OWN}[name].title for name in (*FAST, *SLOW, *BASELINES)
 }
 
 
 def build(name: str, axes: mo.MatrixAxes) -> optax.GradientTransformation:
     """An optimizer for a tree that holds only matrices."""
-    if name in OWN:
-        return OWN[name][1](axes)
-    entry = OPTIMIZERS[name]
+    entry = {**OPTIMIZERS, **OWN}[name]
     options = {**entry.defaults, **_OPTIONS.get(name, {})}
     return entry.build(Context(options=options, rates={MATRIX: RATE, REST: RATE}, axes=axes))
 
