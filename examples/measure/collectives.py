@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh
 from rich.console import Console
 
 import multinorm_optax as mo
+from examples.llama.builders import MATRIX
 from examples.llama.config import (
     InputError,
     ModelConfig,
@@ -102,15 +104,9 @@ def simulated_mesh(shape: tuple[int, int], axis_type: AxisType) -> Mesh:
 def matrices_of(model: ModelConfig) -> Params:
     """The shapes and dtypes of the matrices of a model, in a tree like its parameters."""
     _, params = abstract_llama(model)
-    labels = mo.group_labels(LLAMA_RULES)(params)
-
-    def only(params: Params, labels: Any) -> Params:
-        if not isinstance(params, dict):
-            return params
-        found = {key: only(params[key], labels[key]) for key in params if labels[key] != "adam"}
-        return {key: value for key, value in found.items() if value != {}}
-
-    return only(params, labels)
+    labels = flatten_dict(mo.group_labels(LLAMA_RULES)(params))
+    leaves = flatten_dict(params).items()
+    return unflatten_dict({path: leaf for path, leaf in leaves if labels[path] == MATRIX})
 
 
 def compiled_update(

@@ -64,7 +64,7 @@ def _finish(figure: Figure, title: str, path: Path) -> None:
             list(legend.values()),
             list(legend),
             loc="outside lower center",
-            ncols=min(5, len(legend)),
+            ncols=min(6, len(legend)),
             frameon=False,
         )
     save(figure, path)
@@ -83,7 +83,8 @@ def plot_stacks(path: Path, title: str, stacks: Sequence[Stack]) -> None:
         for name, widths in stack.parts.items():
             drawn = axes.barh(stack.names, widths, left=left, color=_COLORS[name], label=name)
             left = [start + width for start, width in zip(left, widths, strict=True)]
-        axes.bar_label(drawn, [f"{total:.3g}" for total in left], padding=3, fontsize=8)
+        for text in axes.bar_label(drawn, [f"{t:.3g}" for t in left], padding=3, fontsize=8):
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
         axes.set_xlim(0, 1.13 * max(left))  # room for the numbers
         for mark, line in zip(stack.marks, ("--", ":"), strict=True):
             if mark < axes.get_xlim()[1]:
