@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 ARGS ?=
 PIP_FLAGS = --quiet --disable-pip-version-check
 
-.PHONY: help setup train compare study memory throughput bench notebooks notebooks-run docs test test-all test-oldest test-latest lint package format clean
+.PHONY: help setup train compare study memory throughput bench collectives notebooks notebooks-run docs test test-all test-oldest test-latest lint package format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -23,19 +23,22 @@ train: setup ## train a small LLaMA on real text with SinkGD; options in ARGS
 	@$(BIN)/python -m examples.llama.train $(ARGS)
 
 compare: setup ## every optimizer on the same weights and batches, half an hour; options in ARGS
-	@$(BIN)/python -m examples.llama.compare $(ARGS)
+	@$(BIN)/python -m examples.measure.compare $(ARGS)
 
 study: setup ## the learning study, hours on a CPU; goes on where it stopped; options in ARGS
 	@$(BIN)/python -m examples.measure.study $(ARGS)
 
 memory: setup ## what every preset needs with every optimizer, from shapes and compiled steps; options in ARGS
-	@$(BIN)/python -m examples.llama.memory $(ARGS)
+	@$(BIN)/python -m examples.measure.memory $(ARGS)
 
 throughput: setup ## tokens/s of whole train steps, as ratios to AdamW; options in ARGS
-	@$(BIN)/python -m examples.llama.throughput $(ARGS)
+	@$(BIN)/python -m examples.measure.throughput $(ARGS)
 
-bench: setup ## what an update costs in time, memory and traffic, beside what the project aims at; options in ARGS
-	@$(BIN)/python -m examples.benchmark $(ARGS)
+bench: setup ## the time of an update, beside the project's targets; options in ARGS
+	@$(BIN)/python -m examples.measure.bench $(ARGS)
+
+collectives: setup ## what devices send one another for an update of the 7b model; options in ARGS
+	@$(BIN)/python -m examples.measure.collectives $(ARGS)
 
 notebooks: $(VENV)/.notebooks ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks $(ARGS)

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import multinorm_optax as mo
-from examples.benchmark.exchanges import collectives
+from examples.measure.exchanges import collectives
 from multinorm_optax._matrices import stacks
 from multinorm_optax._matrices.stacks import map_wide_matrices, reduce_wide_matrices
 from tests.layouts import LAYOUTS, Layout

@@ -13,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import multinorm_optax as mo
-from examples.benchmark.exchanges import Collective
-from examples.benchmark.exchanges import collectives as exchanges
+from examples.measure.exchanges import Collective
+from examples.measure.exchanges import collectives as exchanges
 from multinorm_optax._baselines.adam_mini.blocks import resolve_blocks
 from multinorm_optax._baselines.adam_mini.means import common_axes
 

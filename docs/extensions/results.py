@@ -15,14 +15,14 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
-from examples.benchmark import orthogonalizers
+from examples.measure.bench import orthogonalizers
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
-MEMORY = "llama/results/memory.json"
-LARGEST = "llama/results/memory_largest.json"
-BENCHMARK = "benchmark/results/benchmark.json"
-COLLECTIVES = "benchmark/results/benchmark_collectives.json"
-ORTHOGONALIZERS = "benchmark/results/orthogonalizers.json"
+MEMORY = "measure/results/memory.json"
+LARGEST = "measure/results/memory_largest.json"
+BENCHMARK = "measure/results/benchmark.json"
+COLLECTIVES = "measure/results/collectives.json"
+ORTHOGONALIZERS = "measure/results/orthogonalizers.json"
 
 
 def _load(name: str) -> Any:
@@ -87,9 +87,9 @@ def update_time() -> list[str]:
         "sinkgd-1": "SinkGD, L = 1",
         "sinkgd-tol": "SinkGD, tolerance 1e-3",
         "literal": "SinkGD as the paper writes it",
-        "swan": "SWAN",
+        "swan-quintic": "SWAN",
         "muon": "Muon",
-        "sgd": "SGD",
+        "sgd-plain": "SGD",
     }
     ratios: dict[str, dict[str, float]] = {}
     for group in _load(BENCHMARK)["step"]["groups"]:
@@ -120,8 +120,8 @@ def traffic() -> list[str]:
 
 def singular_values() -> list[str]:
     """What becomes of each singular direction, for every orthogonalizer and arithmetic."""
-    heads, *rows = orthogonalizers.table(_load(ORTHOGONALIZERS)["rows"])
-    return _table(heads, rows)
+    table = orthogonalizers.make_table(_load(ORTHOGONALIZERS)["orthogonalizers"]["rows"])
+    return _table(table.heads, table.rows)
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {

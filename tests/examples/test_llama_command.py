@@ -90,7 +90,7 @@ def test_options_that_contradict_each_other_are_readable_errors(
     ("module_name", "options"),
     [
         ("llama.train", ["--steps", "--corpus-root", "--batch-size", "--run-dir"]),
-        ("llama.compare", ["--steps", "--corpus-root", "--batch-size", "--optimizers"]),
+        ("measure.compare", ["--steps", "--corpus-root", "--batch-size", "--optimizers"]),
         ("measure.study.__main__", ["--cells", "--optimizers", "--results", "--tokens", "--show"]),
     ],
 )

@@ -20,12 +20,13 @@ from examples.llama.config import (
 )
 from examples.llama.evaluate import Command as Evaluate
 from examples.llama.generate import Command as Generate
-from examples.llama.memory import Command as Memory
 from examples.llama.run.options import as_json, flag, from_json
 from examples.llama.run.processes import DistributedConfig
 from examples.llama.run.trained import TrainedConfig
-from examples.llama.throughput import Command as Throughput
 from examples.llama.train import resolved
+from examples.measure.bench.options import Command as Bench
+from examples.measure.memory import Command as Memory
+from examples.measure.throughput import Command as Throughput
 
 BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
     ModelConfig: {
@@ -64,7 +65,8 @@ BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
         "temperature": (0.0, -1.0, float("nan"), float("inf")),
         "seed": (-1,),
     },
-    Memory: dict.fromkeys(("microbatch_rows", "microbatches"), (0,)),
+    Memory: dict.fromkeys(("microbatch_rows", "microbatches", "vocabulary"), (0,)),
+    Bench: dict.fromkeys(("seconds", "megabytes"), (0.0, -1.5)),
     Throughput: {"rounds": (0, -1)},
 }
 
@@ -88,11 +90,12 @@ def test_every_number_has_bounds() -> None:
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
-        ("train", ["--learning-rate", "nan"]),
-        ("train", ["--heads", "0"]),
-        ("train", ["--mesh", "0", "1", "1"]),
-        ("compare", ["--data-seed", "-1"]),
-        ("generate", ["--temperature", "nan"]),
+        ("llama.train", ["--learning-rate", "nan"]),
+        ("llama.train", ["--heads", "0"]),
+        ("llama.train", ["--mesh", "0", "1", "1"]),
+        ("llama.generate", ["--temperature", "nan"]),
+        ("measure.compare", ["--data-seed", "-1"]),
+        ("measure.bench.__main__", ["--megabytes", "-1.5"]),
     ],
 )
 def test_command_line_names_the_option_before_anything_starts(
@@ -104,7 +107,7 @@ def test_command_line_names_the_option_before_anything_starts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(f"examples.llama.{module}").main(arguments)
+        importlib.import_module(f"examples.{module}").main(arguments)
     assert end.value.code == 2
     written = capsys.readouterr().err
     assert f"{arguments[0]} is {arguments[1]}" in written

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from examples.llama import compare, train
+from examples.llama import train
 from examples.llama.config import CorpusConfig, OptimizerConfig, OptimizerName, PresetName, Setup
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
 from examples.llama.run.command import chosen, run_command
+from examples.measure import compare
 
 MODULES = {"train": train, "compare": compare}
 

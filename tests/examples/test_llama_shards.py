@@ -17,7 +17,7 @@ from examples.llama.text.shards import (
     open_shard,
     shard_tokens,
 )
-from examples.measure.study.plan import CELLS, ENTRIES
+from examples.measure.study.plan import CELLS
 from examples.measure.study.points import Rates
 from examples.measure.study.results import Trial
 from examples.measure.study.training import Trainer
@@ -148,7 +148,7 @@ def test_study_trains_on_shards(tmp_path: Path) -> None:
         write_shard(tmp_path / f"a_{name}_0.bin", generator.integers(32_000, size=size))
     cell = CELLS["60m-rehearsal"]
     tokens = shard_tokens(tmp_path, cell.setup.model.vocabulary)
-    trainer = Trainer(cell, ENTRIES["sinkgd-2"], tokens)
+    trainer = Trainer(cell, "sinkgd-2", tokens)
     losses = [
         trainer.run(Trial("60m-rehearsal", "sinkgd-2", 0, 0, Rates(1e-3, 1e-2), seed, 8), 0).loss
         for seed in (0, 0, 1)

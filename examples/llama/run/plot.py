@@ -1,8 +1,7 @@
-"""Pictures of runs and comparisons, and what all pictures share."""
+"""The picture of a run, and what all pictures share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,11 +17,6 @@ def style(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def look(index: int) -> dict[str, Any]:
-    """The style of a curve by its index: ten colors, then the same ten dashed."""
-    return {"color": f"C{index % 10}", "linestyle": ("-", "--")[index // 10 % 2]}
 
 
 def _figure(x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
@@ -62,15 +56,4 @@ def plot_run(path: Path, title: str, train: Curve, validation: Curve) -> None:
     axes.plot(_millions(validation[0]), validation[1], "o-", markersize=4, label="validation")
     show_from(axes, [train, validation], 0.03)
     axes.legend(frameon=False)
-    save(figure, path)
-
-
-def plot_comparison(path: Path, title: str, curves: Mapping[str, Curve]) -> None:
-    """Draw each optimizer's validation loss against tokens."""
-    figure, axes = _figure("million tokens", "validation loss (nats per byte)", title)
-    for index, (name, (tokens, losses)) in enumerate(curves.items()):
-        label = f"{name}: {losses[-1]:.3f}"
-        axes.plot(_millions(tokens), losses, marker="o", markersize=3.5, label=label, **look(index))
-    show_from(axes, list(curves.values()), 0.15)
-    axes.legend(frameon=False, fontsize="small" if len(curves) > 6 else "medium")
     save(figure, path)

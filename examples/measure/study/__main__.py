@@ -10,19 +10,18 @@ from pathlib import Path
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, InputError
-from examples.llama.figures import figures_table
+from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.run.command import run_command
 from examples.llama.run.environment import machine, versions
 from examples.llama.run.records import write_atomically
 from examples.llama.text.corpus import load_corpus
 from examples.llama.text.shards import shard_tokens
-from examples.measure.study.due import due_trials
-from examples.measure.study.estimate import Left, duration, left, seconds_per_step
+from examples.measure.study.due import Left, due_trials, left, seconds_per_step
 from examples.measure.study.findings import findings
-from examples.measure.study.pictures import plot_best_of, plot_lengths, plot_losses
-from examples.measure.study.plan import CELLS, CPU_CELLS, ENTRIES
+from examples.measure.study.pictures import PICTURES, plot
+from examples.measure.study.plan import CELLS, CPU_CELLS, SPACES
 from examples.measure.study.results import ResultsFile, Run, Trial
-from examples.measure.study.tables import as_markdown, as_rich, tabulate, tabulate_progress
+from examples.measure.study.tables import duration, tabulate, tabulate_left, tabulate_progress
 from examples.measure.study.training import Tokens, Trainer
 
 _WAIT = 5.0
@@ -31,7 +30,7 @@ _WAIT = 5.0
 
 @dataclass(frozen=True)
 class Command:
-    """Search the rates of every optimizer with as many points, repeat the best on three seeds.
+    """Search the rates of every optimizer with equally many points, repeat the best on three seeds.
 
     Hours on a CPU, minutes on a GPU. Every run is written as soon as it is done. The same command
     goes on with a study that was stopped; started twice, two processes share the runs.
@@ -39,7 +38,7 @@ class Command:
 
     cells: tuple[str, ...] = CPU_CELLS
     """Model and batch sizes, in this order."""
-    optimizers: tuple[str, ...] = tuple(ENTRIES)
+    optimizers: tuple[str, ...] = tuple(SPACES)
     """Optimizers, in this order."""
     results: Path = Path("runs/study/study.jsonl")
     """The file of all runs; tables and pictures are written beside it."""
@@ -57,7 +56,7 @@ class Command:
         """Refuse names that do not exist, and text that is missing."""
         for option, chosen, known in (
             ("--cells", self.cells, CELLS),
-            ("--optimizers", self.optimizers, ENTRIES),
+            ("--optimizers", self.optimizers, SPACES),
         ):
             if unknown := set(chosen) - set(known):
                 raise InputError(f"{option}: {', '.join(unknown)} is none of {', '.join(known)}")
@@ -75,41 +74,29 @@ class Study:
         self._file = ResultsFile(command.results)
         self._corpora: dict[str, tuple[Tokens, int]] = {}
         self._trainers: dict[tuple[str, str], Trainer] = {}
-        self._deadline = None
-        if command.budget is not None:
-            self._deadline = time.monotonic() + 60 * command.budget
+        minutes = float("inf") if command.budget is None else command.budget
+        self._deadline = time.monotonic() + 60 * minutes
 
     def carry_out(self) -> None:
         """Make all runs that are due, until none is left or the time is used up."""
-        command, due = (
-            self._command,
-            partial(due_trials, self._command.cells, self._command.optimizers),
-        )
-        for cell in command.cells:
+        due = partial(due_trials, self._command.cells, self._command.optimizers)
+        for cell in self._command.cells:
             self._corpus(cell)  # what cannot be read is an error now, not in an hour
-        while True:
-            claim = self._file.claim(due)
+        while claim := self._file.claim(due):
             if isinstance(claim, bool):
-                if not claim:
-                    return
                 time.sleep(_WAIT)  # the rest depends on runs of other processes
                 continue
-            trial = claim.trial
+            run = None
             try:
-                if self._is_late(trial):
+                if self._is_late(claim.trial):
                     self._console.print("The next run would end after --budget.")
-                    self._file.abandon(claim)
                     return
-                run = self._trainer(trial).run(trial, self._corpus(trial.cell)[1])
-            except BaseException:
-                self._file.abandon(claim)
-                raise
-            self._file.finish(claim, run)
+                run = self._run(claim.trial)
+            finally:
+                self._file.finish(claim, run)
             self._tell(run)
 
     def _is_late(self, trial: Trial) -> bool:
-        if self._deadline is None:
-            return False
         each = seconds_per_step(trial.cell, trial.optimizer, self._file.runs())
         return time.monotonic() + each * trial.steps > self._deadline
 
@@ -136,64 +123,48 @@ class Study:
                 f"would be {corpus.name}; losses do not compare; choose other --results"
             )
 
-    def _trainer(self, trial: Trial) -> Trainer:
+    def _run(self, trial: Trial) -> Run:
+        corpus, environment = self._corpus(trial.cell)
         key = trial.cell, trial.optimizer
         if key not in self._trainers:
-            corpus, _ = self._corpus(trial.cell)
-            self._trainers[key] = Trainer(CELLS[trial.cell], ENTRIES[trial.optimizer], corpus)
-        return self._trainers[key]
+            self._trainers[key] = Trainer(CELLS[trial.cell], trial.optimizer, corpus)
+        return self._trainers[key].run(trial, environment)
 
     def _tell(self, run: Run) -> None:
-        trial, rest = run.trial, self._left()
+        trial, rest = run.trial, self.left()
         result = f"diverged at step {run.diverged_at}" if run.loss is None else f"{run.loss:.4f}"
         self._console.print(
-            f"{trial.cell}, {ENTRIES[trial.optimizer].title}, {trial.rates}, box {trial.box} point "
-            f"{trial.point}, seed {trial.seed}, {trial.steps} steps: {result}, {run.seconds:.0f} s;"
-            f" {sum(one.runs for one in rest)} runs left, about "
+            f"{trial.cell}, {OPTIMIZERS[trial.optimizer].title}, {trial.rates}, box {trial.box} "
+            f"point {trial.point}, seed {trial.seed}, {trial.steps} steps: {result}, "
+            f"{run.seconds:.0f} s; {sum(one.runs for one in rest)} runs left, about "
             f"{duration(sum(one.seconds for one in rest))}",
             soft_wrap=True,
             highlight=False,
         )
 
-    def _left(self) -> list[Left]:
+    def left(self) -> list[Left]:
+        """What every optimizer still needs in every cell."""
         runs, command = self._file.runs(), self._command
-        pairs = [(cell, name) for cell in command.cells for name in command.optimizers]
-        return [left(cell, name, runs) for cell, name in pairs]
-
-    def estimate(self) -> None:
-        """Say what is left, by cell."""
-        rest, rows = self._left(), []
-        for cell in self._command.cells:
-            here = [one for one in rest if one.cell == cell]
-            runs, seconds = sum(one.runs for one in here), sum(one.seconds for one in here)
-            rows.append([CELLS[cell].title, str(runs), duration(seconds)])
-        total = sum(one.seconds for one in rest)
-        rows.append(["all", str(sum(one.runs for one in rest)), duration(total)])
-        notes = ["if no box moves; where nothing was timed, from the plan's guess"]
-        self._console.print(figures_table(["", "runs", "time"], rows, title="Left", notes=notes))
+        return [left(cell, name, runs) for cell in command.cells for name in command.optimizers]
 
     def report(self) -> None:
         """Print progress and findings; write tables and pictures of the findings."""
         runs, command = self._file.runs(), self._command
         for cell in command.cells:
             if any(run.trial.cell == cell for run in runs):
-                table = tabulate_progress(cell, command.optimizers, runs)
-                self._console.print(as_rich(table), "")
+                self._console.print(tabulate_progress(cell, command.optimizers, runs), "")
         found = {cell: rows for cell in command.cells if (rows := findings(cell, runs))}
         if not found:
             self._console.print("No optimizer has all of its points and repetitions yet.")
             return
         tables = [tabulate(cell, rows) for cell, rows in found.items()]
-        for one in tables:
-            self._console.print(as_rich(one), "")
-        text = command.results.with_suffix(".md")
-        markdown = "\n".join(map(as_markdown, tables))
-        write_atomically(text, lambda file: file.write(markdown.encode()))
-        pictures = {"losses": plot_losses, "best_of": plot_best_of, "lengths": plot_lengths}
-        written = [text]
-        for name, plot in pictures.items():
+        self._console.print(*tables, sep="\n\n")
+        written = [command.results.with_suffix(".md")]
+        text = "\n".join(f"**{one.title}**\n\n{one.markdown()}\n" for one in tables)
+        write_atomically(written[0], lambda file: file.write(text.encode()))
+        for name in PICTURES:
             written.append(command.results.with_name(f"{command.results.stem}_{name}.png"))
-            plot(written[-1], found)
+            plot(name, written[-1], found)
         self._console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
 
 
@@ -201,7 +172,7 @@ def run(command: Command, console: Console) -> int:
     """Carry out what is missing, then report; return the exit code."""
     study = Study(command, console)
     if command.estimate:
-        study.estimate()
+        console.print(tabulate_left(study.left()))
         return 0
     try:
         if not command.show:

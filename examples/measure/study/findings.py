@@ -5,20 +5,19 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from examples.measure.study.plan import CELLS, ENTRIES, REFERENCE, SHORTER, WIDTH
+from examples.measure.study.plan import CELLS, REFERENCE, SHORTER, SPACES, WIDTH
 from examples.measure.study.points import Rates
 from examples.measure.study.results import Run
 from examples.measure.study.search import Search, repetitions, search
 
 FLAT = 0.1
-"""Losses that are at most so many nats above the best belong to the flat region."""
+"""Losses up to this many nats above the best belong to the flat region."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One optimizer whose repetitions are complete."""
 
-    cell: str
     optimizer: str
     points: int
     """Points tried, in all boxes."""
@@ -38,7 +37,7 @@ class Finding:
     """Tokens and mean loss of runs of several lengths, with their own schedules, shortest first."""
     tokens_to_reference: float | None
     """Tokens at which a run with its own schedule reaches the reference's final loss; None if the
-    whole length does not, or without a reference."""
+    full length does not, or without a reference."""
 
     @property
     def mean(self) -> float:
@@ -97,50 +96,53 @@ def tokens_to_reach(goal: float, lengths: Sequence[tuple[int, float]]) -> float 
 
 
 def untrained(cell: str) -> float:
-    """The loss of a model that knows nothing, which stands for a run that diverged."""
+    """The loss of a uniform prediction, which stands for a run that diverged."""
     return math.log(CELLS[cell].setup.model.vocabulary)
-
-
-def _mean(runs: Sequence[Run]) -> float:
-    return statistics.fmean(run.score for run in runs)
 
 
 def findings(cell: str, runs: Sequence[Run]) -> list[Finding]:
     """All optimizers of a cell whose best point lies inside its box and is repeated, best first."""
-    known = [run for run in runs if run.trial.optimizer in ENTRIES]
-    searches = {name: search(cell, name, known) for name in ENTRIES}
+    known = [run for run in runs if run.trial.optimizer in SPACES]
+    per_step = CELLS[cell].setup.data.tokens_per_step
+
+    def mean(group: Sequence[Run]) -> float:
+        return statistics.fmean(run.score for run in group)
+
+    searches = {name: search(cell, name, known) for name in SPACES}
     repeated = {name: repetitions(found, known) for name, found in searches.items()}
     reference = repeated[REFERENCE].winner
-    goal = _mean(reference) if reference else math.inf
-    per_step = CELLS[cell].setup.data.tokens_per_step
     result = []
     for name, again in repeated.items():
         if not again.winner:
             continue
-        found = searches[name]
-        first = [run for run in found.tries if run.trial.box == 0]
-        losses = [untrained(cell) if run.loss is None else run.loss for run in first]
-        pairs = zip(again.winner, reference, strict=False)
+        found, winner = searches[name], again.winner
+        pairs = zip(winner, reference, strict=False)
         differences = [one.score - other.score for one, other in pairs]
         # a curve with a gap would be read off wrongly
-        whole = len(again.shorter) == len(SHORTER)
-        lengths = [
-            (group[0].trial.steps * per_step, _mean(group))
-            for group in ([*again.shorter, again.winner] if whole else [again.winner])
-        ]
+        complete = len(again.shorter) == len(SHORTER)
+        groups = [*again.shorter, winner] if complete else [winner]
+        lengths = [(group[0].trial.steps * per_step, mean(group)) for group in groups]
+        reached = None
+        if complete and reference and math.isfinite(mean(reference)):
+            reached = tokens_to_reach(mean(reference), lengths)
         result.append(
             Finding(
-                cell,
-                name,
-                len(found.tries),
-                len(found.boxes) - 1,
-                again.winner[0].trial.rates,
-                [run.score for run in again.winner],
-                differences if all(map(math.isfinite, differences)) else [],
-                expected_best(losses),
-                flat_factor(found),
-                lengths,
-                tokens_to_reach(goal, lengths) if whole and math.isfinite(goal) else None,
+                optimizer=name,
+                points=len(found.tries),
+                moves=len(found.boxes) - 1,
+                rates=winner[0].trial.rates,
+                losses=[run.score for run in winner],
+                differences=differences if all(map(math.isfinite, differences)) else [],
+                best_of=expected_best(
+                    [
+                        untrained(cell) if run.loss is None else run.loss
+                        for run in found.tries
+                        if run.trial.box == 0
+                    ]
+                ),
+                flat=flat_factor(found),
+                lengths=lengths,
+                tokens_to_reference=reached,
             )
         )
     return sorted(result, key=lambda one: one.mean)

@@ -8,78 +8,64 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.llama.run.plot import look, save, style
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.run.plot import save, style
+from examples.measure.pictures import look
 from examples.measure.study.findings import Finding
-from examples.measure.study.plan import CELLS, ENTRIES
+from examples.measure.study.plan import CELLS, SPACES
 
 Found = Mapping[str, Sequence[Finding]]
 """Findings by cell, best first."""
 
 
-def _panels(
-    path: Path,
-    found: Found,
-    labels: tuple[str, str],
-    draw: Callable[[Axes, Sequence[Finding]], None],
-) -> None:
+def _look(one: Finding) -> dict[str, Any]:
+    """The same label and color for an optimizer in all pictures."""
+    number = list(SPACES).index(one.optimizer)
+    return {"label": OPTIMIZERS[one.optimizer].title, **look(number)}
+
+
+def _losses(axes: Axes, rows: Sequence[Finding]) -> None:
+    for place, one in enumerate(rows):
+        losses = [loss for loss in one.losses if math.isfinite(loss)]
+        axes.plot(losses, [place] * len(losses), "o", color=_look(one)["color"])
+    names = [f"{OPTIMIZERS[one.optimizer].title} ({one.points} points)" for one in rows]
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def _best_of(axes: Axes, rows: Sequence[Finding]) -> None:
+    for one in rows:
+        axes.plot(range(1, len(one.best_of) + 1), one.best_of, **_look(one))
+
+
+def _lengths(axes: Axes, rows: Sequence[Finding]) -> None:
+    for one in rows:
+        axes.plot(*zip(*one.lengths, strict=True), marker="o", **_look(one))
+    axes.set_xscale("log")
+    ticks = sorted({tokens for one in rows for tokens, _ in one.lengths})
+    axes.set_xticks(ticks, [f"{tokens / 1e3:,.0f} k" for tokens in ticks])
+    axes.set_xticks([], minor=True)
+
+
+PICTURES: Mapping[str, tuple[str, str, Callable[[Axes, Sequence[Finding]], None]]] = {
+    "losses": ("final validation loss, nats; a dot for each seed", "", _losses),
+    "best_of": ("points tried", "expected best loss, nats (seed 0)", _best_of),
+    "lengths": ("tokens of a run with its own schedule", "mean final loss, nats", _lengths),
+}
+"""Labels of the axes, and how a panel is drawn."""
+
+
+def plot(name: str, path: Path, found: Found) -> None:
+    """Draw one of `PICTURES`."""
+    x_label, y_label, draw = PICTURES[name]
     heights = [max(3.2, 1.2 + 0.32 * len(rows)) for rows in found.values()]
     figure = Figure(figsize=(8.0, sum(heights)), dpi=130, layout="constrained")
     panels = figure.subplots(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (cell, rows) in zip(panels, found.items(), strict=True):
-        style(axes, *labels)
+        style(axes, x_label, y_label)
         axes.set_title(CELLS[cell].title, loc="left", fontsize=10)
         draw(axes, rows)
+        if axes.get_legend_handles_labels()[1]:
+            where = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+            axes.legend(frameon=False, fontsize="small", **where)
     save(figure, path)
-
-
-def _look(one: Finding) -> dict[str, Any]:
-    """The same color for an optimizer in all pictures."""
-    return look(list(ENTRIES).index(one.optimizer))
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-
-
-def plot_losses(path: Path, found: Found) -> None:
-    """Draw the final losses, a dot for each seed."""
-
-    def draw(axes: Axes, rows: Sequence[Finding]) -> None:
-        for place, one in enumerate(rows):
-            losses = [loss for loss in one.losses if math.isfinite(loss)]
-            axes.plot(losses, [place] * len(losses), "o", color=_look(one)["color"])
-        names = [f"{ENTRIES[one.optimizer].title} ({one.points} points)" for one in rows]
-        axes.set_yticks(range(len(rows)), names)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-
-    _panels(path, found, ("final validation loss, nats; a dot for each seed", ""), draw)
-
-
-def plot_best_of(path: Path, found: Found) -> None:
-    """Draw the best loss that can be expected of k points of the first box."""
-
-    def draw(axes: Axes, rows: Sequence[Finding]) -> None:
-        for one in rows:
-            title = ENTRIES[one.optimizer].title
-            axes.plot(range(1, len(one.best_of) + 1), one.best_of, label=title, **_look(one))
-        _legend(axes)
-
-    _panels(path, found, ("points tried", "expected best loss, nats (seed 0)"), draw)
-
-
-def plot_lengths(path: Path, found: Found) -> None:
-    """Draw the mean final loss of runs of several lengths."""
-
-    def draw(axes: Axes, rows: Sequence[Finding]) -> None:
-        for one in rows:
-            tokens, losses = zip(*one.lengths, strict=True)
-            title = ENTRIES[one.optimizer].title
-            axes.plot(tokens, losses, marker="o", label=title, **_look(one))
-        axes.set_xscale("log")
-        ticks = sorted({tokens for one in rows for tokens, _ in one.lengths})
-        axes.set_xticks(ticks, [f"{tokens / 1e3:,.0f} k" for tokens in ticks])
-        axes.set_xticks([], minor=True)
-        _legend(axes)
-
-    labels = "tokens of a run with its own schedule", "mean final loss, nats"
-    _panels(path, found, labels, draw)

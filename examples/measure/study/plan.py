@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from examples.llama.config import DataConfig, ModelConfig, OptimizerConfig, Setup
-from examples.llama.costs.candidates import CANDIDATES
+from examples.llama.config import DataConfig, ModelConfig, Setup
 from examples.llama.presets import PRESETS
 from examples.measure.study.points import Box, Rates
 
@@ -22,7 +21,7 @@ REPEATED = 2
 SEEDS = (1, 2, 3)
 """Of initial weights and order of the text in the repetitions; the search has seed 0."""
 SHORTER = (4, 2)
-"""Runs of these fractions of the whole length, with schedules of their own, are made as well."""
+"""Runs of these fractions of the full length, with schedules of their own, are made as well."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class Cell:
 
     title: str
     setup: Setup
-    """Steps are those of a run of the whole length."""
+    """Steps are those of a run of the full length."""
     seconds: float
-    """What such a run takes, until one has been timed: a guess for two CPU cores, or one GPU."""
+    """Duration of such a run until one has been timed: a guess for two CPU cores, or one GPU."""
     shards: bool = False
     """Whether it trains on token shards instead of the standard library's source."""
     center_first: bool = False
@@ -41,14 +40,9 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One optimizer."""
+class Space:
+    """Where the rates of one optimizer of the trainer's table are searched."""
 
-    name: str
-    title: str
-    """Display name."""
-    optimizer: OptimizerConfig
-    """Its options; the rates are searched."""
     points: int
     """Points of its first box."""
     centers: Mapping[str, Rates]
@@ -116,116 +110,23 @@ CPU_CELLS = ("large-8k", "small-8k", "small-1k")
 """The cells that are run unless others are named."""
 
 
-def _entry(
-    name: str,
-    points: int,
-    *,
-    large_8k: Rates,
-    small_8k: Rates,
-    small_1k: Rates,
-    big: Rates,
-) -> Entry:
-    centers = {
-        "large-8k": large_8k,
-        "small-8k": small_8k,
-        "small-1k": small_1k,
-        "60m": big,
-        "60m-rehearsal": big,
-    }
-    candidate = CANDIDATES[name]
-    return Entry(name, candidate.title, candidate.optimizer, points, centers)
+def _space(points: int, *centers: tuple[float, ...]) -> Space:
+    """Centers are those of large-8k, small-8k, small-1k, and 60m with its rehearsal."""
+    each = [Rates(*center) for center in (*centers, centers[-1])]
+    return Space(points, dict(zip(CELLS, each, strict=True)))
 
 
-_ENTRIES = (
-    _entry(
-        "adamw2",
-        16,
-        large_8k=Rates(1e-3, 2e-2),
-        small_8k=Rates(2e-3, 4e-2),
-        small_1k=Rates(2e-3, 4e-2),
-        big=Rates(1e-3, 4e-3),
-    ),
-    _entry(
-        "muon",
-        16,
-        large_8k=Rates(2e-3, 8e-2),
-        small_8k=Rates(4e-3, 8e-2),
-        small_1k=Rates(2e-3, 8e-2),
-        big=Rates(1e-3, 1e-2),
-    ),
-    _entry(
-        "swan",
-        16,
-        large_8k=Rates(2e-3, 4e-2),
-        small_8k=Rates(4e-3, 4e-2),
-        small_1k=Rates(4e-3, 1.6e-1),
-        big=Rates(1e-3, 2e-2),
-    ),
-    _entry(
-        "swan-exact",
-        16,
-        large_8k=Rates(2e-3, 4e-2),
-        small_8k=Rates(4e-3, 4e-2),
-        small_1k=Rates(4e-3, 1.6e-1),
-        big=Rates(1e-3, 2e-2),
-    ),
-    _entry(
-        "sinkgd-2",
-        16,
-        large_8k=Rates(5e-4, 4e-2),
-        small_8k=Rates(2e-3, 8e-2),
-        small_1k=Rates(2e-3, 8e-2),
-        big=Rates(1e-3, 2e-2),
-    ),
-    _entry(
-        "sinkgd-operator",
-        16,
-        large_8k=Rates(1e-1, 4e-2),
-        small_8k=Rates(1e-1, 8e-2),
-        small_1k=Rates(1e-1, 8e-2),
-        big=Rates(5e-2, 2e-2),
-    ),
-    _entry(
-        "adamw",
-        8,
-        large_8k=Rates(2.8e-3),
-        small_8k=Rates(2.8e-3),
-        small_1k=Rates(1e-3),
-        big=Rates(1e-3),
-    ),
-    _entry(
-        "sinkgd",
-        8,
-        large_8k=Rates(5e-4, 4e-2),
-        small_8k=Rates(2e-3, 8e-2),
-        small_1k=Rates(2e-3, 8e-2),
-        big=Rates(1e-3, 2e-2),
-    ),
-    _entry(
-        "sinkgd-tokens",
-        8,
-        large_8k=Rates(1e-3, 8e-2),
-        small_8k=Rates(4e-3, 8e-2),
-        small_1k=Rates(2e-3, 4e-2),
-        big=Rates(1e-3, 2e-2),
-    ),
-    _entry(
-        "adam-mini",
-        8,
-        large_8k=Rates(5e-4, 4e-2),
-        small_8k=Rates(1e-3, 8e-2),
-        small_1k=Rates(2e-3, 8e-2),
-        big=Rates(1e-3, 4e-3),
-    ),
-    _entry(
-        "ldadam",
-        8,
-        large_8k=Rates(4e-3, 2e-2),
-        small_8k=Rates(8e-3, 2e-2),
-        small_1k=Rates(8e-3, 8e-2),
-        big=Rates(1e-3, 4e-3),
-    ),
-)
-
-ENTRIES: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
-"""By name; in this order they are run."""
+SPACES: Mapping[str, Space] = {
+    "adamw2": _space(16, (1e-3, 2e-2), (2e-3, 4e-2), (2e-3, 4e-2), (1e-3, 4e-3)),
+    "muon": _space(16, (2e-3, 8e-2), (4e-3, 8e-2), (2e-3, 8e-2), (1e-3, 1e-2)),
+    "swan": _space(16, (2e-3, 4e-2), (4e-3, 4e-2), (4e-3, 1.6e-1), (1e-3, 2e-2)),
+    "swan-exact": _space(16, (2e-3, 4e-2), (4e-3, 4e-2), (4e-3, 1.6e-1), (1e-3, 2e-2)),
+    "sinkgd-2": _space(16, (5e-4, 4e-2), (2e-3, 8e-2), (2e-3, 8e-2), (1e-3, 2e-2)),
+    "sinkgd-operator": _space(16, (1e-1, 4e-2), (1e-1, 8e-2), (1e-1, 8e-2), (5e-2, 2e-2)),
+    "adamw": _space(8, (2.8e-3,), (2.8e-3,), (1e-3,), (1e-3,)),
+    "sinkgd": _space(8, (5e-4, 4e-2), (2e-3, 8e-2), (2e-3, 8e-2), (1e-3, 2e-2)),
+    "sinkgd-tokens": _space(8, (1e-3, 8e-2), (4e-3, 8e-2), (2e-3, 4e-2), (1e-3, 2e-2)),
+    "adam-mini": _space(8, (5e-4, 4e-2), (1e-3, 8e-2), (2e-3, 8e-2), (1e-3, 4e-3)),
+    "ldadam": _space(8, (4e-3, 2e-2), (8e-3, 2e-2), (8e-3, 8e-2), (1e-3, 4e-3)),
+}
+"""By the optimizer's name; in this order they are run."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 from scipy.stats import qmc
 
 OUTER = 0.1
@@ -36,7 +35,7 @@ def _rates(each: Sequence[float]) -> Rates:
 
 @dataclass(frozen=True)
 class Box:
-    """All rates within a factor of sqrt(width) of the center, each rate on its own."""
+    """All rates within a factor of sqrt(width) of the center, separately for each rate."""
 
     center: Rates
     width: float
@@ -45,19 +44,22 @@ class Box:
     def points(self, count: int) -> list[Rates]:
         """The first points of Sobol's sequence, half a step away from the lower edges.
 
-        Args:
-            count: number of points, a power of two: each of as many equal intervals of each rate,
-                on a logarithmic scale, then has exactly one of them.
+        The count is a power of two: each of that many equal intervals of each rate, on a
+        logarithmic scale, then has exactly one of them.
         """
         exponent = count.bit_length() - 1
         if count != 2**exponent:
             raise ValueError(f"{count} points are not balanced; choose a power of two")
         sequence = qmc.Sobol(len(self.center.each), scramble=False).random_base2(exponent)
-        return [self._at(place) for place in sequence + 0.5 / count]
-
-    def _at(self, place: np.ndarray) -> Rates:
-        each = zip(self.center.each, place, strict=True)
-        return _rates([rate * self.width ** (share - 0.5) for rate, share in each])
+        return [
+            _rates(
+                [
+                    rate * self.width ** (share - 0.5)
+                    for rate, share in zip(self.center.each, place, strict=True)
+                ]
+            )
+            for place in sequence + 0.5 / count
+        ]
 
     def place(self, rates: Rates) -> list[float]:
         """Where rates lie along each side, 0 and 1 being the ends."""

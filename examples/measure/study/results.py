@@ -1,22 +1,19 @@
 """The file of all runs, a JSON line each, which several processes may share."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from examples.llama.config import InputError
 from examples.llama.run.records import read_lines
 from examples.measure.study.points import Rates
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """A run that can be made."""
 
     cell: str
@@ -31,12 +28,11 @@ class Trial:
 
     @property
     def key(self) -> tuple[str, str, int, int, int, int]:
-        """What tells it from all others; the rates follow from it."""
+        """Identifies the trial; the rates follow from it."""
         return (self.cell, self.optimizer, self.box, self.point, self.seed, self.steps)
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A trial that was made."""
 
     trial: Trial
@@ -47,7 +43,7 @@ class Run:
     seconds: float
     """Of training and validation, without compilation."""
     environment: int
-    """Number of the line that says where it was made."""
+    """Number of the line with the text, versions and machine."""
 
     @property
     def score(self) -> float:
@@ -56,21 +52,19 @@ class Run:
 
     def as_json(self) -> dict[str, Any]:
         """One flat record."""
-        rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
-        trial = {f.name: getattr(self.trial, f.name) for f in dataclasses.fields(self.trial)}
-        return trial | {"rates": self.trial.rates.each} | rest
+        record = self.trial._asdict() | {"rates": self.trial.rates.each} | self._asdict()
+        del record["trial"]
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Run":
-        """Back from `as_json`."""
-        names = [f.name for f in dataclasses.fields(Trial)]
-        trial = {name: record[name] for name in names} | {"rates": Rates(*record["rates"])}
-        rest = {f.name: record[f.name] for f in dataclasses.fields(cls)[1:]}
-        return cls(Trial(**trial), **rest)
+        """The inverse of `as_json`."""
+        of_trial = {name: record[name] for name in Trial._fields}
+        trial = Trial(**of_trial | {"rates": Rates(*record["rates"])})
+        return cls(trial, *(record[name] for name in cls._fields[1:]))
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A trial that this process makes, and no other one meanwhile."""
 
     trial: Trial
@@ -80,7 +74,7 @@ class Claim:
 
 
 class ResultsFile:
-    """Runs, and lines that say on what text and where they were made.
+    """Runs, and lines with the text, versions and machine of the runs.
 
     Writing and claiming happen under a lock, and a claim is itself the lock of a file: it ends with
     its process, however that ends.
@@ -89,18 +83,12 @@ class ResultsFile:
     def __init__(self, path: Path):
         """Remember the path; nothing is written."""
         self.path = path
-
-    def _records(self) -> list[dict[str, Any]]:
-        return read_lines(self.path)
+        self._claims = path.with_name(path.name + ".claims")
 
     def runs(self) -> list[Run]:
-        """All runs so far.
-
-        Raises:
-            InputError: a line is not of this study.
-        """
+        """All runs so far; a line that is not of this study is an error."""
         found = []
-        for number, record in enumerate(self._records(), start=1):
+        for number, record in enumerate(read_lines(self.path), start=1):
             if "environment_number" in record:
                 continue
             try:
@@ -113,26 +101,22 @@ class ResultsFile:
 
     def environments(self) -> list[dict[str, Any]]:
         """Text, versions and machine of each environment, by number."""
-        return [record for record in self._records() if "environment_number" in record]
+        return [record for record in read_lines(self.path) if "environment_number" in record]
 
     def environment(self, description: Mapping[str, Any]) -> int:
         """The number of an environment, which is added if it is new."""
         with self._locked():
             known = self.environments()
             for record in known:
-                if {k: v for k, v in record.items() if k != "environment_number"} == description:
+                if record == {"environment_number": record["environment_number"], **description}:
                     return int(record["environment_number"])
             self._append({"environment_number": len(known), **description})
             return len(known)
 
     def claim(self, due: Callable[[Sequence[Run]], Sequence[Trial]]) -> Claim | bool:
-        """Take the first trial due that no process has taken.
+        """Take the first trial due, given the runs so far, that no process has taken.
 
-        Args:
-            due: what can be made now, given the runs so far.
-
-        Returns:
-            The claim; True if all trials due are taken; False if none is due.
+        True if all trials due are taken; False if none is due.
         """
         with self._locked():
             trials = due(self.runs())
@@ -147,24 +131,13 @@ class ResultsFile:
                     return Claim(trial, path, lock)
             return bool(trials)
 
-    def finish(self, claim: Claim, run: Run) -> None:
-        """Write a claimed run, and give the claim up."""
+    def finish(self, claim: Claim, run: Run | None = None) -> None:
+        """Write a claimed run, if there is one, and give the claim up."""
         with self._locked():
-            self._append(run.as_json())
-            self._release(claim)
-
-    def abandon(self, claim: Claim) -> None:
-        """Give a claim up without a run."""
-        with self._locked():
-            self._release(claim)
-
-    def _release(self, claim: Claim) -> None:
-        claim.path.unlink(missing_ok=True)
-        os.close(claim.lock)
-
-    @property
-    def _claims(self) -> Path:
-        return self.path.with_name(self.path.name + ".claims")
+            if run is not None:
+                self._append(run.as_json())
+            claim.path.unlink(missing_ok=True)
+            os.close(claim.lock)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

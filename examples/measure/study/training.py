@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from examples.llama.config import DataConfig, Setup
+from examples.llama.config import DataConfig, OptimizerConfig, Setup
 from examples.llama.loss import make_validate
 from examples.llama.model import Params, abstract_llama, init_llama
 from examples.llama.presets import resolve
 from examples.llama.schedule import make_optimizer, peak_rates
 from examples.llama.step import mean_loss_and_gradients
-from examples.measure.study.plan import Cell, Entry
+from examples.measure.study.plan import Cell
 from examples.measure.study.results import Run, Trial
 
 
@@ -40,10 +40,10 @@ class Trainer:
     Rates, length and seed are arguments of one compiled step.
     """
 
-    def __init__(self, cell: Cell, entry: Entry, corpus: Tokens):
+    def __init__(self, cell: Cell, name: str, corpus: Tokens):
         """Prepare; compilation waits for the first run."""
         setup = cell.setup
-        config = resolve(entry.optimizer, setup.preset)
+        config = resolve(OptimizerConfig(name), setup.preset)
         definition, _ = abstract_llama(setup.model)
         self._setup, self._corpus = setup, corpus
         self._names = list(peak_rates(config))
@@ -75,44 +75,31 @@ class Trainer:
         self._step = jax.jit(step, donate_argnums=(0, 1))
         self._compiled = False
 
-    def _compile(self, trial: Trial) -> None:
-        """One step whose result is dropped, so that no run's time includes compilation."""
-        params, state = self._start(0)
-        rows = next(iter(self._corpus.training_batches(self._setup.data)))
-        params, *_ = self._step(params, state, rows, self._peaks(trial), jnp.int32(trial.steps))
-        self._validate(params)
-        self._compiled = True
-
-    def _peaks(self, trial: Trial) -> dict[str, jax.Array]:
-        each = zip(self._names, trial.rates.each, strict=True)
-        return {name: jnp.float32(rate) for name, rate in each}
-
     def run(self, trial: Trial, environment: int) -> Run:
-        """Train and validate.
+        """Train and validate; the seed decides initial weights and order of the text."""
+        if not self._compiled:  # one step without a record, so that no run's time includes it
+            self._compiled = True
+            self._train(trial, 1)
+        begin = perf_counter()
+        loss, diverged_at = self._train(trial, trial.steps)
+        seconds = round(perf_counter() - begin, 2)
+        return Run(trial, loss, diverged_at, seconds, environment)
 
-        Args:
-            trial: rates, seed and length; the seed decides initial weights and order of the text.
-            environment: number of the environment, for the record.
-        """
-        if not self._compiled:
-            self._compile(trial)
+    def _train(self, trial: Trial, last: int) -> tuple[float | None, int | None]:
+        """The loss after some of a trial's steps, or else the step at which it diverged."""
         data = dataclasses.replace(self._setup.data, data_seed=trial.seed)
         batches = iter(self._corpus.training_batches(data))
-        begin = perf_counter()
         params, state = self._start(trial.seed)
-        peaks, steps = self._peaks(trial), jnp.int32(trial.steps)
-        pending, diverged_at = None, None
-        for number in range(1, trial.steps + 1):
-            params, state, loss = self._step(params, state, next(batches), peaks, steps)
+        each = zip(self._names, trial.rates.each, strict=True)
+        peaks = {name: jnp.float32(rate) for name, rate in each}
+        pending = None
+        for number in range(1, last + 1):
+            params, state, loss = self._step(
+                params, state, next(batches), peaks, jnp.int32(trial.steps)
+            )
             # the step before is read once this one is under way
             if pending is not None and not np.isfinite(float(pending)):
-                diverged_at = number - 1
-                break
+                return None, number - 1
             pending = loss
-        if diverged_at is None:
-            loss = self._validate(params).loss
-            if np.isfinite(loss):
-                seconds = round(perf_counter() - begin, 2)
-                return Run(trial, round(loss, 6), None, seconds, environment)
-            diverged_at = trial.steps
-        return Run(trial, None, diverged_at, round(perf_counter() - begin, 2), environment)
+        result = float(self._validate(params).loss)
+        return (round(result, 6), None) if np.isfinite(result) else (None, last)

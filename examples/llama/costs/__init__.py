@@ -1,1 +1,0 @@
-"""What training costs: bytes from shapes and compiled steps, and time by turns."""

@@ -1,0 +1,1 @@
+"""The benchmark of updates: their time beside the targets, and what it depends on."""

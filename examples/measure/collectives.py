@@ -1,0 +1,187 @@
+"""What devices send one another for one update: `python -m examples.measure.collectives`.
+
+Nothing is allocated and no accelerator is needed: the update is compiled for a mesh of simulated
+devices, and the compiled program says what is sent.
+"""
+
+import contextlib
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import AxisType, Mesh
+from rich.console import Console
+
+import multinorm_optax as mo
+from examples.llama.builders import MATRIX
+from examples.llama.config import (
+    InputError,
+    ModelConfig,
+    OptimizerConfig,
+    OptimizerName,
+    PresetName,
+)
+from examples.llama.mesh import Placement
+from examples.llama.model import Params, abstract_llama
+from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.presets import PRESETS, resolve
+from examples.llama.rules import LLAMA_RULES
+from examples.llama.run.command import run_command
+from examples.llama.schedule import make_optimizer
+from examples.measure.exchanges import KINDS, Collective, collectives
+from examples.measure.results import write_results
+from examples.measure.tables import Table, unique
+
+_NOTE = (
+    "MB that each device sends for one update of all matrices: with a group of n devices, of an "
+    "array that all of them have afterwards, (n - 1)/n where it is gathered or exchanged, twice as "
+    "much where it is summed. SinkGD's includes the sums at several powers of two that its first "
+    "sweep takes."
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """Count the bytes that devices send one another for one update of a model's matrices.
+
+    The update is compiled for a mesh of simulated devices, with gradients, weights and optimizer
+    state spread as in training; nothing is allocated. Embedding, head and norms are left out: Adam
+    updates them without sending anything.
+    """
+
+    preset: PresetName = "7b"
+    """The model whose matrices are updated."""
+    mesh: tuple[int, int] = (8, 8)
+    """Devices along fsdp and tensor."""
+    optimizers: tuple[OptimizerName, ...] = ("sinkgd", "swan", "muon")
+    """Optimizers to compile, each with its default options. SWAN comes twice: with Auto mesh axes,
+    as in training, and with Explicit ones, where it knows how its weights are spread."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of gradients, weights and state. A CPU's program may send float32 where an accelerator's
+    sends bfloat16."""
+    json: Path | None = None
+    """A file for the figures."""
+
+
+def total(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
+    """Add up exchanges by kind: how often, the arrays' bytes, and the bytes that a device sends."""
+    if any(each.trips is None for each in found):
+        raise InputError("the number of rounds of a loop is not known before it runs")
+    kinds = {}
+    for kind in KINDS:
+        if here := [(each.trips or 0, each) for each in found if each.kind == kind]:
+            kinds[kind] = {
+                "count": sum(times for times, _ in here),
+                "bytes": sum(times * each.bytes for times, each in here),
+                "sent_bytes": round(sum(times * each.sent_bytes for times, each in here)),
+            }
+    return kinds
+
+
+def simulated_mesh(shape: tuple[int, int], axis_type: AxisType) -> Mesh:
+    """A mesh of simulated CPU devices; an error if JAX has made its devices already, too few."""
+    count = math.prod(shape)
+    with contextlib.suppress(RuntimeError):  # there are devices already
+        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_platforms", "cpu")
+    devices = jax.devices("cpu")
+    if min(shape) < 1 or len(devices) < count:
+        raise InputError(
+            f"--mesh {shape[0]} {shape[1]} is for {count} devices, but there are {len(devices)}; "
+            f"run the command in a process of its own, with positive numbers"
+        )
+    grid = np.array(devices[:count]).reshape(shape)
+    return Mesh(grid, ("fsdp", "tensor"), axis_types=(axis_type,) * 2)
+
+
+def matrices_of(model: ModelConfig) -> Params:
+    """The shapes and dtypes of the matrices of a model, in a tree like its parameters."""
+    _, params = abstract_llama(model)
+    labels = flatten_dict(mo.group_labels(LLAMA_RULES)(params))
+    leaves = flatten_dict(params).items()
+    return unflatten_dict({path: leaf for path, leaf in leaves if labels[path] == MATRIX})
+
+
+def compiled_update(
+    name: OptimizerName, preset: PresetName, matrices: Params, placement: Placement
+) -> Any:
+    """Compile an optimizer's update of these matrices; results are sharded like the inputs."""
+    optimizer = make_optimizer(resolve(OptimizerConfig(name), preset), PRESETS[preset].setup)
+    with placement.entered():
+        params = placement.abstract(lambda: matrices)
+        state = placement.abstract(lambda: optimizer.init(params))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
+        update = jax.jit(optimizer.update, out_shardings=shardings)
+        return update.lower(params, state, params).compile()
+
+
+def measure(command: Command, console: Console) -> dict[str, Any]:
+    """Compile every update and add up what it sends."""
+    model = dataclasses.replace(PRESETS[command.preset].setup.model, precision=command.precision)
+    matrices, rows = matrices_of(model), []
+    for name in unique(command.optimizers):
+        for axis_type in (AxisType.Auto, AxisType.Explicit)[: 2 if name == "swan" else 1]:
+            placement = Placement(simulated_mesh(command.mesh, axis_type))
+            title = OPTIMIZERS[name].title + ", Explicit" * (axis_type == AxisType.Explicit)
+            with console.status(f"compiling {command.preset}, {title}"):
+                compiled = compiled_update(name, command.preset, matrices, placement)
+            kinds = total(collectives(compiled.as_text()))
+            about = {"optimizer": name, "title": title, "axis_type": axis_type.name}
+            sent = sum(kind["sent_bytes"] for kind in kinds.values())
+            rows.append({**about, "kinds": kinds, "sent_bytes": sent})
+    weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(matrices))
+    share = weights // math.prod(command.mesh)
+    console.print(
+        f"{command.preset}: matrices of {weights / 1e6:,.1f} MB ({command.precision}), on each of "
+        f"{command.mesh[0]} x {command.mesh[1]} devices {share / 1e6:,.1f} MB",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(make_table(rows), _NOTE, sep="\n", soft_wrap=True)
+    return {
+        "preset": command.preset,
+        "mesh": list(command.mesh),
+        "precision": command.precision,
+        "matrix_bytes": weights,
+        "matrix_bytes_per_device": share,
+        "rows": rows,
+        "note": _NOTE,
+    }
+
+
+def make_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """How often and how much each optimizer sends, by kind."""
+    kinds = [kind for kind in KINDS if any(kind in row["kinds"] for row in rows)]
+    lines = []
+    for row in rows:
+        found = [row["kinds"].get(kind) for kind in kinds]
+        cells = [f"{of['sent_bytes'] / 1e6:,.1f} ({of['count']})" if of else "" for of in found]
+        lines.append([row["title"], *cells, f"{row['sent_bytes'] / 1e6:,.1f}"])
+    return Table(["MB (times)", *kinds, "together"], lines)
+
+
+def run(command: Command, console: Console) -> int:
+    """Measure and report; return the exit code."""
+    if not command.optimizers:
+        raise InputError("--optimizers names none; leave the option out to take all")
+    found = measure(command, console)
+    if command.json is not None:
+        write_results(command.json, found)
+        console.print(f"Written: {command.json}", soft_wrap=True)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    return run_command("examples.measure.collectives", Command, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

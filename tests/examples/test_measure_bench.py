@@ -1,0 +1,334 @@
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+
+import multinorm_optax as mo
+from examples.llama.config import PresetName
+from examples.llama.presets import PRESETS
+from examples.measure.bench import orthogonalizers, shapes, step
+from examples.measure.bench.__main__ import main
+from examples.measure.bench.options import Command, Section
+from examples.measure.bench.step import Target, compare, geometric_mean, make_table
+from examples.measure.bench.updates import (
+    BASELINES,
+    FAST,
+    KERNEL,
+    OWN,
+    REFERENCE,
+    TITLES,
+    Matrices,
+    Tree,
+    build,
+    fitting_layers,
+    layer_shapes,
+    literal_sinkhorn,
+    product_flops,
+)
+from examples.measure.footprint import kept
+from examples.measure.memory import Command as MemoryCommand
+from examples.measure.memory import experiment_of
+from examples.measure.results import recorded
+
+TINY = Matrices({"gate": (2, 16, 24), "down": (2, 24, 16)})
+
+
+def test_steep_gradients_take_all_sweeps():
+    for steep in (False, True):
+        matrices = Matrices({"gate": (1, 256, 512)}, steep=steep)
+        rows, columns = mo.normalize_rows(KERNEL), mo.normalize_columns(KERNEL)
+        trace = mo.trace_multi_normalize(matrices.gradient(), rows, columns, num_iters=4)
+        assert (trace.residuals["gate"][-1, 0, 0] > 1e-5) == steep
+
+
+def _new_weights(name: str, matrices: Matrices = TINY) -> tuple[Tree, Tree]:
+    gradient, params = matrices.gaussian(0), matrices.gaussian(1)
+    optimizer = build(name, matrices.axes)
+    updates, _ = jax.jit(optimizer.update)(gradient, optimizer.init(params), params)
+    return params, optax.apply_updates(params, updates)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((3, 16, 24), mo.MatrixAxes(output=-1, input=-2)),
+        ((16, 3, 24), mo.MatrixAxes(output=2, input=0)),
+        ((3, 16, 4, 6), mo.MatrixAxes(output=(2, 3), input=1)),
+    ],
+)
+@pytest.mark.parametrize("num_iters", [1, 5])
+def test_literal_loop_is_the_librarys(
+    rng: np.random.Generator, shape: tuple[int, ...], axes: mo.MatrixAxes, num_iters: int
+) -> None:
+    gradient = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    plain, own = literal_sinkhorn(axes, num_iters), mo.scale_by_sinkhorn(axes, num_iters)
+    found, want = (jax.jit(tx.update)(gradient, tx.init(gradient))[0] for tx in (plain, own))
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, "float32") for name in TITLES), *((name, "bfloat16") for name in ("sinkgd", *OWN))],
+)
+def test_every_optimizer_makes_a_step_of_every_weight(name: str, dtype: str) -> None:
+    old, new = _new_weights(name, Matrices(TINY.shapes, dtype))
+    chex.assert_trees_all_equal_shapes_and_dtypes(old, new)
+    chex.assert_tree_all_finite(new)
+    for leaf, moved in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+        assert not np.array_equal(leaf, moved)
+
+
+def test_three_of_them_do_the_same() -> None:
+    _, want = _new_weights("sinkgd")
+    for name in ("multi-normalize", "literal"):
+        chex.assert_trees_all_close(_new_weights(name)[1], want, atol=1e-6)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(_new_weights("sinkgd-1")[1], want, atol=1e-6)
+
+
+def test_optimizers_take_the_axes_of_the_case() -> None:
+    axes = mo.MatrixAxes(output=0, input=1)
+    turned = Matrices({"gate": (24, 16)}, axes=axes)
+    params, gradient = turned.gaussian(1), turned.gaussian(0)
+    optimizer = build("sinkgd-1", axes)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    # a sweep ends on the columns: every input feature has root mean square 1, times the rate
+    np.testing.assert_allclose(jnp.sqrt(jnp.mean(updates["gate"] ** 2, axis=0)), 1e-3, rtol=1e-3)
+
+
+def test_gradient_and_weights_are_drawn_apart() -> None:
+    gradient, params = TINY.gaussian(0), TINY.gaussian(1)
+    chex.assert_trees_all_equal(gradient, TINY.gaussian(0))
+    leaves = np.concatenate([np.ravel(x) for x in (*gradient.values(), *params.values())])
+    assert len(np.unique(leaves)) == len(leaves) == 2 * TINY.elements == 2 * 2 * 2 * 16 * 24
+
+
+def test_updates_take_turns_on_the_same_weights() -> None:
+    found = TINY.seconds("tiny", (REFERENCE, "sgd-plain"), 1e-9, Console(file=io.StringIO()))
+    assert {name: len(each) for name, each in found.items()} == {REFERENCE: 3, "sgd-plain": 3}
+    assert all(second > 0 for each in found.values() for second in each)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_layers_are_the_presets(preset: PresetName) -> None:
+    counted = kept(experiment_of(MemoryCommand(), preset, "sgd")).matrix_parameters
+    layers = PRESETS[preset].setup.model.layers
+    assert sum(math.prod(each) for each in layer_shapes(preset, layers).values()) == counted
+
+
+def test_as_many_layers_as_fit_and_at_least_one() -> None:
+    presets: Sequence[PresetName] = ("60m", "130m", "350m", "1b", "7b")
+    assert [fitting_layers(preset, 32e6) for preset in presets] == [8, 4, 2, 1, 1]
+    assert fitting_layers("60m", 1e12) == 8
+    assert Command().elements == 32e6
+    assert Command(precision="bfloat16").elements == 64e6
+
+
+def test_operations_of_matrix_products() -> None:
+    d, f = 512, 1376
+    square, wide = 2 * d**3 + 2 * d**3 + 2 * d**3, 2 * d * d * f + 2 * d**3 + 2 * d * d * f
+    assert product_flops("60m") == 5 * (4 * square + 3 * wide)
+
+
+@pytest.mark.parametrize(
+    ("target", "text", "ratios", "reached"),
+    [
+        (Target(at_most=2.0), "≤ 2", [1.0, 2.0], True),
+        (Target(at_most=2.0), "≤ 2", [1.0, 2.1], False),
+        (Target(at_least=30.0), "≥ 30", [29.0, 99.0], False),
+        (Target(at_least=0.95, at_most=1.05), "0.95 to 1.05", [0.94], False),
+        (Target(at_most=2.0, mean_at_most=1.6), "≤ 2, mean 1.6", [1.3, 1.9], True),
+        (Target(at_most=2.0, mean_at_most=1.6), "≤ 2, mean 1.6", [1.5, 1.9], False),
+    ],
+)
+def test_targets(target: Target, text: str, ratios: list[float], reached: bool) -> None:
+    assert str(target) == text
+    assert target.reached(ratios) is reached
+
+
+def test_the_geometric_mean_of_a_ratio_and_its_inverse_is_one() -> None:
+    assert geometric_mean([4.0, 0.25, 1.0]) == pytest.approx(1.0)
+
+
+def _group(preset: str, **seconds: list[float]) -> dict[str, Any]:
+    times = {name.replace("_", "-"): each for name, each in seconds.items()}
+    competitors = {n: {"title": TITLES[n], "seconds_by_round": t} for n, t in times.items()}
+    return {"preset": preset, "competitors": competitors}
+
+
+GROUPS = (
+    _group("60m", adamw=[1.0, 2.0, 1.0], sinkgd=[1.5, 3.0, 1.5], sinkgd_1=[0.8, 1.6, 0.8]),
+    _group("60m", adamw=[1.0, 1.0, 1.0], sinkgd=[9.0, 9.0, 9.0], muon=[360.0, 360.0, 360.0]),
+    _group("7b", adamw=[1.0, 1.0, 1.0], sinkgd=[2.0, 2.0, 2.0], sinkgd_1=[0.5, 0.5, 0.5]),
+)
+
+
+def test_ratios_are_compared_with_their_targets() -> None:
+    found = {(one["over"], one["under"]): one for one in compare(GROUPS)}
+    assert list(found) == [
+        ("sinkgd", "adamw"),
+        ("sinkgd-1", "adamw"),
+        ("muon", "adamw"),
+        ("muon", "sinkgd"),
+    ]
+    five = found["sinkgd", "adamw"]
+    assert {p: one["median"] for p, one in five["ratios"].items()} == {"60m": 1.5, "7b": 2.0}
+    assert five["geometric_mean"] == pytest.approx(math.sqrt(3.0))
+    assert (five["target"], five["reached"]) == ("mean 2.2", True)
+    assert found["sinkgd-1", "adamw"]["reached"] is True
+    assert found["muon", "adamw"]["reached"] is None
+    assert found["muon", "sinkgd"]["geometric_mean"] == 40.0  # of the group that has both
+    assert found["muon", "sinkgd"]["reached"] is True
+    table = make_table({"groups": GROUPS, "comparisons": compare(GROUPS)})
+    assert table.rows[0][1:] == ["1.5", "2", "1.73", "mean 2.2", "yes"]
+    assert table.rows[-1][1:] == ["40", "not run", "40", "≥ 30", "yes"]
+
+
+def test_each_shape_of_a_preset_by_itself_and_the_hostile_ones() -> None:
+    found = shapes.cases(Command(presets=("1b", "60m")))
+    assert [shape for _, shape, _ in found[: -len(shapes.HOSTILE)]] == [
+        *((1, 2048, 2048), (1, 2048, 5461), (1, 5461, 2048)),
+        *((8, 512, 512), (8, 512, 1376), (8, 1376, 512)),
+    ]
+    for _, shape, axes in found:
+        m, n = axes.matrix_shape(shape)
+        assert math.prod(shape) % (m * n) == 0
+    assert {(1, 256, 32_000), (8, 64, 64), (1, 1, 100_000)} <= {shape for _, shape, _ in found}
+
+
+def test_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    middle = mo.MatrixAxes(output=2, input=0)
+    hostile = (("middle", (8, 3, 12), middle), ("small", (2, 8, 8), KERNEL))
+    monkeypatch.setattr(shapes, "HOSTILE", hostile)
+    monkeypatch.setattr(step, "FAST", (REFERENCE, "sinkgd-1"))
+    monkeypatch.setattr(step, "SLOW", (REFERENCE, "sgd-plain"))
+    monkeypatch.setattr(step, "BASELINES", (REFERENCE, "lion", "adam-mini"))
+    results = tmp_path / "bench.json"
+    options = ["--presets", "cpu", "--seconds", "0.2", "--results", str(results)]
+    assert main(["--sections", "step", "shapes", "baselines", *options]) == 0
+    output = capsys.readouterr().out
+    for text in ("cpu: 4 layers, 0.8 M weights", "SinkGD, L = 1", "≤ 0.9", "Adam-mini"):
+        assert text in output
+    written = json.loads(results.read_text())
+    assert written.keys() == {"step", "shapes", "baselines", "versions", "machine"}
+    measured = written["shapes"]["shapes"]
+    assert len(measured) == 3 + len(hostile)
+    medians = [row["ratio"]["median"] for row in measured]
+    assert written["shapes"]["worst"]["ratio"]["median"] == max(medians)
+    fast = written["step"]["groups"][0]
+    assert fast["competitors"].keys() == {REFERENCE, "sinkgd-1"}
+    adamw = fast["competitors"][REFERENCE]
+    assert adamw["ratio"] == {"low": 1.0, "median": 1.0, "high": 1.0}
+    assert len(adamw["seconds_by_round"]) >= 3
+    sgd, one = written["step"]["comparisons"]
+    assert (sgd["over"], sgd["target"], sgd["reached"]) == ("sgd-plain", None, None)
+    assert (one["over"], one["target"]) == ("sinkgd-1", "≤ 0.9")
+    assert one["geometric_mean"] == pytest.approx(one["ratios"]["cpu"]["median"])
+    assert [c["over"] for c in written["baselines"]["comparisons"]] == ["adam-mini", "lion"]
+    assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_products_of_matrices_that_take_too_long_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ones(self: Matrices, what: str, names: Sequence[str], *_: Any) -> dict[str, list[float]]:
+        return {name: [1.0] * 3 for name in names}
+
+    monkeypatch.setattr(step, "product_speed", lambda *_: 1.0)
+    monkeypatch.setattr(Matrices, "seconds", ones)
+    console = Console(file=io.StringIO())
+    found = step.measure(Command(presets=("cpu",), results=tmp_path / "bench.json"), console)
+    (only,) = found["groups"]
+    assert tuple(only["competitors"]) == FAST
+    output = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "Muon and SWAN are left out" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sections"], "--sections names none"),
+        (["--presets"], "--presets names none"),
+    ],
+)
+def test_bad_input_is_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "bench.json"
+    assert main(["--results", str(results), *options]) == 2
+    assert message in capsys.readouterr().out
+    assert not results.exists()
+
+
+def test_help_says_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--help"])
+    assert exit_info.value.code == 0
+    output = capsys.readouterr().out
+    for word in (*get_args(Section), "--megabytes", "AdamW", "bfloat16"):
+        assert word in output
+
+
+def test_recorded_files_have_what_the_targets_need() -> None:
+    step_section = recorded("benchmark.json")["step"]
+    compared = {(one["over"], one["under"]) for one in step_section["comparisons"]}
+    assert compared >= step.STEP_TARGETS.keys()
+    baselines = recorded("baselines.json")["baselines"]["groups"][0]["competitors"]
+    assert baselines.keys() == set(BASELINES)
+
+
+class TestOrthogonalizers:
+    """The emulated products, against the formats that they stand for."""
+
+    def test_one_part_rounds_the_operands(self, rng):
+        x, y = (
+            jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((8, 32), (32, 8))
+        )
+        found = orthogonalizers.emulated(orthogonalizers.BFLOAT16, 1)(x, y)
+        rounded = [np.float64(each.astype(jnp.bfloat16)) for each in (x, y)]
+        np.testing.assert_allclose(found, rounded[0] @ rounded[1], atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("bits", "parts", "kept"), [(7, 1, 8), (10, 1, 11), (7, 2, 16), (10, 2, 22), (7, 3, 24)]
+    )
+    def test_error_is_that_of_the_bits_kept(self, rng, bits, parts, kept):
+        x, y = (np.float32(rng.standard_normal((1, 1000))) for _ in range(2))
+        # Entry by entry, or the rounding of the sum would count.
+        entries = orthogonalizers.emulated(bits, parts)(x.T[..., None], y.T[..., None])
+        exact = np.float64(x) * np.float64(y)
+        error = np.max(np.abs(np.ravel(entries) / exact[0] - 1))
+        assert 2.0 ** -(kept + 1) / 4 < error < 4 * 2.0**-kept
+
+    def test_arithmetic_reaches_the_iteration(self, monkeypatch):
+        monkeypatch.setattr(orthogonalizers, "SHAPE", (7, 9))
+        monkeypatch.setattr(orthogonalizers, "MATRICES", 1)
+        chosen = {"muon_quintic()": mo.muon_quintic}
+        monkeypatch.setattr(orthogonalizers, "ORTHOGONALIZERS", chosen)
+        arithmetics = {name: orthogonalizers.ARITHMETICS[name] for name in ("float32", "TF32")}
+        monkeypatch.setattr(orthogonalizers, "ARITHMETICS", arithmetics)
+        exact, rounded = orthogonalizers.measure(Console(file=io.StringIO()))["rows"]
+        assert exact["value"][0] == pytest.approx(rounded["value"][0], abs=0.01)
+        assert max(exact["sine"][:3]) < 1e-4 < max(rounded["sine"][:3])
+
+    def test_table_has_every_choice(self):
+        rows = recorded("orthogonalizers.json")["orthogonalizers"]["rows"]
+        found = {(row["orthogonalizer"], row["arithmetic"]) for row in rows}
+        want = {
+            (title, arithmetic)
+            for title in orthogonalizers.ORTHOGONALIZERS
+            for arithmetic in orthogonalizers.ARITHMETICS
+        }
+        assert {each for each in want if each[0] != "exact_svd()"} <= found <= want
+        assert {len(cells) for cells in orthogonalizers.make_table(rows).rows} == {9}
