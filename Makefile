@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 ARGS ?=
 PIP_FLAGS = --quiet --disable-pip-version-check
 
-.PHONY: help setup train compare study memory throughput bench collectives notebooks notebooks-run docs test test-all test-oldest test-latest lint package format clean
+.PHONY: help setup train compare study memory throughput bench collectives notebooks notebooks-run docs test test-slow test-oldest test-latest lint package format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -57,8 +57,8 @@ docs: setup ## build the documentation into docs/_build/html; a warning is an er
 test: setup ## all tests but the slow ones, with the library's coverage
 	@$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term $(ARGS)
 
-test-all: setup ## all tests, with the library's coverage
-	@$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+test-slow: setup ## the slow tests: runs that are killed or stopped, and several processes
+	@$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
 test-oldest: ## all tests on the lowest supported versions
 	@$(PYTHON) -m venv .venv-oldest

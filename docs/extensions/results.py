@@ -15,6 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
+from examples.measure import overview
 from examples.measure.bench import orthogonalizers
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
@@ -23,6 +24,7 @@ LARGEST = "measure/results/memory_largest.json"
 BENCHMARK = "measure/results/benchmark.json"
 COLLECTIVES = "measure/results/collectives.json"
 ORTHOGONALIZERS = "measure/results/orthogonalizers.json"
+STUDY = "measure/results/study.jsonl"
 
 
 def _load(name: str) -> Any:
@@ -83,8 +85,8 @@ def largest() -> list[str]:
 def update_time() -> list[str]:
     """Ratios of times of an update to AdamW's, by preset."""
     titles = {
-        "sinkgd": "SinkGD, L = 5",
-        "sinkgd-1": "SinkGD, L = 1",
+        "sinkgd": "SinkGD",
+        "sinkgd-1": "SinkGD, 1 sweep",
         "sinkgd-tol": "SinkGD, tolerance 1e-3",
         "literal": "SinkGD as the paper writes it",
         "swan-quintic": "SWAN",
@@ -124,7 +126,13 @@ def singular_values() -> list[str]:
     return _table(table.heads, table.rows)
 
 
+def study() -> list[str]:
+    """The findings of the learning study."""
+    return overview.study().markdown().splitlines()
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
+    "study": study,
     "memory": memory,
     "largest": largest,
     "update-time": update_time,
@@ -140,7 +148,7 @@ class Results(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table's nodes."""
-        for name in (MEMORY, LARGEST, BENCHMARK, COLLECTIVES, ORTHOGONALIZERS):
+        for name in (MEMORY, LARGEST, BENCHMARK, COLLECTIVES, ORTHOGONALIZERS, STUDY):
             self.env.note_dependency(EXAMPLES / name)
         holder = nodes.container()
         lines = TABLES[self.arguments[0]]()

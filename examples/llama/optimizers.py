@@ -43,7 +43,7 @@ def _rates(matrices: float, rest: float) -> dict[str, Any]:
 
 _BASE = {
     "sinkgd": Optimizer(
-        "SinkGD, L = 5",
+        "SinkGD",
         builders.sinkgd,
         _rates(1e-3, 8e-2)
         | _STATELESS
@@ -54,7 +54,7 @@ _BASE = {
     "swan": Optimizer(
         "SWAN",
         builders.swan,
-        _rates(4e-3, 4e-2) | _STATELESS | _ADAM | {"orthogonalizer": "paper"},
+        _rates(4e-3, 4e-2) | _STATELESS | _ADAM | {"orthogonalizer": "exact"},
         "stateless too, with whitened gradients",
     ),
     "muon": Optimizer(
@@ -129,20 +129,20 @@ def _variant(of: str, title: str, **options: Any) -> Optimizer:
 
 OPTIMIZERS: Mapping[str, Optimizer] = {
     **_BASE,
-    "sinkgd-1": _variant("sinkgd", "SinkGD, L = 1", num_iters=1),
-    "sinkgd-2": _variant("sinkgd", "SinkGD, L = 2", num_iters=2),
+    "sinkgd-1": _variant("sinkgd", "SinkGD, 1 sweep", num_iters=1),
+    "sinkgd-2": _variant("sinkgd", "SinkGD, 2 sweeps", num_iters=2),
     "sinkgd-operator": _variant(
         "sinkgd",
-        "SinkGD, L = 2, operator norm set",
+        "SinkGD, 2 sweeps, operator norm set",
         num_iters=2,
         operator_norm=True,
         learning_rate=0.1,  # of another unit: an operator norm, not the size of an entry
     ),
-    "sinkgd-momentum": _variant("sinkgd", "SinkGD, L = 5, momentum", momentum=0.95, nesterov=True),
+    "sinkgd-momentum": _variant("sinkgd", "SinkGD, momentum", momentum=0.95, nesterov=True),
     "sinkgd-tokens": _variant(
-        "sinkgd", "SinkGD, L = 5, stateless embedding and head", rest="sinkhorn"
+        "sinkgd", "SinkGD, stateless embedding and head", rest="sinkhorn"
     ),
-    "swan-exact": _variant("swan", "SWAN, polar factor to rounding", orthogonalizer="exact"),
+    "swan-paper": _variant("swan", "SWAN, the paper's whitening", orthogonalizer="paper"),
     "sgd-plain": _variant("sgd", "SGD without momentum", momentum=0.0),
     "ldadam-plain": _variant("ldadam", "LDAdam without error feedback", error_feedback=False),
 }

@@ -40,7 +40,7 @@ from examples.measure.results import write_results
 from examples.measure.tables import Table, unique
 
 _NOTE = (
-    "MB that each device sends for one update of all matrices: with a group of n devices, of an "
+    "MiB that each device sends for one update of all matrices: with a group of n devices, of an "
     "array that all of them have afterwards, (n - 1)/n where it is gathered or exchanged, twice as "
     "much where it is summed. SinkGD's includes the sums at several powers of two that its first "
     "sweep takes."
@@ -127,7 +127,7 @@ def measure(command: Command, console: Console) -> dict[str, Any]:
     model = dataclasses.replace(PRESETS[command.preset].setup.model, precision=command.precision)
     matrices, rows = matrices_of(model), []
     for name in unique(command.optimizers):
-        for axis_type in (AxisType.Auto, AxisType.Explicit)[: 2 if name == "swan" else 1]:
+        for axis_type in (AxisType.Auto, AxisType.Explicit)[: 2 if name.startswith("swan") else 1]:
             placement = Placement(simulated_mesh(command.mesh, axis_type))
             title = OPTIMIZERS[name].title + ", Explicit" * (axis_type == AxisType.Explicit)
             with console.status(f"compiling {command.preset}, {title}"):
@@ -139,8 +139,8 @@ def measure(command: Command, console: Console) -> dict[str, Any]:
     weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(matrices))
     share = weights // math.prod(command.mesh)
     console.print(
-        f"{command.preset}: matrices of {weights / 1e6:,.1f} MB ({command.precision}), on each of "
-        f"{command.mesh[0]} x {command.mesh[1]} devices {share / 1e6:,.1f} MB",
+        f"{command.preset}: matrices of {weights / 2**20:,.1f} MiB ({command.precision}), on each of "
+        f"{command.mesh[0]} x {command.mesh[1]} devices {share / 2**20:,.1f} MiB",
         soft_wrap=True,
         highlight=False,
     )
@@ -162,9 +162,9 @@ def make_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     lines = []
     for row in rows:
         found = [row["kinds"].get(kind) for kind in kinds]
-        cells = [f"{of['sent_bytes'] / 1e6:,.1f} ({of['count']})" if of else "" for of in found]
-        lines.append([row["title"], *cells, f"{row['sent_bytes'] / 1e6:,.1f}"])
-    return Table(["MB (times)", *kinds, "together"], lines)
+        cells = [f"{of['sent_bytes'] / 2**20:,.1f} ({of['count']})" if of else "" for of in found]
+        lines.append([row["title"], *cells, f"{row['sent_bytes'] / 2**20:,.1f}"])
+    return Table(["MiB (times)", *kinds, "together"], lines)
 
 
 def run(command: Command, console: Console) -> int:

@@ -13,10 +13,15 @@ from examples.measure import throughput
 from examples.measure.bench import compilation, shapes, step
 from examples.measure.collectives import make_table as traffic_table
 from examples.measure.results import RECORDED, recorded
+from examples.measure.study.findings import findings
+from examples.measure.study.results import ResultsFile
+from examples.measure.study.tables import tabulate
 from examples.measure.tables import Table
 
 PAGES = (RECORDED.parent / "README.md", RECORDED.parent.parent.parent / "README.md")
 
+STUDIED = "small-8k"
+"""The cell of the learning study that is complete."""
 _PRESETS = ("60m", "130m", "350m", "1b", "7b")
 _TIMED = "60m"
 """The preset whose matrices are updated in the README's table."""
@@ -57,7 +62,6 @@ def _time(name: str) -> str:
     """The time of an update over AdamW's."""
     if name == "adamw":
         return "1"
-    name = "swan-quintic" if name == "swan" else name
     for section in (recorded("benchmark.json")["step"], recorded("baselines.json")["baselines"]):
         for one in section["comparisons"]:
             if (one["over"], one["under"]) == (name, "adamw") and _TIMED in one["ratios"]:
@@ -96,6 +100,34 @@ def memory() -> Table:
     return Table(("GiB", *_PRESETS), rows)
 
 
+_BRIEF = ("sinkgd", "swan", "muon", "adamw", "adam-mini", "ldadam-plain")
+"""The optimizers of the project's README."""
+_NAMES = {"adamw": "AdamW", "ldadam-plain": "LDAdam"}
+
+
+def brief_memory() -> Table:
+    """GiB of weights and optimizer state in bfloat16, for a phone."""
+    presets = {"60m": "60M", "350m": "350M", "1b": "1.3B", "7b": "7B"}
+    rows = []
+    for name in _BRIEF:
+        found = [_by_preset(name)[preset]["weights_and_state_gib"] for preset in presets]
+        title = _NAMES.get(name, OPTIMIZERS[name].title)
+        rows.append([title, *(f"{gib:.2f}" for gib in found)])
+    return Table(("GiB", *presets.values()), rows)
+
+
+def brief_time() -> Table:
+    """The time of an update over AdamW's, for a phone."""
+    timed = ("adamw", "adam-mini", "sinkgd", "sinkgd-operator", "ldadam", "muon", "swan")
+    rows = [[_NAMES.get(name, OPTIMIZERS[name].title), _time(name)] for name in timed]
+    return Table(("optimizer", "time of an update"), rows)
+
+
+def study() -> Table:
+    """The findings of the learning study in its completed cell."""
+    return tabulate(STUDIED, findings(STUDIED, ResultsFile(RECORDED / "study.jsonl").runs()))
+
+
 def largest() -> Table:
     """Memory of the 7b preset in float32, and the largest models made of its layers."""
     found = recorded("memory_largest.json")
@@ -131,6 +163,9 @@ def step_memory() -> Table:
 TABLES: Mapping[str, Callable[[], Table]] = {
     "optimizers": optimizers,
     "memory": memory,
+    "brief-memory": brief_memory,
+    "brief-time": brief_time,
+    "study": study,
     "largest": largest,
     "throughput": lambda: throughput.make_table(recorded("throughput.json")["rows"]),
     "step": lambda: step.make_table(recorded("benchmark.json")["step"]),

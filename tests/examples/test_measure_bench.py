@@ -219,7 +219,7 @@ def test_end_to_end(
     options = ["--presets", "cpu", "--seconds", "0.2", "--results", str(results)]
     assert main(["--sections", "step", "shapes", "baselines", *options]) == 0
     output = capsys.readouterr().out
-    for text in ("cpu: 4 layers, 0.8 M weights", "SinkGD, L = 1", "≤ 0.9", "Adam-mini"):
+    for text in ("cpu: 4 layers, 0.8 M weights", "SinkGD, 1 sweep", "≤ 0.9", "Adam-mini"):
         assert text in output
     written = json.loads(results.read_text())
     assert written.keys() == {"step", "shapes", "baselines", "versions", "machine"}

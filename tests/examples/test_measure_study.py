@@ -429,7 +429,7 @@ def options(corpus_config: CorpusConfig, tmp_path: Path) -> list[str]:
 
 @pytest.mark.usefixtures("tiny")
 class TestStudy:
-    @pytest.mark.parametrize("name", ["adamw2", "swan-exact"])
+    @pytest.mark.parametrize("name", ["adamw2", "swan"])
     def test_run_is_that_of_the_example(self, corpus: Corpus, name: str) -> None:
         trainer = Trainer(CELLS[CELL], name, corpus)
         for steps in (8, 4):  # one compiled step serves both

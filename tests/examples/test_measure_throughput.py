@@ -88,7 +88,7 @@ def test_measurement_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[st
     results = tmp_path / "throughput.json"
     arguments = ["--optimizers", "sinkgd-1", "--rounds", "3", "--results", str(results), *TINY]
     assert main(arguments) == 0
-    assert "SinkGD, L = 1" in capsys.readouterr().out
+    assert "SinkGD, 1 sweep" in capsys.readouterr().out
     written = json.loads(results.read_text())
     assert written["reference"] == "adamw"
     assert written["setup"]["model"]["hidden"] == 16

@@ -29,10 +29,21 @@ KERNEL = mo.MatrixAxes(output=-1, input=-2)
 REFERENCE = "adamw"
 """The optimizer that all others are compared with; it takes part in every group."""
 
-FAST = (REFERENCE, "sgd-plain", "sinkgd", "sinkgd-1", "sinkgd-tol", "multi-normalize", "literal")
+FAST = (
+    REFERENCE,
+    "sgd-plain",
+    "sinkgd",
+    "sinkgd-1",
+    "sinkgd-2",
+    "sinkgd-operator",
+    "sinkgd-tol",
+    "multi-normalize",
+    "literal",
+)
 """Memory-bound optimizers. `multi-normalize` and `literal` compute the same as `sinkgd`."""
-SLOW = (REFERENCE, "sinkgd", "muon", "swan-quintic")
-"""Optimizers that multiply matrices, with five Newton-Schulz steps, and two to compare with."""
+SLOW = (REFERENCE, "sinkgd", "muon", "swan-quintic", "swan")
+"""Optimizers that multiply matrices, and two to compare with. Muon and SWAN with Muon's quintic take
+five Newton-Schulz steps, SWAN's exact whitening takes twelve."""
 BASELINES = (REFERENCE, "sinkgd", "adam-mini", "lion", "adalomo", "ldadam", "galore")
 """Optimizers with less state than AdamW. The median does not show GaLore's steps that choose its
 subspace: they are too rare."""

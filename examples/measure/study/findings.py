@@ -5,6 +5,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from examples.llama.config import Experiment, OptimizerConfig
+from examples.llama.presets import resolve
+from examples.measure.footprint import kept
 from examples.measure.study.plan import CELLS, REFERENCE, SHORTER, SPACES, WIDTH
 from examples.measure.study.points import Rates
 from examples.measure.study.results import Run
@@ -25,6 +28,8 @@ class Finding:
     """How often the box moved."""
     rates: Rates
     """The winner's."""
+    state_per_weight: float
+    """Bytes of optimizer state for each weight of the model."""
     losses: Sequence[float]
     """The winner's final losses, by seed; infinite where it diverged."""
     differences: Sequence[float]
@@ -100,6 +105,13 @@ def untrained(cell: str) -> float:
     return math.log(CELLS[cell].setup.model.vocabulary)
 
 
+def state_per_weight(cell: str, optimizer: str) -> float:
+    """Bytes of optimizer state for each weight of a cell's model."""
+    setup = CELLS[cell].setup
+    found = kept(Experiment(resolve(OptimizerConfig(optimizer), setup.preset), setup))
+    return found.state_bytes / found.parameters
+
+
 def findings(cell: str, runs: Sequence[Run]) -> list[Finding]:
     """All optimizers of a cell whose best point lies inside its box and is repeated, best first."""
     known = [run for run in runs if run.trial.optimizer in SPACES]
@@ -131,6 +143,7 @@ def findings(cell: str, runs: Sequence[Run]) -> list[Finding]:
                 points=len(found.tries),
                 moves=len(found.boxes) - 1,
                 rates=winner[0].trial.rates,
+                state_per_weight=state_per_weight(cell, name),
                 losses=[run.score for run in winner],
                 differences=differences if all(map(math.isfinite, differences)) else [],
                 best_of=expected_best(

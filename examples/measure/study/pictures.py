@@ -47,8 +47,24 @@ def _lengths(axes: Axes, rows: Sequence[Finding]) -> None:
     axes.set_xticks([], minor=True)
 
 
+def _memory(axes: Axes, rows: Sequence[Finding]) -> None:
+    for one in rows:
+        if math.isfinite(one.mean):
+            at = one.state_per_weight, one.mean
+            axes.errorbar(*at, yerr=one.spread, fmt="o", capsize=3, color=_look(one)["color"])
+            title = OPTIMIZERS[one.optimizer].title
+            axes.annotate(title, at, (8, 0), textcoords="offset points", fontsize=9, va="center")
+    axes.set_xlim(0, 1.4 * max(one.state_per_weight for one in rows))
+    axes.margins(y=0.12)
+
+
 PICTURES: Mapping[str, tuple[str, str, Callable[[Axes, Sequence[Finding]], None]]] = {
     "losses": ("final validation loss, nats; a dot for each seed", "", _losses),
+    "memory": (
+        "optimizer state, bytes for each float32 weight of the model",
+        "final validation loss, nats",
+        _memory,
+    ),
     "best_of": ("points tried", "expected best loss, nats (seed 0)", _best_of),
     "lengths": ("tokens of a run with its own schedule", "mean final loss, nats", _lengths),
 }
