@@ -139,9 +139,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         learning_rate=0.1,  # of another unit: an operator norm, not the size of an entry
     ),
     "sinkgd-momentum": _variant("sinkgd", "SinkGD, momentum", momentum=0.95, nesterov=True),
-    "sinkgd-tokens": _variant(
-        "sinkgd", "SinkGD, stateless embedding and head", rest="sinkhorn"
-    ),
+    "sinkgd-tokens": _variant("sinkgd", "SinkGD, stateless embedding and head", rest="sinkhorn"),
     "swan-paper": _variant("swan", "SWAN, the paper's whitening", orthogonalizer="paper"),
     "sgd-plain": _variant("sgd", "SGD without momentum", momentum=0.0),
     "ldadam-plain": _variant("ldadam", "LDAdam without error feedback", error_feedback=False),

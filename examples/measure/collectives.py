@@ -139,8 +139,8 @@ def measure(command: Command, console: Console) -> dict[str, Any]:
     weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(matrices))
     share = weights // math.prod(command.mesh)
     console.print(
-        f"{command.preset}: matrices of {weights / 2**20:,.1f} MiB ({command.precision}), on each of "
-        f"{command.mesh[0]} x {command.mesh[1]} devices {share / 2**20:,.1f} MiB",
+        f"{command.preset}: matrices of {weights / 2**20:,.1f} MiB ({command.precision}), on each "
+        f"of {command.mesh[0]} x {command.mesh[1]} devices {share / 2**20:,.1f} MiB",
         soft_wrap=True,
         highlight=False,
     )

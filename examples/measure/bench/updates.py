@@ -42,8 +42,8 @@ FAST = (
 )
 """Memory-bound optimizers. `multi-normalize` and `literal` compute the same as `sinkgd`."""
 SLOW = (REFERENCE, "sinkgd", "muon", "swan-quintic", "swan")
-"""Optimizers that multiply matrices, and two to compare with. Muon and SWAN with Muon's quintic take
-five Newton-Schulz steps, SWAN's exact whitening takes twelve."""
+"""Optimizers that multiply matrices, and two to compare with. Muon and `swan-quintic` take five
+Newton-Schulz steps, `swan` takes twelve."""
 BASELINES = (REFERENCE, "sinkgd", "adam-mini", "lion", "adalomo", "ldadam", "galore")
 """Optimizers with less state than AdamW. The median does not show GaLore's steps that choose its
 subspace: they are too rare."""
