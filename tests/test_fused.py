@@ -1,5 +1,6 @@
 """Fused weights against their parts as weights of their own, split by hand."""
 
+import dataclasses
 import itertools
 import math
 
@@ -17,6 +18,17 @@ KERNEL = mo.MatrixAxes(output=-1, input=-2)
 MUON = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 QKV = mo.Fused(-1, [(8, KERNEL), (4, MUON), (4, KERNEL)])
 
+
+@dataclasses.dataclass(eq=False)
+class Unhashable(mo.Projection):
+    """A projection as a user may write it."""
+
+    __hash__ = None
+
+    def project(self, x, axes, size):
+        return x / jnp.sqrt(jnp.mean(x**2, axis=axes.matrix, keepdims=True))
+
+
 ROUNDING = {"rtol": 2e-5, "atol": 2e-5}
 TRANSFORMATIONS = {
     "rows": mo.normalize_rows,
@@ -30,6 +42,9 @@ TRANSFORMATIONS = {
         mo.normalize_rows(axes), mo.normalize(mo.MaxNorm())
     ),
     "rows_and_foreign": lambda axes: mo.multi_normalize(mo.normalize_rows(axes), optax.scale(0.5)),
+    "rows_and_unhashable": lambda axes: mo.multi_normalize(
+        mo.normalize_rows(axes), mo.normalize(Unhashable(), axes)
+    ),
     "tokens": mo.scale_by_token_sinkhorn,
     "operator_norm": mo.scale_by_operator_norm,
     "ldadam": lambda axes: mo.scale_by_ldadam(axes, rank=2),
@@ -189,6 +204,26 @@ def test_one_norm_copies_all_parts_but_the_first_at_most(shape, axis):
 def test_parts_that_share_no_blocks(rng, parts):
     leaf = np.float32(rng.standard_normal((1, 2, 6, 129)))
     check(mo.scale_by_sinkhorn, leaf, -1, parts, **ROUNDING)
+
+
+@pytest.mark.parametrize("parts", [(2, 4), (3, 3), (1, 5)], ids=str)
+def test_parts_along_a_stack_with_zeros(rng, parts):
+    """Matrices of a part are apart: zeros of one do not count in another."""
+    leaf = np.float32(rng.standard_normal((1, 6, 8, 10)))
+    leaf[0, 4] = 0
+    leaf[0, 1, 2] = leaf[0, 1, :, 3] = 0
+    check(mo.scale_by_sinkhorn, leaf, 0, [(size, KERNEL) for size in parts], **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.complex64], ids=lambda d: d.__name__
+)
+def test_dtypes_with_float64_enabled(float64, rng, dtype):
+    gradient = {"qkv": jnp.asarray(rng.standard_normal((6, 16)), dtype)}
+    for make in (mo.scale_by_sinkhorn, mo.normalize_columns):
+        tx = make([("qkv", QKV)])
+        updates, _ = tx.update(gradient, tx.init(gradient))
+        assert updates["qkv"].dtype == dtype
 
 
 def test_dead_rows_and_columns_of_one_part(rng):

@@ -32,7 +32,7 @@ from multinorm_optax._matrices.axes import MatrixAxes, Shape
 from multinorm_optax._matrices.fused import Fused
 from multinorm_optax._norms.base import Count, MatrixSize
 from multinorm_optax._norms.euclidean import EuclideanNorm
-from multinorm_optax._norms.precision import largest
+from multinorm_optax._norms.precision import compute_dtype, largest
 
 Scales = tuple[jax.Array, ...]  # for each norm one per group; 0 marks a group of zeros
 
@@ -86,7 +86,8 @@ class ScaleAlternation(WeightAlternation[Scales]):
                 return count
             blocks = [1] * self.weight.ndim
             blocks[self.parts.axis] = sum(self.parts.blocks)
-            return self.parts.reduce(jnp.sum, count * jnp.ones(blocks))
+            ones = jnp.ones(blocks, jnp.finfo(compute_dtype(self.weight.dtype)).dtype)
+            return self.parts.reduce(jnp.sum, count * ones)
 
         m, n = size
         return of_part(axes.output, m), of_part(axes.input, n)
@@ -136,7 +137,9 @@ class ScaleAlternation(WeightAlternation[Scales]):
 
         def share(group: tuple[int, ...], along: tuple[int, ...]) -> jax.Array:
             mean = jnp.mean((alive[group] != 0).astype(alive[group].dtype), along, keepdims=True)
-            return mean if self.parts is None else self.parts.reduce(jnp.mean, mean)
+            if self.parts is None or not self._spans_blocks(axes.matrix):
+                return mean
+            return self.parts.reduce(jnp.mean, mean)
 
         return norm.group_size((share(axes.input, axes.output), share(axes.output, axes.input)))
 
@@ -163,13 +166,14 @@ def in_blocks(members: tuple[Member, ...] | Fused, weight: jax.Array) -> Any:
 
     Blocks avoid copies of the parts: XLA's sums on a CPU read arrays, not slices of them.
     """
-    if not isinstance(members, Fused) or len(set(members.specs)) > 1:
+    if not isinstance(members, Fused) or not all(map(only_rescale, members.specs)):
         return members
     axis, block, chosen = members.axis, math.gcd(*members.sizes), members.specs[0]
     count = weight.shape[axis] // block
     sharding = jax.typeof(weight).sharding
     spread = any(sharding.spec) and sharding.spec[axis] is not None
-    if count > _BLOCKS or spread or not only_rescale(chosen):
+    alike = all(each == chosen for each in members.specs)
+    if count > _BLOCKS or spread or not alike:
         return members
 
     def moved(axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -23,8 +23,9 @@ class Fused:
 
     Use it for `axes`, with `MatrixAxes` for each part, or for `blocks`, with `Blocks`. Optimizers
     then normalize each part by itself, as if the kernel had been split. SinkGD, and any alternation
-    of row, column and Frobenius norms, copies no part if all parts have the same spec, and sizes
-    with a common divisor of at least 1/64 of their sum. Otherwise parts are split and concatenated.
+    of row, column and Frobenius norms without `tol`, copies no part if all parts have the same
+    spec, and sizes with a common divisor of at least 1/64 of their sum, and lie on the same
+    devices. Otherwise parts are split and concatenated.
     Shard a kernel along another axis than that of its parts, or parts move between devices.
 
     Attributes:
