@@ -12,9 +12,9 @@ import pytest
 # ends the process.
 os.environ["XLA_FLAGS"] = " ".join(
     [
-        os.environ.get("XLA_FLAGS", ""),
         "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+        os.environ.get("XLA_FLAGS", ""),
     ]
 )
 chex.set_n_cpu_devices(8)

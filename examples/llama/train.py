@@ -210,6 +210,7 @@ def fit(
         if not compiled:
             compiled = True
             yield Compiled(perf_counter() - start)
+            clock = perf_counter()
 
         validates = task.validates_after(number)
         saves = save_every is not None and (number == steps or number % save_every == 0)

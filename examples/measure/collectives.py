@@ -60,14 +60,14 @@ class Command:
     """The model whose matrices are updated."""
     mesh: tuple[int, int] = (8, 8)
     """Devices along fsdp and tensor."""
-    optimizers: tuple[OptimizerName, ...] = ("sinkgd", "swan", "muon")
+    optimizers: tuple[OptimizerName, ...] = ("sinkgd", "swan", "swan-paper", "muon")
     """Optimizers to compile, each with its default options. SWAN comes twice: with Auto mesh axes,
     as in training, and with Explicit ones, where it knows how its weights are spread."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of gradients, weights and state. A CPU's program may send float32 where an accelerator's
     sends bfloat16."""
-    json: Path | None = None
-    """A file for the figures."""
+    results: Path = Path("runs/collectives.json")
+    """The file of all figures."""
 
 
 def total(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
@@ -172,9 +172,8 @@ def run(command: Command, console: Console) -> int:
     if not command.optimizers:
         raise InputError("--optimizers names none; leave the option out to take all")
     found = measure(command, console)
-    if command.json is not None:
-        write_results(command.json, found)
-        console.print(f"Written: {command.json}", soft_wrap=True)
+    write_results(command.results, found)
+    console.print(f"Written: {command.results}", soft_wrap=True)
     return 0
 
 

@@ -163,7 +163,7 @@ def test_matrices_are_those_of_the_layers() -> None:
 
 def test_figures_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "collectives.json"
-    assert main(["--preset", "cpu", "--mesh", "4", "2", "--json", str(results)]) == 0
+    assert main(["--preset", "cpu", "--mesh", "4", "2", "--results", str(results)]) == 0
     output = capsys.readouterr().out
     for word in ("SinkGD", "SWAN, Explicit", "Muon", "all-gather", "together"):
         assert word in output
@@ -171,7 +171,14 @@ def test_figures_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert written["mesh"] == [4, 2]
     assert written["matrix_bytes_per_device"] * 8 == written["matrix_bytes"]
     rows = {row["title"]: row for row in written["rows"]}
-    assert list(rows) == ["SinkGD", "SWAN", "SWAN, Explicit", "Muon"]
+    assert list(rows) == [
+        "SinkGD",
+        "SWAN",
+        "SWAN, Explicit",
+        "SWAN, the paper's whitening",
+        "SWAN, the paper's whitening, Explicit",
+        "Muon",
+    ]
     assert rows["SinkGD"]["kinds"].keys() == {"all-reduce"}
     assert rows["SWAN, Explicit"]["kinds"].keys() == {"all-reduce", "all-to-all"}
     assert rows["Muon"]["kinds"]["all-gather"]["bytes"] > written["matrix_bytes_per_device"]

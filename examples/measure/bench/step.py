@@ -93,13 +93,15 @@ def timed(
     return {**about, "competitors": competitors}
 
 
-def compare(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compare(
+    groups: Sequence[Mapping[str, Any]], targets: Mapping[tuple[str, str], Target] = STEP_TARGETS
+) -> list[dict[str, Any]]:
     """All ratios to the reference, and all others that have a target.
 
     Where several groups of a preset have a ratio, the first one's counts.
     """
     found = []
-    for over, under in unique([*((name, REFERENCE) for name in TITLES), *STEP_TARGETS]):
+    for over, under in unique([*((name, REFERENCE) for name in TITLES), *targets]):
         measured: dict[str, Spread] = {}
         for group in groups:
             times = {name: c["seconds_by_round"] for name, c in group["competitors"].items()}
@@ -107,7 +109,7 @@ def compare(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 measured.setdefault(group["preset"], ratios(times[over], times[under]))
         if measured:
             medians = [one.median for one in measured.values()]
-            target = STEP_TARGETS.get((over, under))
+            target = targets.get((over, under))
             found.append(
                 {
                     "over": over,
@@ -199,13 +201,16 @@ def measure_baselines(command: Command, console: Console) -> dict[str, Any]:
     """Updates by optimizers with less state than AdamW."""
     layers = {preset: fitting_layers(preset, command.elements) for preset in command.presets}
     groups = [timed(p, count, BASELINES, command, console) for p, count in layers.items()]
-    return _section(command, groups, console)
+    return _section(command, groups, console, {})
 
 
 def _section(
-    command: Command, groups: Sequence[Mapping[str, Any]], console: Console
+    command: Command,
+    groups: Sequence[Mapping[str, Any]],
+    console: Console,
+    targets: Mapping[tuple[str, str], Target] = STEP_TARGETS,
 ) -> dict[str, Any]:
     about = {"precision": command.precision, "gradients": command.gradients, "notes": [NOTE]}
-    section = {**about, "groups": groups, "comparisons": compare(groups)}
+    section = {**about, "groups": groups, "comparisons": compare(groups, targets)}
     console.print(make_table(section), NOTE, sep="\n", soft_wrap=True)
     return section
