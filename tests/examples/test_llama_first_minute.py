@@ -59,6 +59,15 @@ def test_line_of_a_step_has_loss_speed_and_utilization(
     assert output == f"step 1/12  loss 2.5000  128 tokens/s{shown}\n"
 
 
+LISTENING = [
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.argv[1], sys.argv[1:])",
+]
+"""Runs a command that takes Ctrl-C, which background jobs of a shell, as tests may be, ignore."""
+
+
 @pytest.mark.slow
 def test_lines_come_through_a_pipe_as_they_happen(tiny_options: list[str], tmp_path: Path) -> None:
     command = [sys.executable, *COMMAND[2:], *tiny_options, "--run-dir", str(tmp_path / "run")]
@@ -82,7 +91,7 @@ def test_lines_come_through_a_pipe_as_they_happen(tiny_options: list[str], tmp_p
 @pytest.mark.parametrize("moment", ["imports", "Compiling", "step 2/"])
 def test_ctrl_c_is_quiet(moment: str, tiny_options: list[str], tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*COMMAND, *tiny_options, "--steps", "100000", "--log-every", "1"],
+        [*LISTENING, *COMMAND, *tiny_options, "--steps", "100000", "--log-every", "1"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.getcwd()},
         stdout=subprocess.PIPE,
