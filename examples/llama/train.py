@@ -41,7 +41,8 @@ from examples.llama.run.processes import (
     leave,
     leaving_together,
 )
-from examples.llama.run.recording import Step, Validated, header, recording
+from examples.llama.run.progress import Step, Validated, header
+from examples.llama.run.recording import recording
 from examples.llama.run.stop import StopSignals
 from examples.llama.step import TrainState, check_layerwise, initial_state, make_train_step
 from examples.llama.text.corpus import Corpus, load_corpus

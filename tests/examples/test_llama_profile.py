@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from examples.llama.run.recording import profile_steps
+from examples.llama.run.profile import profile_steps
 from examples.llama.train import main
 
 

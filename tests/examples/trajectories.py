@@ -12,7 +12,7 @@ import pytest
 from examples.llama.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, Setup
 from examples.llama.mesh import ONE_DEVICE, Placement
 from examples.llama.presets import resolve
-from examples.llama.run.recording import Reporter
+from examples.llama.run.progress import Reporter
 from examples.llama.step import TrainState, initial_state, make_train_step
 from examples.llama.train import Step
 

@@ -1,0 +1,80 @@
+"""Trackers that also get the metrics: TensorBoard, Weights & Biases."""
+
+import contextlib
+import hashlib
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from examples.llama.config import Tracker
+from examples.llama.run.options import InputError
+
+Log = Callable[[Mapping[str, Any]], None]
+"""Takes a line of metrics.jsonl."""
+
+
+def _import(package: str, tracker: Tracker) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"--track {tracker} needs the package {package}: pip install {package}"
+        ) from error
+
+
+def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in line.items() if k != "step" and isinstance(v, int | float)}
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: Path, config: Mapping[str, Any], done: int) -> Iterator[Log]:
+    # purges what a killed run wrote after its checkpoint: those steps are repeated
+    writer = _import("tensorboardX", "tensorboard").SummaryWriter(
+        str(folder / "tensorboard"), purge_step=done + 1
+    )
+
+    def log(line: Mapping[str, Any]) -> None:
+        for name, value in _scalars(line).items():
+            writer.add_scalar(name, value, line["step"])
+
+    with contextlib.closing(writer):
+        yield log
+
+
+@contextlib.contextmanager
+def _wandb(folder: Path, config: Mapping[str, Any], done: int) -> Iterator[Log]:
+    # the same folder resumes the same run
+    run = _import("wandb", "wandb").init(
+        id=hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16],
+        name=folder.name,
+        dir=str(folder),
+        config=dict(config),
+        resume="allow",
+    )
+    try:
+        yield lambda line: run.log(_scalars(line), step=line["step"])
+    finally:
+        run.finish()
+
+
+_TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb}
+
+
+@contextlib.contextmanager
+def track(
+    trackers: Sequence[Tracker], folder: Path, config: Mapping[str, Any], done: int
+) -> Iterator[Log]:
+    """Open the trackers for a run in `folder` of which `done` steps are done."""
+    with contextlib.ExitStack() as stack:
+        logs = [
+            stack.enter_context(_TRACKERS[name](folder, config, done))
+            for name in dict.fromkeys(trackers)
+        ]
+
+        def log(line: Mapping[str, Any]) -> None:
+            for each in logs:
+                each(line)
+
+        yield log
