@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from examples.llama.config import Experiment, OptimizerConfig, RunConfig, Setup
+from examples.llama.run import progress
 from examples.llama.run.folder import RunFolder
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, resolved, train
