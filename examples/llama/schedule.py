@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from examples.llama.builders import MATRIX, REST, Context
+from examples.llama.builders import MATRIX, REST, Builder, Context
 from examples.llama.config import OptimizerConfig, Setup
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.rules import LLAMA_RULES, TOKEN_RULES, llama_blocks
@@ -31,15 +31,18 @@ def schedule(
     return rate
 
 
-def make_optimizer(config: OptimizerConfig, setup: Setup) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, setup: Setup, build: Builder | None = None
+) -> optax.GradientTransformation:
     """Build a resolved optimizer for a model, its rates scheduled over the setup's schedule.
 
-    The rates may be traced numbers, so that one compiled step serves all of them.
+    The rates may be traced numbers, so that one compiled step serves all of them. `build` takes the
+    place of the optimizer's own builder.
     """
     model, entry = setup.model, OPTIMIZERS[config.name]
     options = {name: getattr(config, name) for name in entry.defaults}
     peaks = {MATRIX: "learning_rate", REST: "rest_learning_rate"}
-    optimizer = entry.build(
+    optimizer = (build or entry.build)(
         Context(
             options=options,
             rates={

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from examples.llama.builders import Builder
 from examples.llama.config import DataConfig, OptimizerConfig, Setup
 from examples.llama.loss import make_validate
 from examples.llama.model import Params, abstract_llama, init_llama
@@ -40,8 +41,15 @@ class Trainer:
     Rates, length and seed are arguments of one compiled step.
     """
 
-    def __init__(self, cell: Cell, name: str, corpus: Tokens):
-        """Prepare; compilation waits for the first run."""
+    def __init__(self, cell: Cell, name: str, corpus: Tokens, build: Builder | None = None):
+        """Prepare; compilation waits for the first run.
+
+        Args:
+            cell: model and batch size.
+            name: the optimizer of the table.
+            corpus: the text.
+            build: builds another optimizer with its options.
+        """
         setup = cell.setup
         config = resolve(OptimizerConfig(name), setup.preset)
         definition, _ = abstract_llama(setup.model)
@@ -56,7 +64,7 @@ class Trainer:
         def optimizer(peaks: dict[str, Any], steps: Any) -> optax.GradientTransformation:
             warm_up: Any = jnp.maximum(1, jnp.round(steps / 10))
             scheduled: Setup = dataclasses.replace(setup, steps=steps, warm_up_steps=warm_up)
-            return make_optimizer(dataclasses.replace(config, **peaks), scheduled)
+            return make_optimizer(dataclasses.replace(config, **peaks), scheduled, build)
 
         def start(seed: jax.Array) -> tuple[Params, optax.OptState]:
             params = init_llama(setup.model, seed)
