@@ -6,9 +6,10 @@ devices, and the compiled program says what is sent.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,7 @@ from examples.llama.run.command import run_command
 from examples.llama.schedule import make_optimizer
 from examples.measure.exchanges import KINDS, Collective, collectives
 from examples.measure.results import write_results
-from examples.measure.tables import Table, unique
+from examples.measure.tables import Table, table, unique
 
 _NOTE = (
     "MiB that each device sends for one update of all matrices: with a group of n devices, of an "
@@ -158,29 +159,35 @@ def measure(command: Command, console: Console) -> dict[str, Any]:
 
 def make_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """How often and how much each optimizer sends, by kind."""
+
+    def sent(kind: str) -> Callable[[Mapping[str, Any]], str]:
+        def cell(row: Mapping[str, Any]) -> str:
+            found = row["kinds"].get(kind)
+            return f"{found['sent_bytes'] / 2**20:,.1f} ({found['count']})" if found else ""
+
+        return cell
+
     kinds = [kind for kind in KINDS if any(kind in row["kinds"] for row in rows)]
-    lines = []
-    for row in rows:
-        found = [row["kinds"].get(kind) for kind in kinds]
-        cells = [f"{of['sent_bytes'] / 2**20:,.1f} ({of['count']})" if of else "" for of in found]
-        lines.append([row["title"], *cells, f"{row['sent_bytes'] / 2**20:,.1f}"])
-    return Table(["MiB (times)", *kinds, "together"], lines)
+    return table(
+        rows,
+        {
+            "MiB (times)": lambda row: row["title"],
+            **{kind: sent(kind) for kind in kinds},
+            "together": lambda row: f"{row['sent_bytes'] / 2**20:,.1f}",
+        },
+    )
 
 
 def run(command: Command, console: Console) -> int:
     """Measure and report; return the exit code."""
     if not command.optimizers:
         raise InputError("--optimizers names none; leave the option out to take all")
-    found = measure(command, console)
-    write_results(command.results, found)
-    console.print(f"Written: {command.results}", soft_wrap=True)
+    write_results(command.results, measure(command, console), console)
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return run_command("examples.measure.collectives", Command, run, arguments)
-
+main = functools.partial(run_command, "examples.measure.collectives", Command, run)
+"""Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

@@ -1,9 +1,10 @@
 """The memory that training needs: counted from shapes, planned by XLA, and measured on a device."""
 
+import bisect
 import dataclasses
 import functools
 import math
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import multinorm_optax as mo
 from examples.llama.builders import MATRIX
@@ -107,38 +109,50 @@ class CompiledStep:
         }
 
     def run(self) -> dict[str, Any]:
-        """Draw weights, make one real step on random tokens, and read the device's memory.
+        """Make one real step of weights that are all 0, and read the device's memory.
 
         The peaks are those of the process: nothing else may have run in it. They are None on a
         backend that reports none, such as the CPU.
         """
-        params = jax.tree_util.tree_map_with_path(_draw, jax.eval_shape(self._build).params)
+        # to draw weights would take more than the step: full stacks in float32
+        params = optax.tree.zeros_like(jax.eval_shape(self._build).params)
         # nothing but the state is computed, as XLA drops what is not returned
         state = jax.jit(lambda: self._build().optimizer_state)()
         before = jax.block_until_ready(TrainState(jnp.int32(0), params, state))
-        drawn = peak_bytes()
+        drawn = device_memory("peak_bytes_in_use")
         loss = float(self._compiled(before, self._rows)[1])
         if not math.isfinite(loss):
             raise InputError(f"the loss of the step is {loss}; choose another --precision")
-        return {"loss": loss, "peak_bytes_before": drawn, "peak_bytes": peak_bytes()}
+        peak = device_memory("peak_bytes_in_use")
+        return {"loss": loss, "peak_bytes_before": drawn, "peak_bytes": peak}
 
 
-def _draw(path: jax.tree_util.KeyPath, like: jax.ShapeDtypeStruct) -> jax.Array:
-    """Normal numbers, or ones for a norm's gains.
+def device_memory(what: str) -> int | None:
+    """The limit or the peak of the first device's memory in this process, if it reports that."""
+    return (jax.local_devices()[0].memory_stats() or {}).get(what)
 
-    They are drawn slice by slice, as a full stack of float32 would not fit beside the weights.
+
+def deepest(
+    experiment: Experiment, row_length: int, cards_gib: Sequence[int], *, layerwise: bool
+) -> list[dict[str, int]]:
+    """The most layers with which weights, state and compiled step fit, for each size of memory.
+
+    They lie between none and as many as would fit without a step, and are found by halving, with a
+    compilation of seconds for each number that is asked about.
     """
-    name = jax.tree_util.keystr(path)
-    if "scale" in name:
-        return jnp.ones(like.shape, like.dtype)
 
-    def drawn(key: jax.Array) -> jax.Array:
-        return (0.02 * jax.random.normal(key, like.shape[1:])).astype(like.dtype)
+    @functools.cache
+    def total(layers: int) -> int:
+        deep = with_model(experiment, layers=layers)
+        plan = CompiledStep(deep, row_length, layerwise=layerwise).plan()
+        return kept(deep).total_bytes + plan["temporary_bytes"]
 
-    keys = jax.random.split(jax.random.key(zlib.crc32(name.encode())), like.shape[0])
-    return jax.jit(functools.partial(jax.lax.map, drawn))(keys)
-
-
-def peak_bytes() -> int | None:
-    """The most memory that the first device has had in use in this process, as it reports it."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    two, one = (kept(with_model(experiment, layers=n)).total_bytes for n in (2, 1))
+    found = []
+    for card in cards_gib:
+        most = card * GIB // (two - one)
+        layers = bisect.bisect_right(range(1, most + 1), card * GIB, key=total)
+        parameters = kept(with_model(experiment, layers=layers)).parameters if layers else 0
+        size = {"layers": layers, "parameters": parameters}
+        found.append({"card_gib": card, **size, "total_bytes": total(layers) if layers else 0})
+    return found

@@ -1,13 +1,9 @@
 """What each optimizer costs in memory: `python -m examples.measure.memory`."""
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import dataclasses
+import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +23,11 @@ from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
 from examples.llama.run.command import run_command
 from examples.llama.run.options import Checked, Count
-from examples.measure.footprint import GIB, CompiledStep, kept, with_model
-from examples.measure.largest import largest, largest_table
-from examples.measure.pictures import Stack, plot_stacks
+from examples.llama.run.stop import end_quietly
+from examples.measure.footprint import GIB, CompiledStep, deepest, kept, with_model
+from examples.measure.pictures import draw_stacks, name_lines, panels
 from examples.measure.results import write_results
-from examples.measure.tables import Table, unique
+from examples.measure.tables import Table, pivot, unique
 
 CARDS_GIB = (24, 80)
 """Memory of the devices that are asked about."""
@@ -59,13 +55,16 @@ _OF_WEIGHTS_AND_STATE = (
     "bfloat16-weights."
 )
 _OF_TEMPORARY = (
-    "Temporary: what XLA's {backend} backend plans for one compiled step of {batch} besides "
+    "Temporary: what XLA's {backend} backend plans for one compiled step of {rows} besides "
     "weights and state, such as gradients, activations and logits. More rows need more."
 )
 _OF_BFLOAT16 = (
     "On a CPU, XLA multiplies bfloat16 matrices in float32, and holds a float32 copy of all "
     "weights (in a layer-wise step a 16-bit copy): --precision float32 shows the step without it."
 )
+
+_LAYERWISE = "-layerwise"
+_NAMES = [*OPTIMIZERS, *(name + _LAYERWISE for name, one in OPTIMIZERS.items() if one.layerwise)]
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,9 @@ class Command(Checked):
     """Instead of the preset's own: bfloat16 for the papers' models, float32 for cpu."""
     vocabulary: Count | None = None
     """Tokens of the model instead of the preset's own, so that logits do not hide the optimizer."""
-    microbatch_rows: Count = 1
-    """Rows for which the step is compiled. With few of them the optimizer is not hidden behind
-    activations and logits, which are gone when it has its turn."""
-    microbatches: Count = 1
-    """Parts of the batch, each of that many rows. More than one add a float32 sum of the gradients,
-    4 bytes a parameter, whatever the optimizer."""
+    rows: Count = 1
+    """Rows of the batch for which the step is compiled. With few of them the optimizer is not
+    hidden behind activations and logits, which are gone when it has its turn."""
     compile: bool = True
     """Compile the train step. Without it only weights and state are shown, which takes moments."""
     run: bool = False
@@ -109,173 +105,186 @@ class Command(Checked):
     results: Path = Path("runs/memory/memory.json")
     """The file of all figures; the picture is written beside it, as .png."""
 
-
-def check(command: Command) -> None:
-    """Refuse names that do not exist, and combinations that mean nothing."""
-    for option in ("presets", "optimizers"):
-        if not getattr(command, option):
-            raise InputError(f"--{option} names none; leave the option out to take all")
-    known = [*OPTIMIZERS, *(f"{n}-layerwise" for n, one in OPTIMIZERS.items() if one.layerwise)]
-    if unknown := [name for name in command.optimizers if name not in known]:
-        raise InputError(f"--optimizers: {', '.join(unknown)} is none of {', '.join(known)}")
-    layerwise = [name for name in command.optimizers if _parts(name)[1]]
-    if command.microbatches > 1 and len(layerwise) == len(command.optimizers):
-        raise InputError("a layer-wise step has no microbatches; leave --microbatches out")
-    if command.run and not (
-        command.compile and len(command.presets) == len(command.optimizers) == 1
-    ):
-        raise InputError("--run needs one of --presets and one of --optimizers, compiled")
+    def __post_init__(self) -> None:
+        """Refuse names that do not exist, and combinations that mean nothing."""
+        super().__post_init__()
+        for option in ("presets", "optimizers"):
+            if not getattr(self, option):
+                raise InputError(f"--{option} names none; leave the option out to take all")
+        if unknown := [name for name in self.optimizers if name not in _NAMES]:
+            raise InputError(f"--optimizers: {', '.join(unknown)} is none of {', '.join(_NAMES)}")
+        if self.run and not (self.compile and len(self.presets) == len(self.optimizers) == 1):
+            raise InputError("--run needs one of --presets and one of --optimizers, compiled")
 
 
-def _parts(name: str) -> tuple[str, bool, str]:
-    """The name in the table of optimizers, whether the step is layer-wise, and a display name."""
-    base = name.removesuffix("-layerwise")
-    layerwise = base != name
-    return base, layerwise, OPTIMIZERS[base].title + ", layer-wise" * layerwise
+@dataclass(frozen=True)
+class Case:
+    """One optimizer with one preset's model."""
+
+    experiment: Experiment
+    layerwise: bool
+    title: str
+    row_length: int
+    """Tokens in a row."""
+
+    def step(self) -> CompiledStep:
+        """The step, compiled."""
+        return CompiledStep(self.experiment, self.row_length, layerwise=self.layerwise)
 
 
-def experiment_of(command: Command, preset: PresetName, name: str) -> Experiment:
-    """A preset's model with one optimizer, and a small batch of its own."""
-    setup = PRESETS[preset].setup
-    data = DataConfig(
-        batch_size=command.microbatch_rows * command.microbatches,
-        microbatches=command.microbatches,
-        sequence_length=setup.data.sequence_length,
+def case(command: Command, preset: PresetName, name: str) -> Case:
+    """A preset's model with one optimizer, and the command's small batch."""
+    base = name.removesuffix(_LAYERWISE)
+    setup, corpus = PRESETS[preset].setup, PRESETS[preset].corpus
+    length = setup.data.sequence_length
+    data = DataConfig(batch_size=command.rows, sequence_length=length)
+    experiment = Experiment(
+        resolve(OptimizerConfig(base), preset), dataclasses.replace(setup, data=data)
     )
-    optimizer = resolve(OptimizerConfig(_parts(name)[0]), preset)
-    return with_model(
-        Experiment(optimizer, dataclasses.replace(setup, data=data)),
-        precision=command.precision or setup.model.precision,
-        vocabulary=command.vocabulary or setup.model.vocabulary,
+    model = {
+        "precision": command.precision or setup.model.precision,
+        "vocabulary": command.vocabulary or setup.model.vocabulary,
+    }
+    return Case(
+        with_model(experiment, **model),
+        base != name,
+        OPTIMIZERS[base].title + ", layer-wise" * (base != name),
+        # where text is contiguous, a row has one token more than it predicts
+        length + (corpus.text == "python"),
     )
-
-
-def _row_length(preset: PresetName) -> int:
-    # where text is contiguous, a row has one token more than it predicts
-    chosen = PRESETS[preset]
-    return chosen.setup.data.sequence_length + (chosen.corpus.text == "python")
 
 
 def measure(command: Command, preset: PresetName, name: str, console: Console) -> dict[str, Any]:
     """The row of one optimizer at one preset."""
-    base, layerwise, title = _parts(name)
-    experiment = experiment_of(command, preset, name)
-    precision, memory = experiment.setup.model.precision, kept(experiment)
+    one = case(command, preset, name)
+    precision, memory = one.experiment.setup.model.precision, kept(one.experiment)
     # a state of float32 where the experiment's is bfloat16
     narrow = precision == "bfloat16"
-    wide = kept(with_model(experiment, precision="bfloat16-weights")) if narrow else memory
+    wide = kept(with_model(one.experiment, precision="bfloat16-weights")) if narrow else memory
     step, total = {}, None
     if command.compile:
-        with console.status(f"compiling {preset}, {title}"):
-            compiled = CompiledStep(experiment, _row_length(preset), layerwise=layerwise)
+        with console.status(f"compiling {preset}, {one.title}"):
+            compiled = one.step()
         step = compiled.plan()
-        console.print(f"{preset}, {title}: compiled in {step['compile_seconds']:.0f} s")
+        console.print(f"{preset}, {one.title}: compiled in {step['compile_seconds']:.0f} s")
         total = memory.total_bytes + step["temporary_bytes"]
         if command.run:
             step |= compiled.run()
+    published = PUBLISHED.get(one.experiment.optimizer.name, {})
     return {
         "preset": preset,
         "optimizer": name,
-        "title": title,
+        "title": one.title,
         "precision": precision,
         **vars(memory),
         "state_per_weight": round(memory.state_bytes / memory.parameters, 4),
         "matrix_state_per_weight": round(memory.matrix_state_bytes / memory.matrix_parameters, 4),
         "weights_and_state_gib": round(memory.total_bytes / GIB, 6),
         "weights_and_float32_state_gib": round(wide.total_bytes / GIB, 6),
-        "published_gib": PUBLISHED.get(base, {}).get(preset) if narrow else None,
+        "published_gib": published.get(preset) if narrow else None,
         **step,
         "total_bytes": total,
-        "fits_gib": fitting(total),
     }
 
 
-def fitting(total: int | None) -> int | None:
-    """The smallest of the devices that holds so many bytes; None if none does, or unknown."""
-    return next((c for c in CARDS_GIB if total is not None and total <= c * GIB), None)
+Row = Mapping[str, Any]
 
 
-def _unit(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
-    """The unit in which a preset's figures are readable: its name and its bytes."""
-    small = max(row["weight_bytes"] for row in rows) < GIB // 20
-    return ("MiB", 2**20) if small else ("GiB", GIB)
+def _by_preset(head: str, rows: Sequence[Row], cell: Callable[[Row], str], title: str) -> Table:
+    return pivot(head, rows, lambda row: row["title"], lambda row: row["preset"], cell, title)
 
 
-def memory_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One preset's rows."""
-    first, (unit, size) = rows[0], _unit(rows)
-    columns = {
-        "state": lambda row: f"{row['state_bytes'] / size:.3f}",
-        "and weights": lambda row: f"{(row['weight_bytes'] + row['state_bytes']) / size:.3f}",
-    }
-    if any(row["published_gib"] for row in rows):
-        columns["papers"] = lambda row: (
-            f"{row['published_gib']:.2f}" if row["published_gib"] else ""
-        )
-    if first["precision"] == "bfloat16":
-        columns["state in float32"] = lambda row: (
-            f"{row['weights_and_float32_state_gib'] * GIB / size:.3f}"
-        )
-    if first["total_bytes"] is not None:
-        columns["temporary"] = lambda row: f"{row['temporary_bytes'] / size:.3f}"
-        columns["total"] = lambda row: f"{row['total_bytes'] / size:.3f}"
-        columns["fits"] = lambda row: f"{row['fits_gib']} GiB" if row["fits_gib"] else "none"
-    title = (
-        f"{first['preset']}: {first['parameters'] / 1e6:.1f} M parameters, "
-        f"{first['matrix_parameters'] / 1e6:.1f} M of them in the matrices of the layers; "
-        f"weights {first['weight_bytes'] / size:.3f} {unit} ({first['precision']})"
-    )
-    lines = [[row["title"], *(text(row) for text in columns.values())] for row in rows]
-    return Table([unit, *columns], lines, title)
+def _gib(gib: float) -> str:
+    return f"{gib:.2f}" if gib >= 0.05 else f"{gib:.4f}"
 
 
-def state_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def kept_table(rows: Sequence[Row]) -> Table:
+    """Weights and state: a line for each optimizer, a column for each preset."""
+
+    def cell(row: Row) -> str:
+        both = row["weights_and_state_gib"], row["weights_and_float32_state_gib"]
+        papers = f" ({row['published_gib']:.2f})" if row["published_gib"] else ""
+        return _gib(both[0]) + papers + f" / {_gib(both[1])}" * (row["precision"] == "bfloat16")
+
+    return _by_preset("GiB", rows, cell, "Weights and state (papers) / with state in float32")
+
+
+def state_table(rows: Sequence[Row]) -> Table:
     """Bytes per weight: a line for each optimizer, a column for each preset."""
-    presets, keys = (
-        unique(row["preset"] for row in rows),
-        ("matrix_state_per_weight", "state_per_weight"),
-    )
-    found = {(r["title"], r["preset"]): " / ".join(f"{r[key]:.2f}" for key in keys) for r in rows}
-    lines = [
-        [name, *(found[name, preset] for preset in presets)]
-        for name in unique(row["title"] for row in rows)
-    ]
+
+    def cell(row: Row) -> str:
+        return f"{row['matrix_state_per_weight']:.2f} / {row['state_per_weight']:.2f}"
+
     title = "Bytes of state per weight: of the layers' matrices / of the model"
-    return Table(["", *presets], lines, title)
+    return _by_preset("", rows, cell, title)
 
 
-def _stack(rows: Sequence[Mapping[str, Any]]) -> Stack:
-    """One preset's part of the picture."""
-    unit, size = _unit(rows)
-    keys = {"weights": "weight_bytes", "optimizer state": "state_bytes"}
-    keys |= {"temporary, during a step": "temporary_bytes"} if "temporary_bytes" in rows[0] else {}
-    return Stack(
-        f"{rows[0]['preset']}: {rows[0]['parameters'] / 1e6:.1f} M parameters",
-        unit,
-        [row["title"] for row in rows],
-        {name: [row[key] / size for row in rows] for name, key in keys.items()},
-        [card * GIB / size for card in CARDS_GIB],
+def step_table(rows: Sequence[Row]) -> Table:
+    """Temporary and total memory: a line for each optimizer, a column for each preset."""
+
+    def cell(row: Row) -> str:
+        return f"{_gib(row['temporary_bytes'] / GIB)} / {_gib(row['total_bytes'] / GIB)}"
+
+    return _by_preset("GiB", rows, cell, "Temporary, during a step / together")
+
+
+def largest_table(rows: Sequence[Row]) -> Table:
+    """The largest models of one preset's layers."""
+    return pivot(
+        f"layers of {rows[0]['preset']}",
+        rows,
+        lambda row: row["title"],
+        lambda row: f"in {row['card_gib']} GiB",
+        lambda row: f"{row['parameters'] / 1e9:.2f} B ({row['layers']})",
     )
 
 
-def _batch(command: Command) -> str:
-    """The batch for which steps are compiled, in words."""
-    rows = "1 row" if command.microbatch_rows == 1 else f"{command.microbatch_rows} rows"
-    return rows if command.microbatches == 1 else f"{command.microbatches} microbatches of {rows}"
+def draw(path: Path, title: str, presets: Mapping[str, Sequence[Row]]) -> None:
+    """Draw a panel of stacked bars for each preset, two in a row, each with its own scale."""
+    columns = min(2, len(presets))
+    height = 0.9 + 0.27 * max(map(len, presets.values()))
+    heights = [height] * -(-len(presets) // columns)
+    parts = {
+        "weights": ("C7", "weight_bytes"),
+        "optimizer state": ("C0", "state_bytes"),
+        "temporary, during a step": ("C1", "temporary_bytes"),
+    }
+    with panels(path, title, heights, columns, width=5.4 * columns) as every:
+        for axes in every[len(presets) :]:
+            axes.remove()
+        for axes, (preset, rows) in zip(every, presets.items(), strict=False):
+            small = max(row["weight_bytes"] for row in rows) < GIB // 20
+            unit, size = ("MiB", 2**20) if small else ("GiB", GIB)
+            names = [row["title"] for row in rows]
+            parameters = f"{preset}: {rows[0]['parameters'] / 1e6:.1f} M parameters"
+            name_lines(axes, parameters, unit, names)
+            stacks = {
+                part: (color, [row[key] / size for row in rows])
+                for part, (color, key) in parts.items()
+                if key in rows[0]
+            }
+            draw_stacks(axes, names, stacks)
+            for card, line in zip(CARDS_GIB, ("--", ":"), strict=True):
+                if (at := card * GIB / size) < axes.get_xlim()[1]:
+                    axes.axvline(at, color="black", linestyle=line, label=f"{card} GiB")
 
 
-def notes(command: Command, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def notes(command: Command, rows: Sequence[Row]) -> list[str]:
     """What a reader of the figures has to know."""
     found = [_OF_WEIGHTS_AND_STATE]
     if command.compile:
         backend = jax.default_backend()
-        found.append(_OF_TEMPORARY.format(batch=_batch(command), backend=backend))
+        found.append(_OF_TEMPORARY.format(rows=_batch(command), backend=backend))
         if backend == "cpu" and any(row["precision"].startswith("bfloat16") for row in rows):
             found.append(_OF_BFLOAT16)
     return found
 
 
-def _say_peak(row: Mapping[str, Any], console: Console) -> None:
+def _batch(command: Command) -> str:
+    return "1 row" if command.rows == 1 else f"{command.rows} rows"
+
+
+def _say_peak(row: Row, console: Console) -> None:
     peak, before = row["peak_bytes"], row["peak_bytes_before"]
     if peak is None:
         device = jax.local_devices()[0].device_kind
@@ -287,57 +296,48 @@ def _say_peak(row: Mapping[str, Any], console: Console) -> None:
 
 def run(command: Command, console: Console) -> int:
     """Count, compile and report; return the exit code."""
-    check(command)
     names = unique(command.optimizers)
-    if command.microbatches > 1 and any(_parts(name)[1] for name in names):
-        console.print("Layer-wise steps are left out: they have no microbatches", soft_wrap=True)
-        names = [name for name in names if not _parts(name)[1]]
-    rows: list[dict[str, Any]] = []
-    stacks = []
+    presets: dict[str, list[dict[str, Any]]] = {}
     for preset in unique(command.presets):
-        here = [measure(command, preset, name, console) for name in names]
-        console.print(memory_table(here))
-        stacks.append(_stack(here))
-        rows += here
+        presets[preset] = [measure(command, preset, name, console) for name in names]
+        first = presets[preset][0]
+        console.print(
+            f"{preset}: {first['parameters'] / 1e6:.1f} M parameters, "
+            f"{first['matrix_parameters'] / 1e6:.1f} M of them in the matrices of the layers; "
+            f"weights {_gib(first['weight_bytes'] / GIB)} GiB ({first['precision']})",
+            soft_wrap=True,
+        )
+    rows = [row for here in presets.values() for row in here]
     if command.run:
         _say_peak(rows[0], console)
-    console.print(state_table(rows))
-    found = []
+    console.print(kept_table(rows), state_table(rows), sep="\n")
+    if command.compile:
+        console.print(step_table(rows))
+    largest: list[dict[str, Any]] = []
     for preset in unique(command.largest):
+        here: list[dict[str, Any]] = []
         for name in names:
-            _, layerwise, title = _parts(name)
-            experiment = experiment_of(command, preset, name)
-            with console.status(f"looking for the largest {preset}, {title}"):
-                sizes = largest(experiment, _row_length(preset), CARDS_GIB, layerwise=layerwise)
-            about = {"preset": preset, "optimizer": name, "title": title}
-            found += [about | one for one in sizes]
-        console.print(largest_table([row for row in found if row["preset"] == preset]))
+            one = case(command, preset, name)
+            about = {"preset": preset, "optimizer": name, "title": one.title}
+            with console.status(f"looking for the largest {preset}, {one.title}"):
+                found = deepest(one.experiment, one.row_length, CARDS_GIB, layerwise=one.layerwise)
+            here += [about | size for size in found]
+        console.print(largest_table(here))
+        largest += here
     texts = notes(command, rows)
     console.print(*texts, sep="\n", soft_wrap=True)
-    picture = command.results.with_suffix(".png")
-    title = "Memory of training"
-    if command.compile:
-        title += f": a step of {_batch(command)}, compiled for {jax.default_backend()}"
-    plot_stacks(picture, title, stacks)
-    write_results(
-        command.results,
-        {
-            "rows": rows,
-            "largest": found,
-            "microbatch_rows": command.microbatch_rows,
-            "microbatches": command.microbatches,
-            "backend": jax.default_backend() if command.compile else None,
-            "notes": texts,
-        },
-    )
-    console.print(f"Written: {command.results}, {picture}", soft_wrap=True)
+    backend = jax.default_backend() if command.compile else None
+    step = f": a step of {_batch(command)}, compiled for {backend}" if command.compile else ""
+    draw(command.results.with_suffix(".png"), f"Memory of training{step}", presets)
+    figures = {"rows": rows, "largest": largest, "batch_rows": command.rows}
+    figures |= {"backend": backend, "notes": texts}
+    write_results(command.results, figures, console, picture=True)
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return run_command("examples.measure.memory", Command, run, arguments)
-
+main = functools.partial(run_command, "examples.measure.memory", Command, run)
+"""Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_quietly()
+    sys.exit(main(None))

@@ -9,22 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from examples.llama.optimizers import OPTIMIZERS
-from examples.measure import throughput
-from examples.measure.bench import compilation, shapes, step
-from examples.measure.collectives import make_table as traffic_table
+from examples.measure import bench, collectives, compilation, throughput
+from examples.measure.memory import kept_table
 from examples.measure.results import RECORDED, recorded
-from examples.measure.study.findings import findings
-from examples.measure.study.results import ResultsFile
-from examples.measure.study.tables import tabulate
-from examples.measure.tables import Table
+from examples.measure.study.findings import findings, findings_table
+from examples.measure.study.runs import RunsFile
+from examples.measure.tables import Table, pivot, table
+from examples.measure.timing import REFERENCE
 
 PAGES = (RECORDED.parent / "README.md", RECORDED.parent.parent.parent / "README.md")
 
 STUDIED = "small-8k"
 """The cell of the learning study that is complete."""
-_PRESETS = ("60m", "130m", "350m", "1b", "7b")
-_TIMED = "60m"
-"""The preset whose matrices are updated in the README's table."""
 _IMPLEMENTED_HERE = ("sinkgd", "swan", "adam-mini", "ldadam")
 
 LIMITS: Mapping[str, str] = {
@@ -44,30 +40,35 @@ LIMITS: Mapping[str, str] = {
 """What each optimizer cannot do, in the order of the table."""
 
 
-def _by_preset(name: str) -> dict[str, dict[str, Any]]:
-    return {
-        row["preset"]: row for row in recorded("memory.json")["rows"] if row["optimizer"] == name
-    }
+_BRIEF = ("sinkgd", "swan", "muon", "adamw", "adam-mini", "ldadam-plain")
+_BRIEF_TIME = ("adamw", "adam-mini", "sinkgd", "sinkgd-operator", "ldadam", "muon", "swan")
+"""The optimizers of the project's README."""
+
+
+def _memory(*names: str) -> list[dict[str, Any]]:
+    """The rows of these optimizers, of the papers' presets."""
+    rows = recorded("memory.json")["rows"]
+    return [r for name in names for r in rows if r["optimizer"] == name and r["preset"] != "cpu"]
 
 
 def _state(name: str) -> list[str]:
     """Bytes per weight: of the matrices alone, and of each preset's full model."""
-    rows = [_by_preset(name)[preset] for preset in _PRESETS]
+    rows = _memory(name)
     alone = sorted(f"{row['matrix_state_per_weight']:.2f}" for row in rows)
     every = " / ".join(f"{row['state_per_weight']:.2f}" for row in rows)
     return [" to ".join(dict.fromkeys((alone[0], alone[-1]))), every]
 
 
 def _time(name: str) -> str:
-    """The time of an update over AdamW's."""
-    if name == "adamw":
+    """The time of an update of the 60m preset's matrices over AdamW's."""
+    if name == REFERENCE:
         return "1"
-    for section in (recorded("benchmark.json")["step"], recorded("baselines.json")["baselines"]):
-        for one in section["comparisons"]:
-            if (one["over"], one["under"]) == (name, "adamw") and _TIMED in one["ratios"]:
-                ratio = one["ratios"][_TIMED]["median"]
-                return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
-    return ""
+    step, baselines = recorded("benchmark.json")["step"], recorded("baselines.json")["baselines"]
+    found = bench.compare([*step["groups"], *baselines["groups"]]).get((name, REFERENCE), {})
+    if "60m" not in found:
+        return ""
+    ratio = found["60m"].median
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
 
 
 def optimizers() -> Table:
@@ -87,45 +88,20 @@ def optimizers() -> Table:
     return Table(heads, rows)
 
 
-def memory() -> Table:
-    """GiB of weights and state in bfloat16 (what papers print) / with state in float32."""
-    rows = []
-    for name in LIMITS:
-        cells = []
-        for row in (_by_preset(name)[preset] for preset in _PRESETS):
-            papers = f" ({row['published_gib']:.2f})" if row["published_gib"] else ""
-            both = row["weights_and_state_gib"], row["weights_and_float32_state_gib"]
-            cells.append(f"{both[0]:.2f}{papers} / {both[1]:.2f}")
-        rows.append([OPTIMIZERS[name].title, *cells])
-    return Table(("GiB", *_PRESETS), rows)
-
-
-_BRIEF = ("sinkgd", "swan", "muon", "adamw", "adam-mini", "ldadam-plain")
-"""The optimizers of the project's README."""
-_NAMES = {"adamw": "AdamW", "ldadam-plain": "LDAdam"}
+def _brief(name: str) -> str:
+    return {"adamw": "AdamW", "ldadam-plain": "LDAdam"}.get(name, OPTIMIZERS[name].title)
 
 
 def brief_memory() -> Table:
     """GiB of weights and optimizer state in bfloat16, for a phone."""
     presets = {"60m": "60M", "350m": "350M", "1b": "1.3B", "7b": "7B"}
-    rows = []
-    for name in _BRIEF:
-        found = [_by_preset(name)[preset]["weights_and_state_gib"] for preset in presets]
-        title = _NAMES.get(name, OPTIMIZERS[name].title)
-        rows.append([title, *(f"{gib:.2f}" for gib in found)])
-    return Table(("GiB", *presets.values()), rows)
-
-
-def brief_time() -> Table:
-    """The time of an update over AdamW's, for a phone."""
-    timed = ("adamw", "adam-mini", "sinkgd", "sinkgd-operator", "ldadam", "muon", "swan")
-    rows = [[_NAMES.get(name, OPTIMIZERS[name].title), _time(name)] for name in timed]
-    return Table(("optimizer", "time of an update"), rows)
-
-
-def study() -> Table:
-    """The findings of the learning study in its completed cell."""
-    return tabulate(STUDIED, findings(STUDIED, ResultsFile(RECORDED / "study.jsonl").runs()))
+    return pivot(
+        "GiB",
+        [row for row in _memory(*_BRIEF) if row["preset"] in presets],
+        lambda row: _brief(row["optimizer"]),
+        lambda row: presets[row["preset"]],
+        lambda row: f"{row['weights_and_state_gib']:.2f}",
+    )
 
 
 def largest() -> Table:
@@ -138,42 +114,48 @@ def largest() -> Table:
         models = [one for one in found["largest"] if one["optimizer"] == row["optimizer"]]
         cells += [f"{one['parameters'] / 1e9:.2f} B ({one['layers']} layers)" for one in models]
         rows.append([row["title"], *cells])
-    heads = (
-        "step, GiB",
-        "state",
-        "and weights",
-        "temporary",
-        "total",
-        "fits 24 GiB",
-        "fits 80 GiB",
-    )
-    return Table(heads, rows)
+    cards = [f"fits {one['card_gib']} GiB" for one in models]
+    return Table(("step, GiB", "state", "and weights", "temporary", "total", *cards), rows)
 
 
 def step_memory() -> Table:
     """Temporary memory of a step of few tokens, over SGD's."""
     rows = recorded("memory_step.json")["rows"]
-    lines = []
-    for row in rows:
-        count, ratio = row["temporary_bytes"], row["temporary_bytes"] / rows[0]["temporary_bytes"]
-        lines.append([row["title"], f"{count / 2**20:,.1f}", f"{ratio:.4f}"])
-    return Table(("train step", "temporary MiB", "over SGD's"), lines)
+    sgd = rows[0]["temporary_bytes"]
+    return table(
+        rows,
+        {
+            "train step": lambda row: row["title"],
+            "temporary MiB": lambda row: f"{row['temporary_bytes'] / 2**20:,.1f}",
+            "over SGD's": lambda row: f"{row['temporary_bytes'] / sgd:.4f}",
+        },
+    )
+
+
+def study() -> Table:
+    """The findings of the learning study in its completed cell."""
+    runs = RunsFile(RECORDED / "study.jsonl").runs()
+    return findings_table(STUDIED, findings(STUDIED, runs))
+
+
+def _groups(file: str, section: str) -> list[dict[str, Any]]:
+    return recorded(file)[section]["groups"]
 
 
 TABLES: Mapping[str, Callable[[], Table]] = {
     "optimizers": optimizers,
-    "memory": memory,
+    "memory": lambda: kept_table(_memory(*LIMITS)),
     "brief-memory": brief_memory,
-    "brief-time": brief_time,
+    "brief-time": lambda: table(_BRIEF_TIME, {"optimizer": _brief, "time of an update": _time}),
     "study": study,
     "largest": largest,
     "throughput": lambda: throughput.make_table(recorded("throughput.json")["rows"]),
-    "step": lambda: step.make_table(recorded("benchmark.json")["step"]),
-    "steep": lambda: step.make_table(recorded("steep.json")["step"]),
-    "baselines": lambda: step.make_table(recorded("baselines.json")["baselines"]),
-    "shapes": lambda: shapes.make_table(recorded("benchmark.json")["shapes"]["shapes"]),
+    "step": lambda: bench.ratio_table(_groups("benchmark.json", "step")),
+    "steep": lambda: bench.ratio_table(_groups("steep.json", "step")),
+    "baselines": lambda: bench.baseline_table(_groups("baselines.json", "baselines")),
+    "shapes": lambda: bench.shape_table(_groups("benchmark.json", "shapes")),
     "step-memory": step_memory,
-    "traffic": lambda: traffic_table(recorded("collectives.json")["rows"]),
+    "traffic": lambda: collectives.make_table(recorded("collectives.json")["rows"]),
     "compilation": lambda: compilation.make_table(
         recorded("compilation.json")["compilation"]["rows"]
     ),

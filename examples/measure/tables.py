@@ -1,9 +1,9 @@
 """Tables of figures, for a terminal and for a page."""
 
 import textwrap
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich import box
 from rich import table as rich
@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 Name = TypeVar("Name", bound=Hashable)
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,8 @@ class Table:
     """Of the names, and of each column of figures."""
     rows: Sequence[Sequence[str]]
     """A name and its figures each."""
-    title: str | None = None
+    title: str = ""
     """Stands above it."""
-    notes: Sequence[str] = ()
-    """Stand below it, a line each."""
 
     def __rich__(self) -> Group:
         """For a terminal: where it is narrow, names are broken, figures never are."""
@@ -32,30 +31,43 @@ class Table:
             box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
         )
         table.add_column(self.heads[0], overflow="fold")
-        for number, head in enumerate(self.heads[1:], start=1):
-            words = max((len(word) for word in head.split()), default=0)
-            figures = max((len(row[number]) for row in self.rows), default=0)
-            broken = textwrap.fill(head, max(1, words, figures), break_on_hyphens=False)
+        for head, *figures in list(zip(self.heads, *self.rows, strict=True))[1:]:
+            width = max(1, *map(len, [*head.split(), *figures, ""]))
+            broken = textwrap.fill(head, width, break_on_hyphens=False)
             table.add_column(broken, justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
-        above = [Text(self.title, "italic")] if self.title else []
-        return Group(*above, table, *map(Text, self.notes))
+        return Group(*[Text(self.title, "italic")][: bool(self.title)], table)
 
     def markdown(self) -> str:
-        """For a page; without title and notes."""
+        """For a page; without the title."""
         lines = [self.heads, ["---"] * len(self.heads), *self.rows]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def short(value: float) -> str:
-    """Three digits, without an exponent below a million."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def table(
+    rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]], title: str = ""
+) -> Table:
+    """A line for each row; the columns' functions write its cells."""
+    return Table(list(columns), [[write(row) for write in columns.values()] for row in rows], title)
 
 
-def yes(reached: bool | None) -> str:
-    """Whether a target is reached; nothing without one."""
-    return {True: "yes", False: "no", None: ""}[reached]
+def pivot(
+    head: str,
+    rows: Sequence[Row],
+    line: Callable[[Row], str],
+    column: Callable[[Row], Any],
+    cell: Callable[[Row], str],
+    title: str = "",
+) -> Table:
+    """A line and a column for each value of two functions; a row is a cell, and may be missing."""
+    cells = {(line(row), column(row)): cell(row) for row in rows}
+    columns = unique(map(column, rows))
+    lines = [
+        [name, *(cells.get((name, each), "") for each in columns)]
+        for name in unique(map(line, rows))
+    ]
+    return Table([head, *map(str, columns)], lines, title)
 
 
 def unique(names: Iterable[Name]) -> list[Name]:

@@ -1,13 +1,9 @@
 """How fast a step is with each optimizer: `python -m examples.measure.throughput`."""
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
+import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,15 +24,13 @@ from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import resolve
 from examples.llama.run.command import run_command
 from examples.llama.run.options import Checked, Count
+from examples.llama.run.stop import end_quietly
 from examples.llama.step import initial_state, make_train_step
-from examples.measure.footprint import GIB, kept, random_rows
-from examples.measure.pictures import Ratios, plot_ratios
+from examples.measure.footprint import GIB, device_memory, kept, random_rows
+from examples.measure.pictures import draw_ratios, height_of_ratios, name_lines, panels
 from examples.measure.results import write_results
-from examples.measure.tables import Table, unique
-from examples.measure.timing import NOTE, Spread, Turn, ratios, spread, take_turns
-
-REFERENCE = "adamw"
-"""The optimizer that all others are compared with; it always takes part."""
+from examples.measure.tables import Table, table, unique
+from examples.measure.timing import NOTE, REFERENCE, Spread, Turn, ratios, spread, take_turns
 
 _NOTES = (
     NOTE,
@@ -64,21 +58,16 @@ class Command(Checked):
     """The file of all figures; the picture is written beside it, as .png."""
 
 
-def device_memory() -> int:
-    """Bytes of memory of the first device; on a CPU, of the machine."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    return statistics.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def check_memory(experiments: Mapping[str, Experiment]) -> None:
     """Refuse what cannot fit: to take turns, all weights and states are in memory together."""
     each = [kept(experiment) for experiment in experiments.values()]
     needed = sum(one.total_bytes for one in each)
     needed += max(one.weight_bytes for one in each)  # a gradient
-    if needed > device_memory():
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a CPU reports no limit
+    if needed > (limit := device_memory("bytes_limit") or machine):
         raise InputError(
             f"{len(each)} optimizers take turns, each with weights and a state of its own: at "
-            f"least {needed / GIB:.1f} GiB together, but there are {device_memory() / GIB:.1f}; "
+            f"least {needed / GIB:.1f} GiB together, but there are {limit / GIB:.1f}; "
             f"choose fewer --optimizers or a smaller model"
         )
 
@@ -123,14 +112,22 @@ def compare(
 
 def make_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Tokens per second, and their ratio to the reference's."""
-    heads, lines = ["optimizer", "tokens/s", f"ratio to {OPTIMIZERS[REFERENCE].title}"], []
-    for row in rows:
-        speed, ratio = row["tokens_per_second"]["median"], Spread(**row["speed_ratio"])
-        lines.append([row["title"], f"{speed:,.0f}", str(ratio)])
-        if (used := row.get("utilization")) is not None:
-            lines[-1].append(f"{used:.1%}")
-    known = len(lines[0]) > len(heads)
-    return Table([*heads, *["of the device's peak FLOPs"] * known], lines)
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "optimizer": lambda row: row["title"],
+        "tokens/s": lambda row: f"{row['tokens_per_second']['median']:,.0f}",
+        f"ratio to {OPTIMIZERS[REFERENCE].title}": lambda row: str(Spread(**row["speed_ratio"])),
+    }
+    if rows[0]["utilization"] is not None:
+        columns["of the device's peak FLOPs"] = lambda row: f"{row['utilization']:.1%}"
+    return table(rows, columns)
+
+
+def draw(path: Path, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the ratios of the speeds."""
+    with panels(path, "Whole train steps", [height_of_ratios(len(rows), 1)]) as (axes,):
+        label = f"tokens/s, ratio to {OPTIMIZERS[REFERENCE].title} (more is faster)"
+        name_lines(axes, title, label, [row["title"] for row in rows])
+        draw_ratios(axes, {"ratio": [Spread(**row["speed_ratio"]) for row in rows]})
 
 
 def run(command: Command, console: Console) -> int:
@@ -145,33 +142,18 @@ def run(command: Command, console: Console) -> int:
     steps = take_turns("whole steps", turns, lambda _: command.rounds, console)
     rows = compare(experiments, steps)
     console.print(make_table(rows), *_NOTES, sep="\n", soft_wrap=True)
-    parameters, tokens = kept(experiments[REFERENCE]).parameters, setup.data.tokens_per_step
-    panel = Ratios(
-        f"{parameters / 1e6:.2f} M parameters, {tokens} tokens a step",
-        f"tokens/s, ratio to {OPTIMIZERS[REFERENCE].title} (more is faster)",
-        [row["title"] for row in rows],
-        {"ratio": [Spread(**row["speed_ratio"]) for row in rows]},
-    )
-    picture = command.results.with_suffix(".png")
-    plot_ratios(picture, "Whole train steps", [panel])
-    write_results(
-        command.results,
-        {
-            "reference": REFERENCE,
-            "rounds": command.rounds,
-            "rows": rows,
-            "setup": as_json(setup),
-            "notes": _NOTES,
-        },
-    )
-    console.print(f"Written: {command.results}, {picture}", soft_wrap=True)
+    parameters = kept(experiments[REFERENCE]).parameters
+    title = f"{parameters / 1e6:.2f} M parameters, {setup.data.tokens_per_step} tokens a step"
+    draw(command.results.with_suffix(".png"), title, rows)
+    figures = {"reference": REFERENCE, "rounds": command.rounds, "rows": rows}
+    figures |= {"setup": as_json(setup), "notes": _NOTES}
+    write_results(command.results, figures, console, picture=True)
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return run_command("examples.measure.throughput", Command, run, arguments)
-
+main = functools.partial(run_command, "examples.measure.throughput", Command, run)
+"""Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_quietly()
+    sys.exit(main(None))

@@ -1,6 +1,5 @@
 """Timing in rounds: everything runs once a round, so that all of it sees the same machine."""
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -10,6 +9,9 @@ from rich.console import Console
 
 Turn = Callable[[], Any]
 """Does its work and returns when it is done."""
+
+REFERENCE = "adamw"
+"""The optimizer that all others are compared with; it always takes part."""
 
 NOTE = (
     "Ratios of times are taken within each round, so that what slows the machine for a while slows "
@@ -31,8 +33,7 @@ class Spread(NamedTuple):
 
 def spread(values: Sequence[float]) -> Spread:
     """Median and quartiles."""
-    low, high = np.percentile(values, (25, 75))
-    return Spread(float(low), statistics.median(values), float(high))
+    return Spread(*np.percentile(values, (25, 50, 75)).tolist())
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> Spread:
@@ -58,8 +59,7 @@ def take_turns(
 
     def one_round() -> dict[str, float]:
         seconds = {}
-        for index in generator.permutation(len(turns)):
-            name = list(turns)[index]
+        for name in generator.permutation(list(turns)):
             start = perf_counter()
             turns[name]()
             seconds[name] = perf_counter() - start

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples.measure.bench.options import Command as Bench
 
 from examples.llama.config import (
     CorpusConfig,
@@ -24,7 +25,6 @@ from examples.llama.run.options import as_json, flag, from_json
 from examples.llama.run.processes import DistributedConfig
 from examples.llama.run.trained import TrainedConfig
 from examples.llama.train import resolved
-from examples.measure.bench.options import Command as Bench
 from examples.measure.memory import Command as Memory
 from examples.measure.throughput import Command as Throughput
 

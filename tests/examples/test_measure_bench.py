@@ -11,12 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rich.console import Console
-
-import multinorm_optax as mo
-from examples.llama.config import PresetName
-from examples.llama.presets import PRESETS
-from examples.measure.bench import orthogonalizers, shapes, step
 from examples.measure.bench.__main__ import main
 from examples.measure.bench.options import Command, Section
 from examples.measure.bench.step import Target, compare, geometric_mean, make_table
@@ -35,6 +29,12 @@ from examples.measure.bench.updates import (
     literal_sinkhorn,
     product_flops,
 )
+from rich.console import Console
+
+import multinorm_optax as mo
+from examples.llama.config import PresetName
+from examples.llama.presets import PRESETS
+from examples.measure.bench import orthogonalizers, shapes, step
 from examples.measure.footprint import kept
 from examples.measure.memory import Command as MemoryCommand
 from examples.measure.memory import experiment_of

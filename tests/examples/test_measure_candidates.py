@@ -19,7 +19,7 @@ from examples.measure.candidates.directions import (
 )
 from examples.measure.study import plan
 from examples.measure.study.plan import CELLS
-from examples.measure.study.results import Run, Trial
+from examples.measure.study.runs import Run, Trial
 
 CELL = "small-8k"
 AXES = mo.MatrixAxes((-2,), (-1,))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from examples.measure.largest import deepest
 from rich.console import Console
 
 from examples.llama.config import (
@@ -20,7 +21,6 @@ from examples.llama.config import (
 from examples.llama.optimizers import BASE_OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
 from examples.measure.footprint import GIB, CompiledStep, Kept, kept
-from examples.measure.largest import deepest
 from examples.measure.memory import PUBLISHED, Command, experiment_of, fitting, main, measure
 
 

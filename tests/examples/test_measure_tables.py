@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 
 import pytest
+from examples.measure.largest import largest_table
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -13,7 +14,6 @@ from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import PRESETS
 from examples.measure.bench import step
 from examples.measure.compare import make_tables
-from examples.measure.largest import largest_table
 from examples.measure.memory import memory_table, state_table
 from examples.measure.tables import Table
 

@@ -1,10 +1,10 @@
 """`python -m examples.measure.candidates`: final losses of the candidates on the study's models."""
 
+import functools
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import optax
@@ -19,7 +19,7 @@ from examples.llama.text.corpus import load_corpus
 from examples.measure.candidates.table import CANDIDATES, CENTERS
 from examples.measure.study.plan import CELLS
 from examples.measure.study.points import Rates
-from examples.measure.study.results import ResultsFile, Run, Trial
+from examples.measure.study.runs import Run, RunsFile, Trial
 from examples.measure.study.training import Trainer
 from examples.measure.tables import Table
 
@@ -107,50 +107,6 @@ def tabulate(cell: str, names: Sequence[str], runs: Sequence[Run]) -> Table:
     return Table(heads, sorted(rows, key=lambda row: row[3]), CELLS[cell].title)
 
 
-class Candidates:
-    """Runs that go on from a results file."""
-
-    def __init__(self, command: Command, console: Console):
-        """Read nothing yet."""
-        self._command, self._console = command, console
-        self._file = ResultsFile(command.results)
-        self._trainer: tuple[tuple[str, str], Trainer] | None = None
-
-    def carry_out(self) -> None:
-        """Make all runs that are due."""
-        vocabulary = CELLS[self._command.cells[0]].setup.model.vocabulary
-        corpus = load_corpus(self._command.corpus, vocabulary, self._console)
-        environment = self._file.environment({"corpus": corpus.name, **versions(), **machine()})
-        while (claim := self._file.claim(self._due)) and not isinstance(claim, bool):
-            run, trial = None, claim.trial
-            try:
-                key = trial.cell, trial.optimizer
-                if self._trainer is None or self._trainer[0] != key:
-                    build = partial(_build, trial.optimizer)
-                    self._trainer = key, Trainer(CELLS[trial.cell], "swan", corpus, build)
-                run = self._trainer[1].run(trial, environment)
-            finally:
-                self._file.finish(claim, run)
-            self._console.print(
-                f"{trial.cell}, {CANDIDATES[trial.optimizer].title}, {trial.rates}, seed "
-                f"{trial.seed}: {run.score:.4f}, {run.seconds:.0f} s",
-                soft_wrap=True,
-                highlight=False,
-            )
-
-    def _due(self, runs: Sequence[Run]) -> list[Trial]:
-        command = self._command
-        return [
-            trial for cell in command.cells for trial in due_trials(cell, command.candidates, runs)
-        ]
-
-    def report(self) -> None:
-        """Print a table for each cell."""
-        runs = self._file.runs()
-        for cell in self._command.cells:
-            self._console.print(tabulate(cell, self._command.candidates, runs), "")
-
-
 def _build(name: str, context: Context) -> optax.GradientTransformation:
     candidate = CANDIDATES[name]
     momentum = {"momentum": candidate.momentum, "nesterov": candidate.momentum > 0}
@@ -158,19 +114,45 @@ def _build(name: str, context: Context) -> optax.GradientTransformation:
     return builders.auxiliary_adam(candidate.direction, replace(context, options=options))
 
 
+def carry_out(command: Command, file: RunsFile, console: Console) -> None:
+    """Make all runs that are due."""
+    vocabulary = CELLS[command.cells[0]].setup.model.vocabulary
+    corpus = load_corpus(command.corpus, vocabulary, console)
+    environment = file.environment({"corpus": corpus.name, **versions(), **machine()})
+
+    @functools.lru_cache(maxsize=1)
+    def trainer(cell: str, name: str) -> Trainer:
+        return Trainer(CELLS[cell], "swan", corpus, functools.partial(_build, name))
+
+    def due(runs: Sequence[Run]) -> list[Trial]:
+        return [t for cell in command.cells for t in due_trials(cell, command.candidates, runs)]
+
+    def make(trial: Trial) -> Run:
+        run = trainer(trial.cell, trial.optimizer).run(trial, environment)
+        console.print(
+            f"{trial.cell}, {CANDIDATES[trial.optimizer].title}, {trial.rates}, seed "
+            f"{trial.seed}: {run.score:.4f}, {run.seconds:.0f} s",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return run
+
+    file.carry_out(due, make)
+
+
 def run(command: Command, console: Console) -> int:
     """Carry out what is missing, then report; return the exit code."""
-    candidates = Candidates(command, console)
+    file = RunsFile(command.results)
     if not command.show:
-        candidates.carry_out()
-    candidates.report()
+        carry_out(command, file, console)
+    runs = file.runs()
+    for cell in command.cells:
+        console.print(tabulate(cell, command.candidates, runs), "")
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return run_command("examples.measure.candidates", Command, run, arguments)
-
+main = functools.partial(run_command, "examples.measure.candidates", Command, run)
+"""Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

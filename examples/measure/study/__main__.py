@@ -1,10 +1,10 @@
 """The learning study: `python -m examples.measure.study`."""
 
+import functools
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,16 +16,13 @@ from examples.llama.run.environment import machine, versions
 from examples.llama.run.records import write_atomically
 from examples.llama.text.corpus import load_corpus
 from examples.llama.text.shards import shard_tokens
-from examples.measure.study.due import Left, due_trials, left, seconds_per_step
-from examples.measure.study.findings import findings
+from examples.measure.study.findings import findings, findings_table, progress_table
 from examples.measure.study.pictures import PICTURES, plot
 from examples.measure.study.plan import CELLS, CPU_CELLS, SPACES
-from examples.measure.study.results import ResultsFile, Run, Trial
-from examples.measure.study.tables import duration, tabulate, tabulate_left, tabulate_progress
+from examples.measure.study.runs import Run, RunsFile, Trial
+from examples.measure.study.search import due_trials, left, seconds_per_step
 from examples.measure.study.training import Tokens, Trainer
-
-_WAIT = 5.0
-"""Seconds between two looks at what other processes have finished."""
+from examples.measure.tables import Table
 
 
 @dataclass(frozen=True)
@@ -64,130 +61,118 @@ class Command:
         if shards and self.tokens is None and not (self.show or self.estimate):
             raise InputError(f"--cells {' '.join(shards)} trains on token shards; give --tokens")
 
+    def left(self, runs: list[Run]) -> dict[str, tuple[int, float]]:
+        """Runs and seconds that every cell still needs, and their sums, by title."""
+        rest = {
+            CELLS[cell].title: [left(cell, name, runs) for name in self.optimizers]
+            for cell in self.cells
+        }
+        rest["all"] = [one for each in rest.values() for one in each]
+        return {
+            title: (sum(count for count, _ in each), sum(seconds for _, seconds in each))
+            for title, each in rest.items()
+        }
 
-class Study:
-    """A study that goes on from its results file."""
 
-    def __init__(self, command: Command, console: Console):
-        """Read nothing yet."""
-        self._command, self._console = command, console
-        self._file = ResultsFile(command.results)
-        self._corpora: dict[str, tuple[Tokens, int]] = {}
-        self._trainers: dict[tuple[str, str], Trainer] = {}
-        minutes = float("inf") if command.budget is None else command.budget
-        self._deadline = time.monotonic() + 60 * minutes
+def duration(seconds: float) -> str:
+    """Seconds, minutes, or hours and minutes."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
-    def carry_out(self) -> None:
-        """Make all runs that are due, until none is left or the time is used up."""
-        due = partial(due_trials, self._command.cells, self._command.optimizers)
-        for cell in self._command.cells:
-            self._corpus(cell)  # what cannot be read is an error now, not in an hour
-        while claim := self._file.claim(due):
-            if isinstance(claim, bool):
-                time.sleep(_WAIT)  # the rest depends on runs of other processes
-                continue
-            run = None
-            try:
-                if self._is_late(claim.trial):
-                    self._console.print("The next run would end after --budget.")
-                    return
-                run = self._run(claim.trial)
-            finally:
-                self._file.finish(claim, run)
-            self._tell(run)
 
-    def _is_late(self, trial: Trial) -> bool:
-        each = seconds_per_step(trial.cell, trial.optimizer, self._file.runs())
-        return time.monotonic() + each * trial.steps > self._deadline
+def read_text(command: Command, cell: str, file: RunsFile, console: Console) -> Tokens:
+    """The text that a cell trains on, which has to be that of the cell's runs."""
+    vocabulary = CELLS[cell].setup.model.vocabulary
+    corpus: Tokens
+    if CELLS[cell].shards:
+        assert command.tokens is not None  # the command refuses it
+        corpus = shard_tokens(command.tokens, vocabulary)
+    else:
+        corpus = load_corpus(command.corpus, vocabulary, console)
+    texts = [each["corpus"] for each in file.environments()]
+    used = {texts[run.environment] for run in file.runs() if run.trial.cell == cell}
+    if other := used - {corpus.name}:
+        raise InputError(
+            f"{file.path}: the runs of {cell} are of the text {', '.join(other)}, this would be "
+            f"{corpus.name}; losses do not compare; choose other --results"
+        )
+    return corpus
 
-    def _corpus(self, cell: str) -> tuple[Tokens, int]:
-        if cell not in self._corpora:
-            command, vocabulary = self._command, CELLS[cell].setup.model.vocabulary
-            corpus: Tokens
-            if CELLS[cell].shards:
-                assert command.tokens is not None  # the command refuses it
-                corpus = shard_tokens(command.tokens, vocabulary)
-            else:
-                corpus = load_corpus(command.corpus, vocabulary, self._console)
-            self._check_text(cell, corpus)
-            found = {"corpus": corpus.name, **versions(), **machine()}
-            self._corpora[cell] = corpus, self._file.environment(found)
-        return self._corpora[cell]
 
-    def _check_text(self, cell: str, corpus: Tokens) -> None:
-        texts = [each["corpus"] for each in self._file.environments()]
-        used = {texts[run.environment] for run in self._file.runs() if run.trial.cell == cell}
-        if other := used - {corpus.name}:
-            raise InputError(
-                f"{self._file.path}: the runs of {cell} are of the text {', '.join(other)}, this "
-                f"would be {corpus.name}; losses do not compare; choose other --results"
-            )
+def carry_out(command: Command, file: RunsFile, console: Console) -> None:
+    """Make all runs that are due, until none is left or the time is used up."""
+    deadline = time.monotonic() + 60 * (float("inf") if command.budget is None else command.budget)
+    # what cannot be read is an error now, not in an hour
+    texts = {cell: read_text(command, cell, file, console) for cell in command.cells}
 
-    def _run(self, trial: Trial) -> Run:
-        corpus, environment = self._corpus(trial.cell)
-        key = trial.cell, trial.optimizer
-        if key not in self._trainers:
-            self._trainers[key] = Trainer(CELLS[trial.cell], trial.optimizer, corpus)
-        return self._trainers[key].run(trial, environment)
+    @functools.cache
+    def trainer(cell: str, optimizer: str) -> Trainer:
+        return Trainer(CELLS[cell], optimizer, texts[cell])
 
-    def _tell(self, run: Run) -> None:
-        trial, rest = run.trial, self.left()
+    def make(trial: Trial) -> Run | None:
+        each = seconds_per_step(trial.cell, trial.optimizer, file.runs())
+        if time.monotonic() + each * trial.steps > deadline:
+            console.print("The next run would end after --budget.")
+            return None
+        about = {"corpus": texts[trial.cell].name, **versions(), **machine()}
+        run = trainer(trial.cell, trial.optimizer).run(trial, file.environment(about))
         result = f"diverged at step {run.diverged_at}" if run.loss is None else f"{run.loss:.4f}"
-        self._console.print(
+        count, seconds = command.left([*file.runs(), run])["all"]
+        console.print(
             f"{trial.cell}, {OPTIMIZERS[trial.optimizer].title}, {trial.rates}, box {trial.box} "
             f"point {trial.point}, seed {trial.seed}, {trial.steps} steps: {result}, "
-            f"{run.seconds:.0f} s; {sum(one.runs for one in rest)} runs left, about "
-            f"{duration(sum(one.seconds for one in rest))}",
+            f"{run.seconds:.0f} s; {count} runs left, about {duration(seconds)}",
             soft_wrap=True,
             highlight=False,
         )
+        return run
 
-    def left(self) -> list[Left]:
-        """What every optimizer still needs in every cell."""
-        runs, command = self._file.runs(), self._command
-        return [left(cell, name, runs) for cell in command.cells for name in command.optimizers]
+    file.carry_out(functools.partial(due_trials, command.cells, command.optimizers), make)
 
-    def report(self) -> None:
-        """Print progress and findings; write tables and pictures of the findings."""
-        runs, command = self._file.runs(), self._command
-        for cell in command.cells:
-            if any(run.trial.cell == cell for run in runs):
-                self._console.print(tabulate_progress(cell, command.optimizers, runs), "")
-        found = {cell: rows for cell in command.cells if (rows := findings(cell, runs))}
-        if not found:
-            self._console.print("No optimizer has all of its points and repetitions yet.")
-            return
-        tables = [tabulate(cell, rows) for cell, rows in found.items()]
-        self._console.print(*tables, sep="\n\n")
-        written = [command.results.with_suffix(".md")]
-        text = "\n".join(f"**{one.title}**\n\n{one.markdown()}\n" for one in tables)
-        write_atomically(written[0], lambda file: file.write(text.encode()))
-        for name in PICTURES:
-            written.append(command.results.with_name(f"{command.results.stem}_{name}.png"))
-            plot(name, written[-1], found)
-        self._console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
+
+def report(command: Command, runs: list[Run], console: Console) -> None:
+    """Print progress and findings; write tables and pictures of the findings."""
+    for cell in command.cells:
+        if any(run.trial.cell == cell for run in runs):
+            console.print(progress_table(cell, command.optimizers, runs), "")
+    found = {cell: rows for cell in command.cells if (rows := findings(cell, runs))}
+    if not found:
+        console.print("No optimizer has all of its points and repetitions yet.")
+        return
+    tables = [findings_table(cell, rows) for cell, rows in found.items()]
+    console.print(*tables, sep="\n\n")
+    written = [command.results.with_suffix(".md")]
+    text = "\n".join(f"**{one.title}**\n\n{one.markdown()}\n" for one in tables)
+    write_atomically(written[0], lambda file: file.write(text.encode()))
+    for name in PICTURES:
+        written.append(command.results.with_name(f"{command.results.stem}_{name}.png"))
+        plot(name, written[-1], found)
+    console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
 
 
 def run(command: Command, console: Console) -> int:
     """Carry out what is missing, then report; return the exit code."""
-    study = Study(command, console)
+    file = RunsFile(command.results)
     if command.estimate:
-        console.print(tabulate_left(study.left()))
+        rest = command.left(file.runs())
+        rows = [[title, str(count), duration(seconds)] for title, (count, seconds) in rest.items()]
+        console.print(Table(["", "runs", "time"], rows, "Left"))
+        console.print("if no box moves; where nothing was timed, from the plan's guess")
         return 0
     try:
         if not command.show:
-            study.carry_out()
+            carry_out(command, file, console)
     except KeyboardInterrupt:
         console.print(f"Stopped; the same command goes on after the runs in {command.results}")
         return 128 + signal.SIGINT
-    study.report()
+    report(command, file.runs(), console)
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    return run_command("examples.measure.study", Command, run, arguments)
-
+main = functools.partial(run_command, "examples.measure.study", Command, run)
+"""Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

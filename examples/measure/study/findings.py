@@ -1,17 +1,15 @@
-"""What the runs say of each optimizer in a cell."""
+"""What the runs say of each optimizer in a cell, and the tables of it."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from examples.llama.config import Experiment, OptimizerConfig
-from examples.llama.presets import resolve
-from examples.measure.footprint import kept
-from examples.measure.study.plan import CELLS, REFERENCE, SHORTER, SPACES, WIDTH
-from examples.measure.study.points import Rates
-from examples.measure.study.results import Run
-from examples.measure.study.search import Search, repetitions, search
+from examples.llama.optimizers import OPTIMIZERS
+from examples.measure.study.plan import CELLS, REFERENCE, SEEDS, SHORTER, SPACES, WIDTH
+from examples.measure.study.runs import Run
+from examples.measure.study.search import Search, mean_score, search
+from examples.measure.tables import Table, table
 
 FLAT = 0.1
 """Losses up to this many nats above the best belong to the flat region."""
@@ -21,28 +19,23 @@ FLAT = 0.1
 class Finding:
     """One optimizer whose repetitions are complete."""
 
-    optimizer: str
-    points: int
-    """Points tried, in all boxes."""
-    moves: int
-    """How often the box moved."""
-    rates: Rates
-    """The winner's."""
-    state_per_weight: float
-    """Bytes of optimizer state for each weight of the model."""
+    search: Search
     losses: Sequence[float]
     """The winner's final losses, by seed; infinite where it diverged."""
     differences: Sequence[float]
     """Those minus the reference's of the same seed; none without it, or if one diverged."""
     best_of: Sequence[float]
     """Expected best loss of 1, 2, ... points drawn from the first box."""
-    flat: float
-    """Factor in each rate over which the loss hardly changes."""
     lengths: Sequence[tuple[int, float]]
     """Tokens and mean loss of runs of several lengths, with their own schedules, shortest first."""
     tokens_to_reference: float | None
     """Tokens at which a run with its own schedule reaches the reference's final loss; None if the
     full length does not, or without a reference."""
+
+    @property
+    def optimizer(self) -> str:
+        """Its name."""
+        return self.search.winner[0].trial.optimizer
 
     @property
     def mean(self) -> float:
@@ -83,14 +76,14 @@ def flat_factor(found: Search) -> float:
     return float(WIDTH ** (share ** (1 / len(box.center.each))))
 
 
-def tokens_to_reach(goal: float, lengths: Sequence[tuple[int, float]]) -> float | None:
-    """Where the losses fall to `goal`, linear in the logarithm of tokens between two lengths.
+def tokens_to_reach(goal: float, curve: Sequence[tuple[int, float]]) -> float | None:
+    """Where losses by tokens fall to `goal`, linear in the logarithm of tokens between two points.
 
-    The shortest length if its loss is as low already, so the figure is an upper limit then; None if
-    no length reaches it.
+    The first point's tokens if its loss is as low already, so the figure is an upper limit then;
+    None if no loss is.
     """
     previous: tuple[int, float] | None = None
-    for tokens, loss in lengths:
+    for tokens, loss in curve:
         if loss <= goal:
             if previous is None or not math.isfinite(previous[1]):
                 return float(tokens)
@@ -105,57 +98,92 @@ def untrained(cell: str) -> float:
     return math.log(CELLS[cell].setup.model.vocabulary)
 
 
-def state_per_weight(cell: str, optimizer: str) -> float:
-    """Bytes of optimizer state for each weight of a cell's model."""
-    setup = CELLS[cell].setup
-    found = kept(Experiment(resolve(OptimizerConfig(optimizer), setup.preset), setup))
-    return found.state_bytes / found.parameters
-
-
 def findings(cell: str, runs: Sequence[Run]) -> list[Finding]:
     """All optimizers of a cell whose best point lies inside its box and is repeated, best first."""
-    known = [run for run in runs if run.trial.optimizer in SPACES]
-    per_step = CELLS[cell].setup.data.tokens_per_step
-
-    def mean(group: Sequence[Run]) -> float:
-        return statistics.fmean(run.score for run in group)
-
-    searches = {name: search(cell, name, known) for name in SPACES}
-    repeated = {name: repetitions(found, known) for name, found in searches.items()}
-    reference = repeated[REFERENCE].winner
+    searches = {name: search(cell, name, runs) for name in SPACES}
+    reference = searches[REFERENCE].winner
+    goal = mean_score(reference) if reference else math.inf
     result = []
-    for name, again in repeated.items():
-        if not again.winner:
+    for found in searches.values():
+        if not found.winner:
             continue
-        found, winner = searches[name], again.winner
-        pairs = zip(winner, reference, strict=False)
+        pairs = zip(found.winner, reference, strict=False)
         differences = [one.score - other.score for one, other in pairs]
         # a curve with a gap would be read off wrongly
-        complete = len(again.shorter) == len(SHORTER)
-        groups = [*again.shorter, winner] if complete else [winner]
-        lengths = [(group[0].trial.steps * per_step, mean(group)) for group in groups]
-        reached = None
-        if complete and reference and math.isfinite(mean(reference)):
-            reached = tokens_to_reach(mean(reference), lengths)
+        complete = len(found.shorter) == len(SHORTER)
+        groups = [*found.shorter, found.winner] if complete else [found.winner]
+        per_step = CELLS[cell].setup.data.tokens_per_step
+        lengths = [(group[0].trial.steps * per_step, mean_score(group)) for group in groups]
+        first_box = [run for run in found.tries if run.trial.box == 0]
+        finite = [untrained(cell) if run.loss is None else run.loss for run in first_box]
         result.append(
             Finding(
-                optimizer=name,
-                points=len(found.tries),
-                moves=len(found.boxes) - 1,
-                rates=winner[0].trial.rates,
-                state_per_weight=state_per_weight(cell, name),
-                losses=[run.score for run in winner],
+                found,
+                losses=[run.score for run in found.winner],
                 differences=differences if all(map(math.isfinite, differences)) else [],
-                best_of=expected_best(
-                    [
-                        untrained(cell) if run.loss is None else run.loss
-                        for run in found.tries
-                        if run.trial.box == 0
-                    ]
-                ),
-                flat=flat_factor(found),
+                best_of=expected_best(finite),
                 lengths=lengths,
-                tokens_to_reference=reached,
+                tokens_to_reference=tokens_to_reach(goal, lengths)
+                if complete and math.isfinite(goal)
+                else None,
             )
         )
     return sorted(result, key=lambda one: one.mean)
+
+
+def _difference(one: Finding) -> str:
+    if one.optimizer == REFERENCE or not one.differences:
+        return "-"
+    return f"{statistics.fmean(one.differences):+.3f} ± {statistics.stdev(one.differences):.3f}"
+
+
+def _reached(one: Finding) -> str:
+    if len(one.lengths) <= len(SHORTER):
+        return "not measured"
+    if one.tokens_to_reference is None:
+        return "not reached"
+    share = one.tokens_to_reference / one.lengths[-1][0]
+    limit = "at most " if one.tokens_to_reference == one.lengths[0][0] else ""
+    return f"{limit}{share:.0%}"
+
+
+def _points(found: Search) -> str:
+    moves = len(found.boxes) - 1
+    return f"{len(found.tries)}" + (f" ({moves} moved)" if moves else "")
+
+
+def findings_table(cell: str, found: Sequence[Finding]) -> Table:
+    """One cell's findings."""
+    return table(
+        found,
+        {
+            "": lambda one: OPTIMIZERS[one.optimizer].title,
+            "points": lambda one: _points(one.search),
+            "best rates: matrices / rest": lambda one: str(one.search.winner[0].trial.rates),
+            "final loss, nats": lambda one: (
+                f"{one.mean:.3f} ± {one.spread:.3f}" if math.isfinite(one.mean) else "diverged"
+            ),
+            f"minus {OPTIMIZERS[REFERENCE].title}": _difference,
+            f"factor in a rate within {FLAT:g} nats": lambda one: f"{flat_factor(one.search):.1f}",
+            "tokens to its loss": _reached,
+        },
+        CELLS[cell].title,
+    )
+
+
+def progress_table(cell: str, optimizers: Sequence[str], runs: Sequence[Run]) -> Table:
+    """What has been tried in a cell so far; the losses are of one seed, for information only."""
+    rows = []
+    for name in optimizers:
+        found = search(cell, name, runs)
+        missing = len(found.due)
+        where = "inside" if found.inside else "at the edge, moves used up" * found.at_edge
+        again = "yes" if found.winner else f"{missing} to go" * found.inside
+        tries = len(found.tries)
+        points = f"{tries} of {tries + (0 if found.inside else missing)}"
+        best = next((run for run in found.tries if run.loss is not None), None)
+        loss, rates = ("", "") if best is None else (f"{best.loss:.3f}", str(best.trial.rates))
+        moves = str(len(found.boxes) - 1)
+        rows.append([OPTIMIZERS[name].title, points, moves, loss, rates, where, again])
+    heads = ["", "points", "moves", "best, seed 0", "rates", "best point", f"{len(SEEDS)} seeds"]
+    return Table(heads, rows, f"{CELLS[cell].title}: so far")

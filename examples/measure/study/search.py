@@ -1,109 +1,136 @@
-"""How far the search and the repetitions of one optimizer in one cell are."""
+"""Which runs each optimizer needs: points in boxes that may move, repetitions, shorter lengths."""
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from examples.llama.config import InputError
-from examples.measure.study.plan import CELLS, MOVES, REPEATED, SEEDS, SHORTER, SPACES
+from examples.measure.study.plan import CELLS, FIRST, MOVES, REPEATED, SEEDS, SHORTER, SPACES
 from examples.measure.study.points import Box
-from examples.measure.study.results import Run, Trial
+from examples.measure.study.runs import Run, Trial
 
 
-@dataclass(frozen=True)
+@dataclass
 class Search:
-    """Boxes, and what was tried in them."""
+    """How far the search and the repetitions of one optimizer in one cell are."""
 
-    boxes: Sequence[Box]
+    boxes: list[Box]
     """The first, and those that it moved to."""
-    tries: Sequence[Run]
-    """Best first."""
-    missing: Sequence[Trial] = ()
-    """Points of the last box that were not tried."""
+    tries: list[Run] = field(default_factory=list)
+    """The runs of the boxes' points, best first."""
     at_edge: bool = False
     """Whether the best point lies in the outer tenth of a box that may not move any more, or no run
     was finite: nothing can be said of such an optimizer."""
+    inside: bool = False
+    """Whether all points of the last box were tried, and the best of all lies inside."""
+    winner: Sequence[Run] = ()
+    """The repetitions of the point with the better mean, by seed; empty before all are made."""
+    shorter: list[Sequence[Run]] = field(default_factory=list)
+    """The winner's runs of each shorter length that are complete, shortest first."""
+    due: Mapping[int, Trial] = field(default_factory=dict)
+    """The trials that can be made now, by their place among those of the same kind."""
 
-    @property
-    def complete(self) -> bool:
-        """Whether all is tried, and the best point lies inside."""
-        return not self.missing and not self.at_edge
+
+def mean_score(runs: Sequence[Run]) -> float:
+    """The mean loss; infinite if a run diverged."""
+    return statistics.fmean(run.score for run in runs)
 
 
 def search(cell: str, optimizer: str, runs: Sequence[Run]) -> Search:
-    """Boxes and tries so far; a box moves once all of its points were tried.
+    """What there is so far, and what is due; a box moves once all of its points were tried.
 
     A run with other rates than the plan has for its point is an error.
     """
     space, steps = SPACES[optimizer], CELLS[cell].setup.steps
-    done = {
-        (run.trial.box, run.trial.point): run
-        for run in runs
-        if (run.trial.cell, run.trial.optimizer) == (cell, optimizer)
-        and (run.trial.seed, run.trial.steps) == (0, steps)
-    }
-    tries = sorted(done.values(), key=lambda run: run.score)
-    boxes, count = [space.box(cell)], space.points
-    while True:
-        number = len(boxes) - 1
-        missing = []
-        for point, rates in enumerate(boxes[-1].points(count)):
-            made = done.get((number, point))
-            if made is None:
-                missing.append(Trial(cell, optimizer, number, point, rates, 0, steps))
-            elif made.trial.rates != rates:
+    found = Search([space.box(cell)])
+    own = {r.trial.key: r for r in runs if (r.trial.cell, r.trial.optimizer) == (cell, optimizer)}
+
+    def made(trials: Sequence[Trial]) -> list[Run]:
+        """The runs of these trials that there are; the others are due."""
+        runs_made = [own[trial.key] for trial in trials if trial.key in own]
+        for rates, run in zip((t.rates for t in trials if t.key in own), runs_made, strict=True):
+            if run.trial.rates != rates:
                 raise InputError(
-                    f"{cell}, {optimizer}, box {number}, point {point} was run with the rates "
-                    f"{made.trial.rates}, but the plan has {rates}; choose other --results"
+                    f"{cell}, {optimizer}, box {run.trial.box}, point {run.trial.point} was run "
+                    f"with the rates {run.trial.rates}, but the plan has {rates}; choose other "
+                    f"--results"
                 )
-        if missing:
-            return Search(boxes, tries, missing)
-        if tries[0].loss is None:
-            return Search(boxes, tries, at_edge=True)
-        # of the boxes up to this one: a later box was searched because of them
-        best = min((run for key, run in done.items() if key[0] <= number), key=lambda r: r.score)
-        moved = boxes[-1].moved_to(best.trial.rates)
+        found.due = {n: trial for n, trial in enumerate(trials) if trial.key not in own}
+        return runs_made
+
+    while True:
+        number, box = len(found.boxes) - 1, found.boxes[-1]
+        points = [
+            Trial(cell, optimizer, number, point, rates, 0, steps)
+            for point, rates in enumerate(box.points(space.points // (2 if number else 1)))
+        ]
+        if CELLS[cell].center_first:
+            points.sort(key=lambda trial: max(abs(share - 0.5) for share in box.place(trial.rates)))
+        found.tries = sorted(found.tries + made(points), key=lambda run: run.score)
+        if found.due:
+            return found
+        best = found.tries[0]
+        moved = None if best.loss is None else box.moved_to(best.trial.rates)
         if moved is None or number == MOVES:
-            return Search(boxes, tries, at_edge=moved is not None)
-        boxes.append(moved)
-        count = space.points // 2
-
-
-@dataclass(frozen=True)
-class Repetitions:
-    """What the repetitions of the best points gave."""
-
-    missing: Sequence[Trial] = ()
-    """Repetitions of the full length that are to be made."""
-    winner: Sequence[Run] = ()
-    """The runs of the point with the better mean, by seed; empty before all are there."""
-    shorter: Sequence[Sequence[Run]] = ()
-    """The winner's runs of each shorter length that are complete, shortest first."""
-    missing_shorter: Sequence[Trial] = ()
-    """Those that are to be made."""
-
-
-def repetitions(found: Search, runs: Sequence[Run]) -> Repetitions:
-    """The repetitions of a complete search."""
-    if not found.complete:
-        return Repetitions()
-    by_key = {run.trial.key: run for run in runs}
+            break
+        found.boxes.append(moved)
+    found.at_edge = best.loss is None or moved is not None
+    found.inside = not found.at_edge
+    if found.at_edge:
+        return found
     candidates = [run.trial for run in found.tries if run.loss is not None][:REPEATED]
-    wanted = [[one._replace(seed=seed) for seed in SEEDS] for one in candidates]
     # every candidate's first seed before any second one
-    missing = [t for turn in zip(*wanted, strict=True) for t in turn if t.key not in by_key]
-    if missing:
-        return Repetitions(missing)
-    repeated = [[by_key[trial.key] for trial in trials] for trials in wanted]
-    winner = min(repeated, key=lambda group: statistics.fmean(run.score for run in group))
+    repeated = made([one._replace(seed=seed) for seed in SEEDS for one in candidates])
+    if found.due:
+        return found
+    groups = [repeated[start :: len(candidates)] for start in range(len(candidates))]
+    found.winner = min(groups, key=mean_score)
     lengths = [
-        [run.trial._replace(steps=run.trial.steps // fraction) for run in winner]
-        for fraction in SHORTER
+        [run.trial._replace(steps=steps // part) for run in found.winner] for part in SHORTER
     ]
-    shorter = [
-        [by_key[trial.key] for trial in trials]
-        for trials in lengths
-        if all(trial.key in by_key for trial in trials)
+    found.shorter = [group for each in lengths if len(group := made(each)) == len(each)]
+    made([trial for each in lengths for trial in each])
+    return found
+
+
+def due_trials(cells: Sequence[str], optimizers: Sequence[str], runs: Sequence[Run]) -> list[Trial]:
+    """All runs that can be made now, in the order in which they should be.
+
+    In each cell: the first points of the optimizers with many of them, their other points, the
+    points of the others, the repetitions, the shorter lengths. Every optimizer has its turn before
+    any has its next.
+    """
+
+    def place(trial: Trial, turn: int) -> tuple[int, int]:
+        if trial.seed:
+            return (3 if trial.steps == CELLS[trial.cell].setup.steps else 4), turn
+        points = SPACES[trial.optimizer].points
+        first = trial.box == 0 and turn < FIRST
+        return (2 if points <= FIRST else 0 if first else 1), trial.box * points + turn
+
+    ranked = [
+        ((cells.index(cell), *place(trial, turn), optimizers.index(name)), trial)
+        for cell in cells
+        for name in optimizers
+        for turn, trial in search(cell, name, runs).due.items()
     ]
-    missing = [trial for trials in lengths for trial in trials if trial.key not in by_key]
-    return Repetitions([], winner, shorter, missing)
+    return [trial for _, trial in sorted(ranked, key=lambda one: one[0])]
+
+
+def seconds_per_step(cell: str, optimizer: str, runs: Sequence[Run]) -> float:
+    """The median of the optimizer's runs in the cell, else of all runs there, else the plan's."""
+    there = [run for run in runs if run.trial.cell == cell]
+    own = [run for run in there if run.trial.optimizer == optimizer]
+    timed = [run.seconds / run.trial.steps for run in own or there if run.loss is not None]
+    return statistics.median(timed) if timed else CELLS[cell].seconds / CELLS[cell].setup.steps
+
+
+def left(cell: str, optimizer: str, runs: Sequence[Run]) -> tuple[int, float]:
+    """How many runs one optimizer still needs in one cell if its box stays, and their seconds."""
+    found, full = search(cell, optimizer, runs), CELLS[cell].setup.steps
+    lengths = [trial.steps for trial in found.due.values()]
+    if not (found.inside or found.at_edge):
+        lengths += [full] * (REPEATED * len(SEEDS))
+    if not (found.winner or found.at_edge):
+        lengths += [full // part for part in SHORTER for _ in SEEDS]
+    return len(lengths), sum(lengths) * seconds_per_step(cell, optimizer, runs)

@@ -4,13 +4,18 @@ import contextlib
 import fcntl
 import json
 import os
+import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from examples.llama.config import InputError
 from examples.llama.run.records import read_lines
 from examples.measure.study.points import Rates
+
+WAIT = 5.0
+"""Seconds between two looks at what other processes have finished."""
 
 
 class Trial(NamedTuple):
@@ -41,7 +46,7 @@ class Run(NamedTuple):
     diverged_at: int | None
     """The step whose loss, weights or validation loss was not finite."""
     seconds: float
-    """Of training and validation, without compilation."""
+    """Of training and validation, without the compilation of the step."""
     environment: int
     """Number of the line with the text, versions and machine."""
 
@@ -64,26 +69,13 @@ class Run(NamedTuple):
         return cls(trial, *(record[name] for name in cls._fields[1:]))
 
 
-class Claim(NamedTuple):
-    """A trial that this process makes, and no other one meanwhile."""
-
-    trial: Trial
-    path: Path
-    lock: int
-    """Descriptor of the locked file."""
-
-
-class ResultsFile:
-    """Runs, and lines with the text, versions and machine of the runs.
-
-    Writing and claiming happen under a lock, and a claim is itself the lock of a file: it ends with
-    its process, however that ends.
-    """
+class RunsFile:
+    """Runs, and lines with the text, versions and machine of the runs."""
 
     def __init__(self, path: Path):
         """Remember the path; nothing is written."""
         self.path = path
-        self._claims = path.with_name(path.name + ".claims")
+        self._claims: BinaryIO | None = None
 
     def runs(self) -> list[Run]:
         """All runs so far; a line that is not of this study is an error."""
@@ -105,54 +97,66 @@ class ResultsFile:
 
     def environment(self, description: Mapping[str, Any]) -> int:
         """The number of an environment, which is added if it is new."""
-        with self._locked():
+        with self._appending() as file:
             known = self.environments()
             for record in known:
                 if record == {"environment_number": record["environment_number"], **description}:
                     return int(record["environment_number"])
-            self._append({"environment_number": len(known), **description})
+            _write(file, {"environment_number": len(known), **description})
             return len(known)
 
-    def claim(self, due: Callable[[Sequence[Run]], Sequence[Trial]]) -> Claim | bool:
-        """Take the first trial due, given the runs so far, that no process has taken.
+    def append(self, run: Run) -> None:
+        """Write a run."""
+        with self._appending() as file:
+            _write(file, run.as_json())
 
-        True if all trials due are taken; False if none is due.
+    def carry_out(
+        self,
+        due: Callable[[Sequence[Run]], Sequence[Trial]],
+        make: Callable[[Trial], Run | None],
+    ) -> None:
+        """Make the first trial that is due, given the runs so far, until none is.
+
+        Trials that other processes make are left to them. The work ends early where `make` gives
+        no run.
         """
-        with self._locked():
-            trials = due(self.runs())
-            for trial in trials:
-                path = self._claims / "-".join(map(str, trial.key))
-                lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(lock)
-                else:
-                    return Claim(trial, path, lock)
-            return bool(trials)
+        while trials := due(self.runs()):
+            trial = next((trial for trial in trials if self.claim(trial)), None)
+            if trial is None:  # what is due next depends on runs of other processes
+                time.sleep(WAIT)
+            elif run := make(trial):
+                self.append(run)
+            else:
+                return
 
-    def finish(self, claim: Claim, run: Run | None = None) -> None:
-        """Write a claimed run, if there is one, and give the claim up."""
-        with self._locked():
-            if run is not None:
-                self._append(run.as_json())
-            claim.path.unlink(missing_ok=True)
-            os.close(claim.lock)
+    def claim(self, trial: Trial) -> bool:
+        """Whether this process is to make a trial: none has, and no other one is about to.
+
+        The claim is a lock of one byte in a file beside, and ends with its process, however that
+        ends.
+        """
+        if self._claims is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # not closed before the end: that would free all bytes
+            self._claims = self.path.with_name(self.path.name + ".claims").open("ab")
+        byte = zlib.crc32(repr(trial.key).encode())
+        try:
+            fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except BlockingIOError:
+            return False
+        return all(run.trial.key != trial.key for run in self.runs())
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._claims.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(self.path.name + ".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _appending(self) -> Iterator[BinaryIO]:
+        """The file, which no other process appends to; a line cut short by a crash is removed."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
 
-    def _append(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            content = self.path.read_bytes()
-            os.ftruncate(file, content.rfind(b"\n") + 1)  # a line cut short by a crash
-            os.write(file, line)
-            os.fsync(file)
-        finally:
-            os.close(file)
+
+def _write(file: BinaryIO, record: Mapping[str, Any]) -> None:
+    file.write(json.dumps(record, allow_nan=False).encode() + b"\n")

@@ -15,7 +15,7 @@ from examples.llama.builders import MATRIX, REST, Context
 from examples.llama.config import PresetName
 from examples.llama.optimizers import OPTIMIZERS, Optimizer
 from examples.llama.presets import PRESETS
-from examples.measure.timing import Turn, take_turns, within
+from examples.measure.timing import REFERENCE, Turn, ratios, spread, take_turns, within
 
 Shape = tuple[int, ...]
 Tree = dict[str, jax.Array]
@@ -25,9 +25,6 @@ RATE = 1e-3
 
 KERNEL = mo.MatrixAxes(output=-1, input=-2)
 """Stored (layers, in, out), or (in, out)."""
-
-REFERENCE = "adamw"
-"""The optimizer that all others are compared with; it takes part in every group."""
 
 FAST = (
     REFERENCE,
@@ -73,6 +70,17 @@ def literal_sinkhorn(axes: mo.MatrixAxes, num_iters: int) -> optax.GradientTrans
     return optax.stateless(lambda updates, _: jax.tree.map(direction, updates))
 
 
+def _multi_normalize(axes: mo.MatrixAxes) -> optax.GradientTransformation:
+    return mo.multi_normalize(mo.normalize_rows(axes), mo.normalize_columns(axes))
+
+
+def _swan_quintic(context: Context) -> optax.GradientTransformation:
+    # with the polynomial and the precision of Muon, so that both multiply the same matrices
+    quintic = mo.muon_quintic(5, precision="default")
+    return mo.swan(RATE, axes=context.axes, alpha=1.0, orthogonalizer=quintic)
+
+
+_RATE = optax.scale_by_learning_rate(RATE)
 OWN: Mapping[str, Optimizer] = {
     "sinkgd-tol": Optimizer(
         "SinkGD, tolerance 1e-3",
@@ -80,31 +88,12 @@ OWN: Mapping[str, Optimizer] = {
         {},
     ),
     "multi-normalize": Optimizer(
-        "multi_normalize",
-        lambda context: optax.chain(
-            mo.multi_normalize(mo.normalize_rows(context.axes), mo.normalize_columns(context.axes)),
-            optax.scale_by_learning_rate(RATE),
-        ),
-        {},
+        "multi_normalize", lambda context: optax.chain(_multi_normalize(context.axes), _RATE), {}
     ),
     "literal": Optimizer(
-        "literal loop",
-        lambda context: optax.chain(
-            literal_sinkhorn(context.axes, 5), optax.scale_by_learning_rate(RATE)
-        ),
-        {},
+        "literal loop", lambda context: optax.chain(literal_sinkhorn(context.axes, 5), _RATE), {}
     ),
-    # with the polynomial and the precision of Muon, so that both multiply the same matrices
-    "swan-quintic": Optimizer(
-        "SWAN, Muon's quintic",
-        lambda context: mo.swan(
-            RATE,
-            axes=context.axes,
-            alpha=1.0,
-            orthogonalizer=mo.muon_quintic(5, precision="default"),
-        ),
-        {},
-    ),
+    "swan-quintic": Optimizer("SWAN, Muon's quintic", _swan_quintic, {}),
 }
 """Entries that the trainer's table does not have."""
 
@@ -120,37 +109,12 @@ def build(name: str, axes: mo.MatrixAxes) -> optax.GradientTransformation:
     return entry.build(Context(options=options, rates={MATRIX: RATE, REST: RATE}, axes=axes))
 
 
-def update_turns(
-    optimizers: Mapping[str, optax.GradientTransformation], params: Tree, gradients: Tree
-) -> dict[str, Turn]:
-    """Turns that each update the same weights once, with gradients that exist already.
-
-    The weights' memory, which is donated, goes from turn to turn; each optimizer has its own state.
-    """
-    weights = params
-
-    def turn_of(optimizer: optax.GradientTransformation) -> Turn:
-        state = jax.jit(optimizer.init)(params)
-
-        def step(params: Tree, state: Any, gradients: Tree) -> tuple[Tree, Any]:
-            updates, state = optimizer.update(gradients, state, params)
-            return optax.apply_updates(params, updates), state
-
-        compiled = jax.jit(step, donate_argnums=(0, 1))
-
-        def turn() -> None:
-            nonlocal state, weights
-            weights, state = jax.block_until_ready(compiled(weights, state, gradients))
-
-        return turn
-
-    return {name: turn_of(optimizer) for name, optimizer in optimizers.items()}
-
-
 @dataclass(frozen=True)
 class Matrices:
-    """The weights that are updated."""
+    """Weights that optimizers update in turns."""
 
+    name: str
+    """Of the preset or the kind of shape."""
     shapes: Mapping[str, Shape]
     """By name."""
     dtype: str = "float32"
@@ -186,13 +150,49 @@ class Matrices:
             for name, leaf in plain.items()
         }
 
-    def seconds(
-        self, what: str, names: Sequence[str], budget: float, console: Console
-    ) -> dict[str, list[float]]:
-        """Seconds of the optimizers' updates, round by round, for a budget of seconds."""
-        optimizers = {name: build(name, self.axes) for name in names}
-        turns = update_turns(optimizers, self.gaussian(1), self.gradient())
-        return take_turns(what, turns, within(budget), console)
+    def turns(self, names: Sequence[str]) -> dict[str, Turn]:
+        """Turns that each update the same weights once, with gradients that exist already.
+
+        The weights' memory, which is donated, goes from turn to turn; each optimizer has its own
+        state.
+        """
+        weights, gradients = self.gaussian(1), self.gradient()
+
+        def turn_of(optimizer: optax.GradientTransformation) -> Turn:
+            state = jax.jit(optimizer.init)(weights)
+
+            def step(params: Tree, state: Any, gradients: Tree) -> tuple[Tree, Any]:
+                updates, state = optimizer.update(gradients, state, params)
+                return optax.apply_updates(params, updates), state
+
+            compiled = jax.jit(step, donate_argnums=(0, 1))
+
+            def turn() -> None:
+                nonlocal state, weights
+                weights, state = jax.block_until_ready(compiled(weights, state, gradients))
+
+            return turn
+
+        return {name: turn_of(build(name, self.axes)) for name in names}
+
+    def timed(self, names: Sequence[str], seconds: float, console: Console) -> dict[str, Any]:
+        """The times of these optimizers' updates, and their ratios to the reference's."""
+        what = f"{self.name}, {self.elements / 1e6:.1f} M weights"
+        times = take_turns(what, self.turns(names), within(seconds), console)
+        reference = times[REFERENCE]
+        milliseconds = 1e3 * spread(reference).median
+        console.print(f"{what}, {len(reference)} rounds; AdamW takes {milliseconds:.2f} ms")
+        competitors = {
+            name: {
+                "title": TITLES[name],
+                "seconds": spread(each)._asdict(),
+                "ratio": ratios(each, reference)._asdict(),
+                "seconds_by_round": [round(one, 6) for one in each],
+            }
+            for name, each in times.items()
+        }
+        about = {"name": self.name, "shapes": self.shapes, "elements": self.elements}
+        return {**about, "competitors": competitors}
 
 
 def layer_shapes(preset: PresetName, layers: int) -> dict[str, Shape]:

@@ -1,1 +1,0 @@
-"""The benchmark of updates: their time beside the targets, and what it depends on."""
