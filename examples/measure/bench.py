@@ -4,12 +4,12 @@ import functools
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import jax.numpy as jnp
+import jax
 from rich.console import Console
 
 import multinorm_optax as mo
@@ -28,12 +28,11 @@ from examples.measure.updates import (
     KERNEL,
     SLOW,
     TITLES,
+    WEIGHTS,
     Matrices,
     Shape,
     fitting_layers,
     layer_shapes,
-    product_flops,
-    product_speed,
 )
 
 Section = Literal["step", "shapes", "baselines", "compilation", "orthogonalizers"]
@@ -63,22 +62,10 @@ class Command(Checked):
     twelve powers of ten, are not balanced after five."""
     seconds: Positive = 20.0
     """Time for each group of optimizers on each preset, and a tenth of it for each shape,
-    compilation not included; every group has at least three rounds."""
-    megabytes: Positive = 128.0
-    """Size of the weights that are updated: as many of a preset's layers as fit, at least one; a
-    quarter of it for a shape separately."""
+    compilation not included; every group has at least three rounds. On a CPU, Muon and SWAN are
+    timed up to 350m: for a layer of 7b, a round would take minutes."""
     results: Path = Path("runs/bench/bench.json")
     """The file of all figures; the picture is written beside it, as .png."""
-
-    @property
-    def elements(self) -> float:
-        """The number of weights that are updated."""
-        return 1e6 * self.megabytes / jnp.dtype(self.precision).itemsize
-
-    def layers(self, preset: PresetName, count: int) -> Matrices:
-        """The matrices of some of a preset's layers."""
-        shapes = layer_shapes(preset, count)
-        return Matrices(preset, shapes, self.precision, steep=self.gradients == "steep")
 
 
 class Target(NamedTuple):
@@ -124,45 +111,31 @@ HOSTILE: Sequence[tuple[str, Shape, mo.MatrixAxes]] = (
 """Shapes on which an implementation that is quick on the usual ones may be slow."""
 
 
-def step_groups(command: Command, console: Console) -> Iterator[dict[str, Any]]:
-    """Memory-bound optimizers and, on fewer layers, those that multiply matrices.
-
-    The second group has as many layers as leave it three rounds in the same time.
-    """
-    speed = product_speed(command.precision, console)
+def preset_groups(
+    command: Command, console: Console, *optimizers: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Groups of optimizers on the matrices of some of each preset's layers."""
     for preset in unique(command.presets):
-        layers = fitting_layers(preset, command.elements)
-        yield command.layers(preset, layers).timed(FAST, command.seconds, console)
-        each = 2 * product_flops(preset) / speed
-        if affordable := int(command.seconds / (3 * each)):
-            fewer = command.layers(preset, min(layers, affordable))
-            yield fewer.timed(SLOW, command.seconds, console)
-        else:
-            console.print(
-                f"{preset}: Muon and SWAN are left out, as a round of them would take about "
-                f"{each:.0f} s for one layer; --seconds gives them more",
-                soft_wrap=True,
-            )
+        shapes = layer_shapes(preset, fitting_layers(preset))
+        steep = command.gradients == "steep"
+        matrices = Matrices(preset, shapes, command.precision, steep=steep)
+        too_slow = jax.default_backend() == "cpu" and PRESETS[preset].setup.model.hidden > 1024
+        for names in optimizers:
+            if not (names is SLOW and too_slow):
+                yield matrices.timed(names, command.seconds, console)
 
 
 def shape_groups(command: Command, console: Console) -> Iterator[dict[str, Any]]:
     """SinkGD on one leaf of each shape of the presets, as many layers as fit, and hostile ones."""
     shapes: list[tuple[str, Shape, mo.MatrixAxes]] = []
     for preset in unique(command.presets):
-        for _, *sides in dict.fromkeys(layer_shapes(preset, 1).values()):
-            fitting = max(1, int(command.elements / 4 / math.prod(sides)))
+        for _, *sides in unique(layer_shapes(preset, 1).values()):
+            fitting = max(1, WEIGHTS // 4 // math.prod(sides))
             layers = min(PRESETS[preset].setup.model.layers, fitting)
             shapes.append((preset, (layers, *sides), KERNEL))
     for name, shape, axes in (*shapes, *HOSTILE):
         leaf = Matrices(name, {"kernel": shape}, command.precision, axes)
         yield leaf.timed((REFERENCE, "sinkgd"), command.seconds / 10, console)
-
-
-def baseline_groups(command: Command, console: Console) -> Iterator[dict[str, Any]]:
-    """Optimizers with less state than AdamW."""
-    for preset in unique(command.presets):
-        matrices = command.layers(preset, fitting_layers(preset, command.elements))
-        yield matrices.timed(BASELINES, command.seconds, console)
 
 
 Group = Mapping[str, Any]
@@ -189,46 +162,34 @@ def _title(pair: tuple[str, str]) -> str:
     return f"{TITLES[pair[0]]} / {TITLES[pair[1]]}"
 
 
-def _digits(value: float) -> str:
-    """Three digits, without an exponent below a million."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def ratio_table(
     groups: Sequence[Group], targets: Mapping[tuple[str, str], Target] = TARGETS
 ) -> Table:
     """The ratios of all groups, beside their targets."""
+
+    def digits(value: float) -> str:
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
     presets, lines = unique(group["name"] for group in groups), []
     for pair, found in compare(groups, targets).items():
         medians = [one.median for one in found.values()]
-        cells = [_digits(found[p].median) if p in found else "not run" for p in presets]
-        lines.append([_title(pair), *cells])
-        if targets:
-            target = targets.get(pair)
-            met = "" if target is None else "yes" if target.reached(medians) else "no"
-            mean = _digits(statistics.geometric_mean(medians))
-            lines[-1] += [mean, "" if target is None else target.text, met]
+        cells = [digits(found[p].median) if p in found else "not run" for p in presets]
+        target, mean = targets.get(pair), digits(statistics.geometric_mean(medians))
+        met = [target.text, "yes" if target.reached(medians) else "no"] if target else ["", ""]
+        lines.append([_title(pair), *cells, *([mean, *met] if targets else [])])
     heads = ["mean", "target", "met"] if targets else []
     return Table(["time of / over", *presets, *heads], lines)
-
-
-def baseline_table(groups: Sequence[Group]) -> Table:
-    """The ratios to AdamW, which have no targets."""
-    return ratio_table(groups, {})
 
 
 def shape_table(groups: Sequence[Group]) -> Table:
     """The times for each shape, the slowest first."""
 
-    def time(name: str) -> Callable[[Group], str]:
-        def per_weight(group: Group) -> str:
-            seconds = group["competitors"][name]["seconds"]["median"]
-            return f"{1e9 * seconds / group['elements']:.3f}"
-
-        return per_weight
-
     def ratio(group: Group) -> Spread:
         return Spread(**group["competitors"]["sinkgd"]["ratio"])
+
+    def nanoseconds(group: Group, name: str) -> str:
+        seconds = group["competitors"][name]["seconds"]["median"]
+        return f"{1e9 * seconds / group['elements']:.3f}"
 
     return table(
         sorted(groups, key=lambda group: -ratio(group).median),
@@ -236,8 +197,8 @@ def shape_table(groups: Sequence[Group]) -> Table:
             "one leaf, ns per weight": lambda group: (
                 f"{group['name']} {'x'.join(map(str, group['shapes']['kernel']))}"
             ),
-            "AdamW": time(REFERENCE),
-            "SinkGD": time("sinkgd"),
+            "AdamW": lambda group: nanoseconds(group, REFERENCE),
+            "SinkGD": lambda group: nanoseconds(group, "sinkgd"),
             "ratio": lambda group: str(ratio(group)),
         },
     )
@@ -265,27 +226,24 @@ def draw(path: Path, title: str, groups: Sequence[Group]) -> None:
                         axes.vlines(bound, line - 0.45, line + 0.45, "crimson", label="target")
 
 
-Timed = Callable[[Command, Console], Iterator[dict[str, Any]]]
-TIMED: Mapping[str, tuple[Timed, Callable[[Sequence[Group]], Table]]] = {
-    "step": (step_groups, ratio_table),
-    "shapes": (shape_groups, shape_table),
-    "baselines": (baseline_groups, baseline_table),
-}
-"""What a section times, and its table."""
-
-
 def measure(section: Section, command: Command, console: Console) -> dict[str, Any]:
     """The figures of one section, which are shown."""
     if section == "compilation":
         return compilation.measure(console)
     if section == "orthogonalizers":
         return orthogonalizers.measure(console)
-    time, tabulate = TIMED[section]
-    groups = list(time(command, console))
-    console.print(tabulate(groups), NOTE, sep="\n", soft_wrap=True)
-    if section == "step":
+    if section == "shapes":
+        groups = list(shape_groups(command, console))
+        console.print(shape_table(groups))
+    elif section == "baselines":
+        groups = list(preset_groups(command, console, BASELINES))
+        console.print(ratio_table(groups, {}))
+    else:
+        groups = list(preset_groups(command, console, FAST, SLOW))
+        console.print(ratio_table(groups))
         title = f"From {command.gradients} gradients to new weights, {command.precision}"
         draw(command.results.with_suffix(".png"), title, groups)
+    console.print(NOTE, soft_wrap=True)
     about = {"precision": command.precision, "gradients": command.gradients, "notes": [NOTE]}
     return {**about, "groups": groups}
 

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
 from examples.llama.presets import resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.folder import RunFolder, read_metrics
-from examples.llama.run.lock import LockedFolder
 from examples.llama.run.plot import show_from, style
 from examples.llama.run.stop import end_quietly
 from examples.llama.schedule import rates_text
@@ -57,7 +56,7 @@ class Command:
     run_dir: Path = Path("runs/compare")
     """Folder of the comparison."""
     fresh: bool = False
-    """Start over: a folder that is there is moved aside to a name with a number, never deleted."""
+    """Start over: runs that are there are moved aside to names with a number, never deleted."""
 
 
 Runs = Mapping[str, Mapping[str, Any]]
@@ -77,55 +76,55 @@ def run_of(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
 
 
 def make_tables(runs: Runs) -> list[Table]:
-    """What was learned, and what it cost; a line for each optimizer. The unknown is left out."""
+    """What was learned, and what it cost; a line for each optimizer, and "-" where it diverged."""
     base = runs.get(REFERENCE, {}).get("summary")
-    finished = [run for run in runs.values() if run["summary"]]
+
+    def of(write: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], str]:
+        """A column of the summaries."""
+        return lambda run: write(run["summary"]) if run["summary"] else "-"
+
+    def mebibytes(key: str) -> Callable[[Mapping[str, Any]], str]:
+        return of(lambda summary: f"{summary[key] / 2**20:.2f} MiB")
 
     def tokens(run: Mapping[str, Any]) -> str:
-        if base is None:
-            return ""
+        if not (base and run["summary"]):
+            return "-"
         reached = tokens_to_reach(base["validation_loss"], run["curve"])
         if reached is None:
             return "not reached"
         return f"{reached / 1e6:.2f} M ({reached / run['summary']['tokens']:.0%})"
 
-    def speed(run: Mapping[str, Any]) -> str:
-        own = run["summary"]["tokens_per_second"]
-        other = base and base["tokens_per_second"]
-        return "unknown" if own is None else f"{own:,.0f}" + f" ({own / other:.2f})" * bool(other)
+    def speed(summary: Mapping[str, Any]) -> str:
+        own, other = summary["tokens_per_second"], base and base["tokens_per_second"]
+        if own is None:
+            return "unknown"
+        return f"{own:,.0f}" + (f" ({own / other:.2f})" if other else "")
 
-    def mebibytes(key: str) -> Any:
-        return lambda run: f"{run['summary'][key] / 2**20:.2f} MiB"
-
-    learned = table(
-        finished,
-        {
-            "": lambda run: run["title"],
-            "peak rates: matrices / rest": lambda run: run["rates"],
-            "loss, nats": lambda run: f"{run['summary']['validation_loss']:.4f}",
-            "perplexity": lambda run: (
-                f"{Validation(run['summary']['validation_loss']).perplexity:.3f}"
-            ),
-            "bits per byte": lambda run: f"{run['summary']['bits_per_byte']:.4f}",
-            f"tokens to the loss of {OPTIMIZERS[REFERENCE].title}": tokens,
-        },
-        "Same initial weights, same batches, one seed",
-    )
-    diverged = [
-        [run["title"], run["rates"], "diverged", "", "", ""]
-        for run in runs.values()
-        if not run["summary"]
+    return [
+        table(
+            runs.values(),
+            {
+                "": lambda run: run["title"],
+                "peak rates: matrices / rest": lambda run: run["rates"],
+                "loss, nats": of(lambda summary: f"{summary['validation_loss']:.4f}"),
+                "perplexity": of(
+                    lambda summary: f"{Validation(summary['validation_loss']).perplexity:.3f}"
+                ),
+                "bits per byte": of(lambda summary: f"{summary['bits_per_byte']:.4f}"),
+                f"tokens to the loss of {OPTIMIZERS[REFERENCE].title}": tokens,
+            },
+            "Same initial weights, same batches, one seed",
+        ),
+        table(
+            runs.values(),
+            {
+                "": lambda run: run["title"],
+                "optimizer state": mebibytes("state_bytes"),
+                "of the matrices": mebibytes("state_bytes_matrices"),
+                f"tokens/s (ratio to {OPTIMIZERS[REFERENCE].title})": of(speed),
+            },
+        ),
     ]
-    cost = table(
-        finished,
-        {
-            "": lambda run: run["title"],
-            "optimizer state": mebibytes("state_bytes"),
-            "of the matrices": mebibytes("state_bytes_matrices"),
-            f"tokens/s (ratio to {OPTIMIZERS[REFERENCE].title})": speed,
-        },
-    )
-    return [Table(learned.heads, [*learned.rows, *diverged], learned.title), cost]
 
 
 def draw(path: Path, title: str, runs: Runs) -> None:
@@ -133,44 +132,35 @@ def draw(path: Path, title: str, runs: Runs) -> None:
     curves = []
     with panels(path, title, [4.0]) as (axes,):
         style(axes, "million tokens", "validation loss (nats per token)")
-        for index, run in enumerate(runs.values()):
-            if run["summary"]:
-                tokens, losses = zip(*run["curve"], strict=True)
-                curves.append(([count / 1e6 for count in tokens], losses))
-                label = f"{run['title']}: {losses[-1]:.3f}"
-                axes.plot(*curves[-1], marker="o", markersize=3.5, label=label, **look(index))
-        show_from(axes, curves, 0.15)
+        for index, run in enumerate(run for run in runs.values() if run["summary"]):
+            tokens, losses = zip(*run["curve"], strict=True)
+            curves.append(([count / 1e6 for count in tokens], losses))
+            label = f"{run['title']}: {losses[-1]:.3f}"
+            axes.plot(*curves[-1], marker="o", markersize=3.5, label=label, **look(index))
+        if curves:
+            show_from(axes, curves, 0.15)
 
 
 def run(command: Command, console: Console) -> int:
     """Train what is not trained yet, then compare; return the exit code."""
-    setup = command.setup
+    setup, runs = command.setup, {}
     corpus = load_corpus(command.corpus, setup.model.vocabulary, console)
-    whole = LockedFolder(command.run_dir)
-    aside = whole.lock(fresh=command.fresh)
-    if aside is not None:
-        console.print(f"Moved {whole.path} aside to {aside}", soft_wrap=True)
-    runs: dict[str, dict[str, Any]] = {}
-    try:
-        for name in unique(command.optimizers):
-            experiment = resolved(Experiment(OptimizerConfig(name), setup))
-            folder = RunFolder(command.run_dir / name)
-            console.rule(OPTIMIZERS[name].title)
-            code = train(experiment, corpus, folder, command.run, console, command.corpus)
-            if code not in (0, DIVERGED):
-                return code
-            runs[name] = run_of(experiment, folder)
-        console.print(*make_tables(runs), sep="\n")
-        results = command.run_dir / "compare.json"
-        if picture := any(run["summary"] for run in runs.values()):
-            tokens = setup.steps * setup.data.tokens_per_step
-            title = f"Validation loss over {tokens / 1e6:.2f} M tokens"
-            draw(results.with_suffix(".png"), title, runs)
-        console.print(_NOTE, soft_wrap=True)
-        write_results(results, {"runs": runs}, console, picture=picture)
-        return 0
-    finally:
-        whole.unlock()
+    for name in unique(command.optimizers):
+        experiment = resolved(Experiment(OptimizerConfig(name), setup))
+        folder = RunFolder(command.run_dir / name)
+        console.rule(OPTIMIZERS[name].title)
+        code = train(
+            experiment, corpus, folder, command.run, console, command.corpus, fresh=command.fresh
+        )
+        if code not in (0, DIVERGED):
+            return code
+        runs[name] = run_of(experiment, folder)
+    console.print(*make_tables(runs), _NOTE, sep="\n", soft_wrap=True)
+    results = command.run_dir / "compare.json"
+    tokens = setup.steps * setup.data.tokens_per_step
+    draw(results.with_suffix(".png"), f"Validation loss over {tokens / 1e6:.2f} M tokens", runs)
+    write_results(results, {"runs": runs}, console, picture=True)
+    return 0
 
 
 main = functools.partial(run_command, "examples.measure.compare", Command, run)

@@ -18,6 +18,7 @@ import multinorm_optax as mo
 from examples.llama.builders import MATRIX
 from examples.llama.config import Experiment, InputError, Setup
 from examples.llama.model import abstract_llama
+from examples.llama.presets import PRESETS
 from examples.llama.rules import LLAMA_RULES
 from examples.llama.schedule import make_optimizer
 from examples.llama.step import TrainState, initial_state, make_train_step
@@ -65,9 +66,11 @@ def with_model(experiment: Experiment, **changes: Any) -> Experiment:
     return dataclasses.replace(experiment, setup=dataclasses.replace(experiment.setup, model=model))
 
 
-def random_rows(setup: Setup, row_length: int | None = None) -> np.ndarray:
-    """A batch of random tokens; its rows predict as many as the sequence length says by default."""
-    shape = setup.data.batch_size, row_length or setup.data.sequence_length + 1
+def random_rows(setup: Setup) -> np.ndarray:
+    """A batch of random tokens, in rows as long as those of the preset's text."""
+    # where text is contiguous, a row has one token more than it predicts
+    length = setup.data.sequence_length + (PRESETS[setup.preset].corpus.text == "python")
+    shape = setup.data.batch_size, length
     return np.random.default_rng(0).integers(setup.model.vocabulary, size=shape, dtype=np.int32)
 
 
@@ -76,15 +79,14 @@ class CompiledStep:
 
     Args:
         experiment: its batch size and microbatches are those of the step.
-        row_length: tokens in a row.
         layerwise: whether it is the layer-wise step.
     """
 
-    def __init__(self, experiment: Experiment, row_length: int, *, layerwise: bool = False):
+    def __init__(self, experiment: Experiment, *, layerwise: bool = False):
         """Compile."""
         start = perf_counter()
         self._build = functools.partial(initial_state, experiment, layerwise=layerwise)
-        self._rows = random_rows(experiment.setup, row_length)
+        self._rows = random_rows(experiment.setup)
         step = jax.jit(make_train_step(experiment, layerwise=layerwise), donate_argnums=0)
         self._compiled = step.lower(jax.eval_shape(self._build), self._rows).compile()
         self._seconds = perf_counter() - start
@@ -133,7 +135,7 @@ def device_memory(what: str) -> int | None:
 
 
 def deepest(
-    experiment: Experiment, row_length: int, cards_gib: Sequence[int], *, layerwise: bool
+    experiment: Experiment, cards_gib: Sequence[int], *, layerwise: bool
 ) -> list[dict[str, int]]:
     """The most layers with which weights, state and compiled step fit, for each size of memory.
 
@@ -144,7 +146,7 @@ def deepest(
     @functools.cache
     def total(layers: int) -> int:
         deep = with_model(experiment, layers=layers)
-        plan = CompiledStep(deep, row_length, layerwise=layerwise).plan()
+        plan = CompiledStep(deep, layerwise=layerwise).plan()
         return kept(deep).total_bytes + plan["temporary_bytes"]
 
     two, one = (kept(with_model(experiment, layers=n)).total_bytes for n in (2, 1))

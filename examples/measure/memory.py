@@ -20,14 +20,14 @@ from examples.llama.config import (
     PresetName,
 )
 from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
-from examples.llama.presets import PRESETS, resolve
+from examples.llama.presets import PRESETS, resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.options import Checked, Count
 from examples.llama.run.stop import end_quietly
 from examples.measure.footprint import GIB, CompiledStep, deepest, kept, with_model
 from examples.measure.pictures import draw_stacks, name_lines, panels
 from examples.measure.results import write_results
-from examples.measure.tables import Table, pivot, unique
+from examples.measure.tables import Table, pivot, table, unique
 
 CARDS_GIB = (24, 80)
 """Memory of the devices that are asked about."""
@@ -49,19 +49,16 @@ Adam 2 bytes times 3N, for SinkGD and SWAN 2 bytes times N + 2(N_embedding + N_h
 last printed digit is rounded in some and cut off in others. GaLore's column is that of Zhao et al.,
 arXiv 2403.03507, Table 2, whose program projects the other side."""
 
-_OF_WEIGHTS_AND_STATE = (
+NOTES = (
     "Weights and state follow from shapes alone. Papers: their sum as arXiv 2502.06742 and "
     "2412.13148 (GaLore: 2403.03507) print it. State in float32: the sum with --precision "
-    "bfloat16-weights."
+    "bfloat16-weights.",
+    "Temporary: what XLA plans for the compiled step besides weights and state, such as gradients, "
+    "activations and logits. On a CPU, XLA multiplies bfloat16 matrices in float32, and holds a "
+    "float32 copy of all weights (in a layer-wise step a 16-bit copy): --precision float32 shows "
+    "the step without it.",
 )
-_OF_TEMPORARY = (
-    "Temporary: what XLA's {backend} backend plans for one compiled step of {rows} besides "
-    "weights and state, such as gradients, activations and logits. More rows need more."
-)
-_OF_BFLOAT16 = (
-    "On a CPU, XLA multiplies bfloat16 matrices in float32, and holds a float32 copy of all "
-    "weights (in a layer-wise step a 16-bit copy): --precision float32 shows the step without it."
-)
+"""Of what is counted, and of the compiled step."""
 
 _LAYERWISE = "-layerwise"
 _NAMES = [*OPTIMIZERS, *(name + _LAYERWISE for name, one in OPTIMIZERS.items() if one.layerwise)]
@@ -117,64 +114,45 @@ class Command(Checked):
             raise InputError("--run needs one of --presets and one of --optimizers, compiled")
 
 
-@dataclass(frozen=True)
-class Case:
-    """One optimizer with one preset's model."""
-
-    experiment: Experiment
-    layerwise: bool
-    title: str
-    row_length: int
-    """Tokens in a row."""
-
-    def step(self) -> CompiledStep:
-        """The step, compiled."""
-        return CompiledStep(self.experiment, self.row_length, layerwise=self.layerwise)
-
-
-def case(command: Command, preset: PresetName, name: str) -> Case:
+def experiment_of(command: Command, preset: PresetName, name: str) -> Experiment:
     """A preset's model with one optimizer, and the command's small batch."""
+    setup = PRESETS[preset].setup
+    data = DataConfig(batch_size=command.rows, sequence_length=setup.data.sequence_length)
+    optimizer = OptimizerConfig(name.removesuffix(_LAYERWISE))
+    return with_model(
+        resolved(Experiment(optimizer, dataclasses.replace(setup, data=data))),
+        precision=command.precision or setup.model.precision,
+        vocabulary=command.vocabulary or setup.model.vocabulary,
+    )
+
+
+def title_of(name: str) -> str:
+    """The display name."""
     base = name.removesuffix(_LAYERWISE)
-    setup, corpus = PRESETS[preset].setup, PRESETS[preset].corpus
-    length = setup.data.sequence_length
-    data = DataConfig(batch_size=command.rows, sequence_length=length)
-    experiment = Experiment(
-        resolve(OptimizerConfig(base), preset), dataclasses.replace(setup, data=data)
-    )
-    model = {
-        "precision": command.precision or setup.model.precision,
-        "vocabulary": command.vocabulary or setup.model.vocabulary,
-    }
-    return Case(
-        with_model(experiment, **model),
-        base != name,
-        OPTIMIZERS[base].title + ", layer-wise" * (base != name),
-        # where text is contiguous, a row has one token more than it predicts
-        length + (corpus.text == "python"),
-    )
+    return OPTIMIZERS[base].title + ", layer-wise" * (base != name)
 
 
 def measure(command: Command, preset: PresetName, name: str, console: Console) -> dict[str, Any]:
     """The row of one optimizer at one preset."""
-    one = case(command, preset, name)
-    precision, memory = one.experiment.setup.model.precision, kept(one.experiment)
+    experiment, title = experiment_of(command, preset, name), title_of(name)
+    precision, memory = experiment.setup.model.precision, kept(experiment)
     # a state of float32 where the experiment's is bfloat16
     narrow = precision == "bfloat16"
-    wide = kept(with_model(one.experiment, precision="bfloat16-weights")) if narrow else memory
-    step, total = {}, None
+    wide = kept(with_model(experiment, precision="bfloat16-weights")) if narrow else memory
+    step: dict[str, Any] = {"total_bytes": None}
     if command.compile:
-        with console.status(f"compiling {preset}, {one.title}"):
-            compiled = one.step()
+        with console.status(f"compiling {preset}, {title}"):
+            compiled = CompiledStep(experiment, layerwise=name.endswith(_LAYERWISE))
         step = compiled.plan()
-        console.print(f"{preset}, {one.title}: compiled in {step['compile_seconds']:.0f} s")
-        total = memory.total_bytes + step["temporary_bytes"]
+        console.print(f"{preset}, {title}: compiled in {step['compile_seconds']:.0f} s")
+        step["total_bytes"] = memory.total_bytes + step["temporary_bytes"]
         if command.run:
             step |= compiled.run()
-    published = PUBLISHED.get(one.experiment.optimizer.name, {})
+    published = PUBLISHED.get(experiment.optimizer.name, {})
     return {
         "preset": preset,
         "optimizer": name,
-        "title": one.title,
+        "title": title,
         "precision": precision,
         **vars(memory),
         "state_per_weight": round(memory.state_bytes / memory.parameters, 4),
@@ -183,49 +161,64 @@ def measure(command: Command, preset: PresetName, name: str, console: Console) -
         "weights_and_float32_state_gib": round(wide.total_bytes / GIB, 6),
         "published_gib": published.get(preset) if narrow else None,
         **step,
-        "total_bytes": total,
     }
+
+
+def largest(command: Command, preset: PresetName, name: str) -> list[dict[str, Any]]:
+    """The deepest models with one optimizer that fit into `CARDS_GIB`."""
+    experiment = experiment_of(command, preset, name)
+    about = {"preset": preset, "optimizer": name, "title": title_of(name)}
+    found = deepest(experiment, CARDS_GIB, layerwise=name.endswith(_LAYERWISE))
+    return [about | size for size in found]
 
 
 Row = Mapping[str, Any]
 
 
-def _by_preset(head: str, rows: Sequence[Row], cell: Callable[[Row], str], title: str) -> Table:
-    return pivot(head, rows, lambda row: row["title"], lambda row: row["preset"], cell, title)
+def memory_table(rows: Sequence[Row]) -> Table:
+    """One preset's rows."""
+    first, (unit, size) = rows[0], _unit(rows)
+
+    def amount(count: Callable[[Row], float]) -> Callable[[Row], str]:
+        return lambda row: f"{count(row) / size:.3f}"
+
+    columns: dict[str, Callable[[Row], str]] = {
+        unit: lambda row: row["title"],
+        "state": amount(lambda row: row["state_bytes"]),
+        "and weights": amount(lambda row: row["weight_bytes"] + row["state_bytes"]),
+    }
+    if any(row["published_gib"] for row in rows):
+        columns["papers"] = lambda row: f"{row['published_gib'] or 0:.2f}".replace("0.00", "")
+    if first["precision"] == "bfloat16":
+        wide = "weights_and_float32_state_gib"
+        columns["state in float32"] = amount(lambda row: row[wide] * GIB)
+    if first["total_bytes"] is not None:
+        columns["temporary"] = amount(lambda row: row["temporary_bytes"])
+        columns["total"] = amount(lambda row: row["total_bytes"])
+    title = (
+        f"{first['preset']}: {first['parameters'] / 1e6:.1f} M parameters, "
+        f"{first['matrix_parameters'] / 1e6:.1f} M of them in the matrices of the layers; "
+        f"weights {first['weight_bytes'] / size:.3f} {unit} ({first['precision']})"
+    )
+    return table(rows, columns, title)
 
 
-def _gib(gib: float) -> str:
-    return f"{gib:.2f}" if gib >= 0.05 else f"{gib:.4f}"
-
-
-def kept_table(rows: Sequence[Row]) -> Table:
-    """Weights and state: a line for each optimizer, a column for each preset."""
-
-    def cell(row: Row) -> str:
-        both = row["weights_and_state_gib"], row["weights_and_float32_state_gib"]
-        papers = f" ({row['published_gib']:.2f})" if row["published_gib"] else ""
-        return _gib(both[0]) + papers + f" / {_gib(both[1])}" * (row["precision"] == "bfloat16")
-
-    return _by_preset("GiB", rows, cell, "Weights and state (papers) / with state in float32")
+def _unit(rows: Sequence[Row]) -> tuple[str, int]:
+    """The unit in which a preset's figures are readable: its name and its bytes."""
+    small = max(row["weight_bytes"] for row in rows) < GIB // 20
+    return ("MiB", 2**20) if small else ("GiB", GIB)
 
 
 def state_table(rows: Sequence[Row]) -> Table:
     """Bytes per weight: a line for each optimizer, a column for each preset."""
-
-    def cell(row: Row) -> str:
-        return f"{row['matrix_state_per_weight']:.2f} / {row['state_per_weight']:.2f}"
-
-    title = "Bytes of state per weight: of the layers' matrices / of the model"
-    return _by_preset("", rows, cell, title)
-
-
-def step_table(rows: Sequence[Row]) -> Table:
-    """Temporary and total memory: a line for each optimizer, a column for each preset."""
-
-    def cell(row: Row) -> str:
-        return f"{_gib(row['temporary_bytes'] / GIB)} / {_gib(row['total_bytes'] / GIB)}"
-
-    return _by_preset("GiB", rows, cell, "Temporary, during a step / together")
+    return pivot(
+        "",
+        rows,
+        lambda row: row["title"],
+        lambda row: row["preset"],
+        lambda row: f"{row['matrix_state_per_weight']:.2f} / {row['state_per_weight']:.2f}",
+        "Bytes of state per weight: of the layers' matrices / of the model",
+    )
 
 
 def largest_table(rows: Sequence[Row]) -> Table:
@@ -253,9 +246,7 @@ def draw(path: Path, title: str, presets: Mapping[str, Sequence[Row]]) -> None:
         for axes in every[len(presets) :]:
             axes.remove()
         for axes, (preset, rows) in zip(every, presets.items(), strict=False):
-            small = max(row["weight_bytes"] for row in rows) < GIB // 20
-            unit, size = ("MiB", 2**20) if small else ("GiB", GIB)
-            names = [row["title"] for row in rows]
+            (unit, size), names = _unit(rows), [row["title"] for row in rows]
             parameters = f"{preset}: {rows[0]['parameters'] / 1e6:.1f} M parameters"
             name_lines(axes, parameters, unit, names)
             stacks = {
@@ -269,29 +260,13 @@ def draw(path: Path, title: str, presets: Mapping[str, Sequence[Row]]) -> None:
                     axes.axvline(at, color="black", linestyle=line, label=f"{card} GiB")
 
 
-def notes(command: Command, rows: Sequence[Row]) -> list[str]:
-    """What a reader of the figures has to know."""
-    found = [_OF_WEIGHTS_AND_STATE]
-    if command.compile:
-        backend = jax.default_backend()
-        found.append(_OF_TEMPORARY.format(rows=_batch(command), backend=backend))
-        if backend == "cpu" and any(row["precision"].startswith("bfloat16") for row in rows):
-            found.append(_OF_BFLOAT16)
-    return found
-
-
-def _batch(command: Command) -> str:
-    return "1 row" if command.rows == 1 else f"{command.rows} rows"
-
-
-def _say_peak(row: Row, console: Console) -> None:
-    peak, before = row["peak_bytes"], row["peak_bytes_before"]
-    if peak is None:
-        device = jax.local_devices()[0].device_kind
-        text = f"the device ({device}) reports no memory, so that the peak is unknown"
-    else:
-        text = f"the device's peak was {peak / GIB:.2f} GiB, {before / GIB:.2f} before the step"
-    console.print(f"One step was made, with loss {row['loss']:.3f}; {text}", soft_wrap=True)
+def real_step(row: Row) -> str:
+    """What the real step said."""
+    text = f"One step was made, with loss {row['loss']:.3f}; the device "
+    if row["peak_bytes"] is None:
+        return f"{text}reports no memory, so that the peak is unknown"
+    peak, before = (row[key] / GIB for key in ("peak_bytes", "peak_bytes_before"))
+    return f"{text}had a peak of {peak:.2f} GiB, {before:.2f} before the step"
 
 
 def run(command: Command, console: Console) -> int:
@@ -300,37 +275,25 @@ def run(command: Command, console: Console) -> int:
     presets: dict[str, list[dict[str, Any]]] = {}
     for preset in unique(command.presets):
         presets[preset] = [measure(command, preset, name, console) for name in names]
-        first = presets[preset][0]
-        console.print(
-            f"{preset}: {first['parameters'] / 1e6:.1f} M parameters, "
-            f"{first['matrix_parameters'] / 1e6:.1f} M of them in the matrices of the layers; "
-            f"weights {_gib(first['weight_bytes'] / GIB)} GiB ({first['precision']})",
-            soft_wrap=True,
-        )
+        console.print(memory_table(presets[preset]))
     rows = [row for here in presets.values() for row in here]
+    console.print(state_table(rows))
     if command.run:
-        _say_peak(rows[0], console)
-    console.print(kept_table(rows), state_table(rows), sep="\n")
-    if command.compile:
-        console.print(step_table(rows))
-    largest: list[dict[str, Any]] = []
+        console.print(real_step(rows[0]), soft_wrap=True)
+    models: list[dict[str, Any]] = []
     for preset in unique(command.largest):
-        here: list[dict[str, Any]] = []
-        for name in names:
-            one = case(command, preset, name)
-            about = {"preset": preset, "optimizer": name, "title": one.title}
-            with console.status(f"looking for the largest {preset}, {one.title}"):
-                found = deepest(one.experiment, one.row_length, CARDS_GIB, layerwise=one.layerwise)
-            here += [about | size for size in found]
+        with console.status(f"looking for the largest {preset}"):
+            here = [one for name in names for one in largest(command, preset, name)]
         console.print(largest_table(here))
-        largest += here
-    texts = notes(command, rows)
-    console.print(*texts, sep="\n", soft_wrap=True)
+        models += here
+    notes = NOTES if command.compile else NOTES[:1]
+    console.print(*notes, sep="\n", soft_wrap=True)
     backend = jax.default_backend() if command.compile else None
-    step = f": a step of {_batch(command)}, compiled for {backend}" if command.compile else ""
+    batch = f"{command.rows} rows" if command.rows > 1 else "1 row"
+    step = f": a step of {batch}, compiled for {backend}" if command.compile else ""
     draw(command.results.with_suffix(".png"), f"Memory of training{step}", presets)
-    figures = {"rows": rows, "largest": largest, "batch_rows": command.rows}
-    figures |= {"backend": backend, "notes": texts}
+    figures = {"rows": rows, "largest": models, "batch_rows": command.rows}
+    figures |= {"backend": backend, "notes": notes}
     write_results(command.results, figures, console, picture=True)
     return 0
 

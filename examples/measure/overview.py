@@ -10,7 +10,6 @@ from typing import Any
 
 from examples.llama.optimizers import OPTIMIZERS
 from examples.measure import bench, collectives, compilation, throughput
-from examples.measure.memory import kept_table
 from examples.measure.results import RECORDED, recorded
 from examples.measure.study.findings import findings, findings_table
 from examples.measure.study.runs import RunsFile
@@ -92,6 +91,17 @@ def _brief(name: str) -> str:
     return {"adamw": "AdamW", "ldadam-plain": "LDAdam"}.get(name, OPTIMIZERS[name].title)
 
 
+def memory() -> Table:
+    """GiB of weights and state in bfloat16 (what papers print) / with state in float32."""
+
+    def cell(row: dict[str, Any]) -> str:
+        papers = f" ({row['published_gib']:.2f})" if row["published_gib"] else ""
+        both = row["weights_and_state_gib"], row["weights_and_float32_state_gib"]
+        return f"{both[0]:.2f}{papers} / {both[1]:.2f}"
+
+    return pivot("GiB", _memory(*LIMITS), lambda row: row["title"], lambda r: r["preset"], cell)
+
+
 def brief_memory() -> Table:
     """GiB of weights and optimizer state in bfloat16, for a phone."""
     presets = {"60m": "60M", "350m": "350M", "1b": "1.3B", "7b": "7B"}
@@ -144,7 +154,7 @@ def _groups(file: str, section: str) -> list[dict[str, Any]]:
 
 TABLES: Mapping[str, Callable[[], Table]] = {
     "optimizers": optimizers,
-    "memory": lambda: kept_table(_memory(*LIMITS)),
+    "memory": memory,
     "brief-memory": brief_memory,
     "brief-time": lambda: table(_BRIEF_TIME, {"optimizer": _brief, "time of an update": _time}),
     "study": study,
@@ -152,7 +162,7 @@ TABLES: Mapping[str, Callable[[], Table]] = {
     "throughput": lambda: throughput.make_table(recorded("throughput.json")["rows"]),
     "step": lambda: bench.ratio_table(_groups("benchmark.json", "step")),
     "steep": lambda: bench.ratio_table(_groups("steep.json", "step")),
-    "baselines": lambda: bench.baseline_table(_groups("baselines.json", "baselines")),
+    "baselines": lambda: bench.ratio_table(_groups("baselines.json", "baselines"), {}),
     "shapes": lambda: bench.shape_table(_groups("benchmark.json", "shapes")),
     "step-memory": step_memory,
     "traffic": lambda: collectives.make_table(recorded("collectives.json")["rows"]),

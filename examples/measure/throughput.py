@@ -89,25 +89,23 @@ def compare(
     experiments: Mapping[str, Experiment], steps: Mapping[str, Sequence[float]]
 ) -> list[dict[str, Any]]:
     """The rows of the comparison, from the seconds of the steps, round by round."""
-    return [
-        {
-            "optimizer": name,
-            "title": OPTIMIZERS[name].title,
-            "options": {k: v for k, v in as_json(one.optimizer).items() if v is not None},
-            "tokens_per_second": spread(
-                [one.setup.data.tokens_per_step / seconds for seconds in steps[name]]
-            )._asdict(),
-            "speed_ratio": ratios(steps[REFERENCE], steps[name])._asdict(),
-            "utilization": utilization(
-                one.setup.model,
-                one.setup.data.sequence_length,
-                one.setup.data.tokens_per_step / spread(steps[name]).median,
-                devices=1,
-            ),
-            "step_seconds_by_round": [round(seconds, 6) for seconds in steps[name]],
-        }
-        for name, one in experiments.items()
-    ]
+    rows = []
+    for name, one in experiments.items():
+        data = one.setup.data
+        speed = spread([data.tokens_per_step / seconds for seconds in steps[name]])
+        used = utilization(one.setup.model, data.sequence_length, speed.median, devices=1)
+        rows.append(
+            {
+                "optimizer": name,
+                "title": OPTIMIZERS[name].title,
+                "options": {k: v for k, v in as_json(one.optimizer).items() if v is not None},
+                "tokens_per_second": speed._asdict(),
+                "speed_ratio": ratios(steps[REFERENCE], steps[name])._asdict(),
+                "utilization": used,
+                "step_seconds_by_round": [round(seconds, 6) for seconds in steps[name]],
+            }
+        )
+    return rows
 
 
 def make_table(rows: Sequence[Mapping[str, Any]]) -> Table:

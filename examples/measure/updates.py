@@ -23,6 +23,9 @@ Tree = dict[str, jax.Array]
 RATE = 1e-3
 """The learning rate of all optimizers; it does not change the speed."""
 
+WEIGHTS = 32_000_000
+"""The most weights that are updated, unless one layer has more: 128 MB in float32."""
+
 KERNEL = mo.MatrixAxes(output=-1, input=-2)
 """Stored (layers, in, out), or (in, out)."""
 
@@ -203,21 +206,7 @@ def layer_shapes(preset: PresetName, layers: int) -> dict[str, Shape]:
     return {**attention, "gate": (layers, d, f), "up": (layers, d, f), "down": (layers, f, d)}
 
 
-def fitting_layers(preset: PresetName, elements: float) -> int:
-    """How many of a preset's layers have no more weights than that; at least one."""
+def fitting_layers(preset: PresetName) -> int:
+    """How many of a preset's layers have no more weights than `WEIGHTS`; at least one."""
     each = sum(math.prod(shape) for shape in layer_shapes(preset, 1).values())
-    return min(PRESETS[preset].setup.model.layers, max(1, int(elements / each)))
-
-
-def product_flops(preset: PresetName) -> float:
-    """Operations of five of Muon's Newton-Schulz steps on one layer: X X^T, its square, times X."""
-    sides = (sorted(shape[1:]) for shape in layer_shapes(preset, 1).values())
-    return 5.0 * sum(4 * m * m * n + 2 * m**3 for m, n in sides)
-
-
-def product_speed(dtype: str, console: Console) -> float:
-    """Operations a second in a product of square matrices."""
-    x, product = jnp.ones((1024, 1024), dtype), jax.jit(jnp.matmul)
-    turns = {"product": lambda: product(x, x).block_until_ready()}
-    seconds = take_turns("a product of matrices", turns, lambda _: 5, console)["product"]
-    return 2 * 1024**3 / min(seconds)
+    return min(PRESETS[preset].setup.model.layers, max(1, WEIGHTS // each))

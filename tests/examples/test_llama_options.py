@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples.measure.bench.options import Command as Bench
 
 from examples.llama.config import (
     CorpusConfig,
@@ -25,6 +24,7 @@ from examples.llama.run.options import as_json, flag, from_json
 from examples.llama.run.processes import DistributedConfig
 from examples.llama.run.trained import TrainedConfig
 from examples.llama.train import resolved
+from examples.measure.bench import Command as Bench
 from examples.measure.memory import Command as Memory
 from examples.measure.throughput import Command as Throughput
 
@@ -65,8 +65,8 @@ BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
         "temperature": (0.0, -1.0, float("nan"), float("inf")),
         "seed": (-1,),
     },
-    Memory: dict.fromkeys(("microbatch_rows", "microbatches", "vocabulary"), (0,)),
-    Bench: dict.fromkeys(("seconds", "megabytes"), (0.0, -1.5)),
+    Memory: dict.fromkeys(("rows", "vocabulary"), (0,)),
+    Bench: {"seconds": (0.0, -1.5)},
     Throughput: {"rounds": (0, -1)},
 }
 
@@ -95,7 +95,7 @@ def test_every_number_has_bounds() -> None:
         ("llama.train", ["--mesh", "0", "1", "1"]),
         ("llama.generate", ["--temperature", "nan"]),
         ("measure.compare", ["--data-seed", "-1"]),
-        ("measure.bench.__main__", ["--megabytes", "-1.5"]),
+        ("measure.bench", ["--seconds", "-1.5"]),
     ],
 )
 def test_command_line_names_the_option_before_anything_starts(

@@ -19,7 +19,7 @@ from examples.llama.text.shards import (
 )
 from examples.measure.study.plan import CELLS
 from examples.measure.study.points import Rates
-from examples.measure.study.results import Trial
+from examples.measure.study.runs import Trial
 from examples.measure.study.training import Trainer
 
 DATA = DataConfig(batch_size=2, sequence_length=8, validation_rows=3)

@@ -1,7 +1,6 @@
 import io
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,15 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from examples.measure.bench.__main__ import main
-from examples.measure.bench.options import Command, Section
-from examples.measure.bench.step import Target, compare, geometric_mean, make_table
-from examples.measure.bench.updates import (
+from rich.console import Console
+
+import multinorm_optax as mo
+from examples.llama.config import PresetName
+from examples.llama.presets import PRESETS
+from examples.measure import bench, orthogonalizers
+from examples.measure.bench import TARGETS, Command, Section, Target, compare, main, ratio_table
+from examples.measure.footprint import kept
+from examples.measure.memory import Command as MemoryCommand
+from examples.measure.memory import experiment_of
+from examples.measure.results import recorded
+from examples.measure.timing import REFERENCE
+from examples.measure.updates import (
     BASELINES,
     FAST,
     KERNEL,
     OWN,
-    REFERENCE,
+    SLOW,
     TITLES,
     Matrices,
     Tree,
@@ -27,25 +35,14 @@ from examples.measure.bench.updates import (
     fitting_layers,
     layer_shapes,
     literal_sinkhorn,
-    product_flops,
 )
-from rich.console import Console
 
-import multinorm_optax as mo
-from examples.llama.config import PresetName
-from examples.llama.presets import PRESETS
-from examples.measure.bench import orthogonalizers, shapes, step
-from examples.measure.footprint import kept
-from examples.measure.memory import Command as MemoryCommand
-from examples.measure.memory import experiment_of
-from examples.measure.results import recorded
-
-TINY = Matrices({"gate": (2, 16, 24), "down": (2, 24, 16)})
+TINY = Matrices("tiny", {"gate": (2, 16, 24), "down": (2, 24, 16)})
 
 
 def test_steep_gradients_take_all_sweeps():
     for steep in (False, True):
-        matrices = Matrices({"gate": (1, 256, 512)}, steep=steep)
+        matrices = Matrices("tiny", {"gate": (1, 256, 512)}, steep=steep)
         rows, columns = mo.normalize_rows(KERNEL), mo.normalize_columns(KERNEL)
         trace = mo.trace_multi_normalize(matrices.gradient(), rows, columns, num_iters=4)
         assert (trace.residuals["gate"][-1, 0, 0] > 1e-5) == steep
@@ -81,7 +78,7 @@ def test_literal_loop_is_the_librarys(
     [*((name, "float32") for name in TITLES), *((name, "bfloat16") for name in ("sinkgd", *OWN))],
 )
 def test_every_optimizer_makes_a_step_of_every_weight(name: str, dtype: str) -> None:
-    old, new = _new_weights(name, Matrices(TINY.shapes, dtype))
+    old, new = _new_weights(name, Matrices("tiny", TINY.shapes, dtype))
     chex.assert_trees_all_equal_shapes_and_dtypes(old, new)
     chex.assert_tree_all_finite(new)
     for leaf, moved in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
@@ -98,7 +95,7 @@ def test_three_of_them_do_the_same() -> None:
 
 def test_optimizers_take_the_axes_of_the_case() -> None:
     axes = mo.MatrixAxes(output=0, input=1)
-    turned = Matrices({"gate": (24, 16)}, axes=axes)
+    turned = Matrices("tiny", {"gate": (24, 16)}, axes=axes)
     params, gradient = turned.gaussian(1), turned.gaussian(0)
     optimizer = build("sinkgd-1", axes)
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
@@ -114,9 +111,10 @@ def test_gradient_and_weights_are_drawn_apart() -> None:
 
 
 def test_updates_take_turns_on_the_same_weights() -> None:
-    found = TINY.seconds("tiny", (REFERENCE, "sgd-plain"), 1e-9, Console(file=io.StringIO()))
-    assert {name: len(each) for name, each in found.items()} == {REFERENCE: 3, "sgd-plain": 3}
-    assert all(second > 0 for each in found.values() for second in each)
+    found = TINY.timed((REFERENCE, "sgd-plain"), 1e-9, Console(file=io.StringIO()))
+    times = {name: each["seconds_by_round"] for name, each in found["competitors"].items()}
+    assert {name: len(each) for name, each in times.items()} == {REFERENCE: 3, "sgd-plain": 3}
+    assert all(second > 0 for each in times.values() for second in each)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -127,43 +125,34 @@ def test_layers_are_the_presets(preset: PresetName) -> None:
 
 
 def test_as_many_layers_as_fit_and_at_least_one() -> None:
-    presets: Sequence[PresetName] = ("60m", "130m", "350m", "1b", "7b")
-    assert [fitting_layers(preset, 32e6) for preset in presets] == [8, 4, 2, 1, 1]
-    assert fitting_layers("60m", 1e12) == 8
-    assert Command().elements == 32e6
-    assert Command(precision="bfloat16").elements == 64e6
-
-
-def test_operations_of_matrix_products() -> None:
-    d, f = 512, 1376
-    square, wide = 2 * d**3 + 2 * d**3 + 2 * d**3, 2 * d * d * f + 2 * d**3 + 2 * d * d * f
-    assert product_flops("60m") == 5 * (4 * square + 3 * wide)
+    assert [fitting_layers(preset) for preset in get_args(PresetName)] == [4, 8, 4, 2, 1, 1]
 
 
 @pytest.mark.parametrize(
-    ("target", "text", "ratios", "reached"),
+    ("target", "ratios", "reached"),
     [
-        (Target(at_most=2.0), "≤ 2", [1.0, 2.0], True),
-        (Target(at_most=2.0), "≤ 2", [1.0, 2.1], False),
-        (Target(at_least=30.0), "≥ 30", [29.0, 99.0], False),
-        (Target(at_least=0.95, at_most=1.05), "0.95 to 1.05", [0.94], False),
-        (Target(at_most=2.0, mean_at_most=1.6), "≤ 2, mean 1.6", [1.3, 1.9], True),
-        (Target(at_most=2.0, mean_at_most=1.6), "≤ 2, mean 1.6", [1.5, 1.9], False),
+        (Target("≤ 2", high=2.0), [1.0, 2.0], True),
+        (Target("≤ 2", high=2.0), [1.0, 2.1], False),
+        (Target("≥ 30", low=30.0), [29.0, 99.0], False),
+        (Target("0.95 to 1.05", low=0.95, high=1.05), [0.94], False),
+        (Target("mean 1.6", high=1.6, of_mean=True), [1.3, 1.9], True),
+        (Target("mean 1.6", high=1.6, of_mean=True), [1.5, 1.9], False),
     ],
 )
-def test_targets(target: Target, text: str, ratios: list[float], reached: bool) -> None:
-    assert str(target) == text
+def test_targets(target: Target, ratios: list[float], reached: bool) -> None:
     assert target.reached(ratios) is reached
 
 
-def test_the_geometric_mean_of_a_ratio_and_its_inverse_is_one() -> None:
-    assert geometric_mean([4.0, 0.25, 1.0]) == pytest.approx(1.0)
+def test_targets_say_their_bounds() -> None:
+    for target in TARGETS.values():
+        numbers = {float(word) for word in target.text.split() if word[0].isdigit()}
+        assert numbers == {target.low, target.high} - {0.0, math.inf}
 
 
 def _group(preset: str, **seconds: list[float]) -> dict[str, Any]:
     times = {name.replace("_", "-"): each for name, each in seconds.items()}
     competitors = {n: {"title": TITLES[n], "seconds_by_round": t} for n, t in times.items()}
-    return {"preset": preset, "competitors": competitors}
+    return {"name": preset, "competitors": competitors}
 
 
 GROUPS = (
@@ -174,36 +163,38 @@ GROUPS = (
 
 
 def test_ratios_are_compared_with_their_targets() -> None:
-    found = {(one["over"], one["under"]): one for one in compare(GROUPS)}
+    found = compare(GROUPS)
     assert list(found) == [
         ("sinkgd", "adamw"),
         ("sinkgd-1", "adamw"),
         ("muon", "adamw"),
         ("muon", "sinkgd"),
     ]
-    five = found["sinkgd", "adamw"]
-    assert {p: one["median"] for p, one in five["ratios"].items()} == {"60m": 1.5, "7b": 2.0}
-    assert five["geometric_mean"] == pytest.approx(math.sqrt(3.0))
-    assert (five["target"], five["reached"]) == ("mean 2.2", True)
-    assert found["sinkgd-1", "adamw"]["reached"] is True
-    assert found["muon", "adamw"]["reached"] is None
-    assert found["muon", "sinkgd"]["geometric_mean"] == 40.0  # of the group that has both
-    assert found["muon", "sinkgd"]["reached"] is True
-    table = make_table({"groups": GROUPS, "comparisons": compare(GROUPS)})
-    assert table.rows[0][1:] == ["1.5", "2", "1.73", "mean 2.2", "yes"]
-    assert table.rows[-1][1:] == ["40", "not run", "40", "≥ 30", "yes"]
+    medians = {preset: one.median for preset, one in found["sinkgd", "adamw"].items()}
+    assert medians == {"60m": 1.5, "7b": 2.0}
+    assert found["muon", "sinkgd"]["60m"].median == 40.0  # of the group that has both
+    five, one_sweep, muon, to_sinkgd = (row[1:] for row in ratio_table(GROUPS).rows)
+    assert five == ["1.5", "2", "1.73", "mean 2.2", "yes"]
+    assert one_sweep[-2:] == ["≤ 0.9", "yes"]
+    assert muon[-2:] == ["", ""]
+    assert to_sinkgd == ["40", "not run", "40", "≥ 30", "yes"]
 
 
-def test_each_shape_of_a_preset_by_itself_and_the_hostile_ones() -> None:
-    found = shapes.cases(Command(presets=("1b", "60m")))
-    assert [shape for _, shape, _ in found[: -len(shapes.HOSTILE)]] == [
+def test_each_shape_of_a_preset_by_itself_and_the_hostile_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Matrices, "timed", lambda self, *_: vars(self))
+    console = Console(file=io.StringIO())
+    found = list(bench.shape_groups(Command(presets=("1b", "60m")), console))
+    shapes = [one["shapes"]["kernel"] for one in found]
+    assert shapes[: -len(bench.HOSTILE)] == [
         *((1, 2048, 2048), (1, 2048, 5461), (1, 5461, 2048)),
         *((8, 512, 512), (8, 512, 1376), (8, 1376, 512)),
     ]
-    for _, shape, axes in found:
-        m, n = axes.matrix_shape(shape)
+    for one, shape in zip(found, shapes, strict=True):
+        m, n = one["axes"].matrix_shape(shape)
         assert math.prod(shape) % (m * n) == 0
-    assert {(1, 256, 32_000), (8, 64, 64), (1, 1, 100_000)} <= {shape for _, shape, _ in found}
+    assert {(1, 256, 32_000), (8, 64, 64), (1, 1, 100_000)} <= set(shapes)
 
 
 def test_end_to_end(
@@ -211,49 +202,44 @@ def test_end_to_end(
 ) -> None:
     middle = mo.MatrixAxes(output=2, input=0)
     hostile = (("middle", (8, 3, 12), middle), ("small", (2, 8, 8), KERNEL))
-    monkeypatch.setattr(shapes, "HOSTILE", hostile)
-    monkeypatch.setattr(step, "FAST", (REFERENCE, "sinkgd-1"))
-    monkeypatch.setattr(step, "SLOW", (REFERENCE, "sgd-plain"))
-    monkeypatch.setattr(step, "BASELINES", (REFERENCE, "lion", "adam-mini"))
+    monkeypatch.setattr(bench, "HOSTILE", hostile)
+    monkeypatch.setattr(bench, "FAST", (REFERENCE, "sinkgd-1"))
+    monkeypatch.setattr(bench, "SLOW", (REFERENCE, "sgd-plain"))
+    monkeypatch.setattr(bench, "BASELINES", (REFERENCE, "lion", "adam-mini"))
     results = tmp_path / "bench.json"
     options = ["--presets", "cpu", "--seconds", "0.2", "--results", str(results)]
     assert main(["--sections", "step", "shapes", "baselines", *options]) == 0
     output = capsys.readouterr().out
-    for text in ("cpu: 4 layers, 0.8 M weights", "SinkGD, 1 sweep", "≤ 0.9", "Adam-mini"):
+    for text in ("cpu, 0.8 M weights", "SinkGD, 1 sweep", "≤ 0.9", "Adam-mini"):
         assert text in output
     written = json.loads(results.read_text())
     assert written.keys() == {"step", "shapes", "baselines", "versions", "machine"}
-    measured = written["shapes"]["shapes"]
-    assert len(measured) == 3 + len(hostile)
-    medians = [row["ratio"]["median"] for row in measured]
-    assert written["shapes"]["worst"]["ratio"]["median"] == max(medians)
-    fast = written["step"]["groups"][0]
+    assert len(written["shapes"]["groups"]) == 3 + len(hostile)
+    fast, slow = written["step"]["groups"]
     assert fast["competitors"].keys() == {REFERENCE, "sinkgd-1"}
+    assert slow["competitors"].keys() == {REFERENCE, "sgd-plain"}
     adamw = fast["competitors"][REFERENCE]
     assert adamw["ratio"] == {"low": 1.0, "median": 1.0, "high": 1.0}
     assert len(adamw["seconds_by_round"]) >= 3
-    sgd, one = written["step"]["comparisons"]
-    assert (sgd["over"], sgd["target"], sgd["reached"]) == ("sgd-plain", None, None)
-    assert (one["over"], one["target"]) == ("sinkgd-1", "≤ 0.9")
-    assert one["geometric_mean"] == pytest.approx(one["ratios"]["cpu"]["median"])
-    assert [c["over"] for c in written["baselines"]["comparisons"]] == ["adam-mini", "lion"]
+    (baselines,) = written["baselines"]["groups"]
+    assert baselines["competitors"].keys() == {REFERENCE, "lion", "adam-mini"}
     assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_products_of_matrices_that_take_too_long_are_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ones(self: Matrices, what: str, names: Sequence[str], *_: Any) -> dict[str, list[float]]:
-        return {name: [1.0] * 3 for name in names}
+def test_slowest_shapes_come_first() -> None:
+    groups = recorded("benchmark.json")["shapes"]["groups"]
+    ratios = [float(row[3].split()[0]) for row in bench.shape_table(groups).rows]
+    assert ratios == sorted(ratios, reverse=True)
+    assert len(ratios) == len(groups)
 
-    monkeypatch.setattr(step, "product_speed", lambda *_: 1.0)
-    monkeypatch.setattr(Matrices, "seconds", ones)
-    console = Console(file=io.StringIO())
-    found = step.measure(Command(presets=("cpu",), results=tmp_path / "bench.json"), console)
-    (only,) = found["groups"]
-    assert tuple(only["competitors"]) == FAST
-    output = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
-    assert "Muon and SWAN are left out" in output
+
+def test_products_of_matrices_that_take_too_long_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Matrices, "timed", lambda self, names, *_: (self.name, names))
+    command, console = Command(presets=("350m", "1b")), Console(file=io.StringIO())
+    found = list(bench.preset_groups(command, console, FAST, SLOW))
+    assert found == [("350m", FAST), ("350m", SLOW), ("1b", FAST)]
 
 
 @pytest.mark.parametrize(
@@ -277,14 +263,13 @@ def test_help_says_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert exit_info.value.code == 0
     output = capsys.readouterr().out
-    for word in (*get_args(Section), "--megabytes", "AdamW", "bfloat16"):
+    for word in (*get_args(Section), "--seconds", "AdamW", "bfloat16"):
         assert word in output
 
 
 def test_recorded_files_have_what_the_targets_need() -> None:
-    step_section = recorded("benchmark.json")["step"]
-    compared = {(one["over"], one["under"]) for one in step_section["comparisons"]}
-    assert compared >= step.STEP_TARGETS.keys()
+    for file in ("benchmark.json", "steep.json"):
+        assert compare(recorded(file)["step"]["groups"]).keys() >= TARGETS.keys()
     baselines = recorded("baselines.json")["baselines"]["groups"][0]["competitors"]
     assert baselines.keys() == set(BASELINES)
 

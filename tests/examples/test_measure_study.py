@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -32,21 +31,21 @@ from examples.llama.presets import resolve
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import Validated, fit, prepare
 from examples.measure.study import plan
-from examples.measure.study.__main__ import main
-from examples.measure.study.due import due_trials, left
+from examples.measure.study.__main__ import duration, main
 from examples.measure.study.findings import (
     FLAT,
     expected_best,
     findings,
+    findings_table,
+    first_box_losses,
     flat_factor,
+    progress_table,
     tokens_to_reach,
-    untrained,
 )
 from examples.measure.study.plan import CELLS, FIRST, MOVES, SEEDS, SHORTER, SPACES
 from examples.measure.study.points import OUTER, Box, Rates
-from examples.measure.study.results import Claim, ResultsFile, Run, Trial
-from examples.measure.study.search import Search, repetitions, search
-from examples.measure.study.tables import duration, tabulate, tabulate_progress
+from examples.measure.study.runs import Run, RunsFile, Trial
+from examples.measure.study.search import Search, due_trials, left, mean_loss, search
 from examples.measure.study.training import Trainer
 
 CELL = "large-8k"
@@ -156,7 +155,7 @@ class TestDueRuns:
         optimum = Rates(1e-3 * 16**0.8, 2e-2 * 16**-0.6)
         runs = _carry_out(["adamw2"], {"adamw2": _bowl(optimum)})
         found = search(CELL, "adamw2", runs)
-        assert found.complete
+        assert found.inside
         assert len(found.boxes) > 1
         assert len(found.tries) == 16 + 8 * (len(found.boxes) - 1)
         assert not BOX.contains(found.tries[0].trial.rates)
@@ -188,7 +187,7 @@ class TestDueRuns:
             return bowl(trial) + (0 if lucky else 1)
 
         runs = _carry_out(["adamw2"], {"adamw2": loss})
-        found = repetitions(search(CELL, "adamw2", runs), runs)
+        found = search(CELL, "adamw2", runs)
         assert found.winner[0].trial.rates == second
         assert {run.trial.rates for group in found.shorter for run in group} == {second}
 
@@ -200,8 +199,8 @@ class TestDueRuns:
             {"adamw2": lambda one: None if (one.seed, one.rates) == (2, best) else bowl(one)},
         )
         [finding] = findings(CELL, runs)
-        assert finding.rates != best
-        assert math.isfinite(finding.mean)
+        assert finding.winner[0].trial.rates != best
+        assert math.isfinite(mean_loss(finding.winner))
 
     def test_runs_of_the_center_come_first_where_time_is_short(
         self, monkeypatch: pytest.MonkeyPatch
@@ -215,18 +214,18 @@ class TestDueRuns:
     def test_estimate_counts_what_is_left(self) -> None:
         bowl = _bowl(_center("adamw2"))
         runs: list[Run] = []
-        counts = [left(CELL, "adamw2", runs).runs]
+        counts = [left(CELL, "adamw2", runs)[0]]
         while due := due_trials([CELL], ["adamw2"], runs):
             runs.append(_run(due[0], bowl(due[0])))
-            counts.append(left(CELL, "adamw2", runs).runs)
+            counts.append(left(CELL, "adamw2", runs)[0])
         assert counts == list(range(16 + 6 + 6, -1, -1))
 
     def test_estimate_goes_by_the_seconds_of_the_runs(self) -> None:
-        assert left(CELL, "adamw2", []).seconds == pytest.approx(
+        assert left(CELL, "adamw2", [])[1] == pytest.approx(
             CELLS[CELL].seconds * (16 + 6 + 3 / 4 + 3 / 2)
         )
         run = _run(_trial(BOX.points(16)[0]), 2.0)
-        assert left(CELL, "adamw2", [run]).seconds == pytest.approx(2.0 * (15 + 6 + 3 / 4 + 3 / 2))
+        assert left(CELL, "adamw2", [run])[1] == pytest.approx(2.0 * (15 + 6 + 3 / 4 + 3 / 2))
 
     def test_durations(self) -> None:
         assert [duration(s) for s in (5, 600, 7500)] == ["5 s", "10 min", "2 h 05 min"]
@@ -236,7 +235,7 @@ def _trial(rates: Rates, point: int = 0, seed: int = 0) -> Trial:
     return Trial(CELL, "adamw2", 0, point, rates, seed, CELLS[CELL].setup.steps)
 
 
-class TestResultsFile:
+class TestRunsFile:
     def _trials(self) -> list[Trial]:
         return [_trial(rates, point) for point, rates in enumerate(BOX.points(4))]
 
@@ -245,94 +244,101 @@ class TestResultsFile:
         return [trial for trial in self._trials() if trial.key not in done]
 
     def test_runs_come_back(self, tmp_path: Path) -> None:
-        file = ResultsFile(tmp_path / "runs.jsonl")
-        claim = file.claim(self._missing)
-        assert isinstance(claim, Claim)
-        file.finish(claim, _run(claim.trial, 2.5))
-        claim = file.claim(self._missing)
-        assert isinstance(claim, Claim)
-        file.finish(claim, _run(claim.trial, None))
-        one, other = ResultsFile(file.path).runs()
+        file = RunsFile(tmp_path / "runs.jsonl")
+        losses = iter([2.5, None])
+        file.carry_out(
+            lambda runs: self._missing(runs)[:2][: 2 - len(runs)],
+            lambda trial: _run(trial, next(losses)),
+        )
+        one, other = RunsFile(file.path).runs()
         assert (one, other) == (_run(self._trials()[0], 2.5), _run(self._trials()[1], None))
         assert (one.score, other.score) == (2.5, math.inf)
 
-    def test_trial_is_claimed_once(self, tmp_path: Path) -> None:
-        files = [ResultsFile(tmp_path / "runs.jsonl") for _ in range(2)]
-        claims = [file.claim(self._missing) for file in files * 2]
-        assert [claim.trial for claim in claims] == self._trials()  # type: ignore[union-attr]
-        assert files[0].claim(self._missing) is True
-        assert files[0].claim(lambda runs: []) is False
-        files[1].finish(claims[3])  # type: ignore[arg-type]
-        again = files[0].claim(self._missing)
-        assert isinstance(again, Claim)
-        assert again.trial == self._trials()[3]
+    def test_work_ends_where_no_run_is_made(self, tmp_path: Path) -> None:
+        file = RunsFile(tmp_path / "runs.jsonl")
+        asked = []
+        file.carry_out(self._missing, asked.append)
+        assert asked == self._trials()[:1]
+        assert file.runs() == []
 
-    def test_claim_ends_with_its_process(self, tmp_path: Path) -> None:
-        file = ResultsFile(tmp_path / "runs.jsonl")
-        claim = file.claim(self._missing)
-        assert isinstance(claim, Claim)
-        os.close(claim.lock)  # as the system does when a process is killed
-        again = file.claim(self._missing)
-        assert isinstance(again, Claim)
-        assert again.trial == claim.trial
+    def test_trial_that_was_made_meanwhile_is_not_made_again(self, tmp_path: Path) -> None:
+        file = RunsFile(tmp_path / "runs.jsonl")
+        first, second, *_ = self._trials()
+        asked = []
+
+        def due(runs: Sequence[Run]) -> list[Trial]:
+            if not runs:  # another process makes the first trial right after
+                file.append(_run(first, 2.5))
+            return [first, second]
+
+        file.carry_out(due, asked.append)
+        assert asked == [second]
 
     def test_line_cut_short_is_left_out_and_replaced(self, tmp_path: Path) -> None:
-        file = ResultsFile(tmp_path / "runs.jsonl")
-        for loss in (2.5, 2.6):
-            claim = file.claim(self._missing)
-            assert isinstance(claim, Claim)
-            file.finish(claim, _run(claim.trial, loss))
+        file = RunsFile(tmp_path / "runs.jsonl")
+        trials = self._trials()
+        for trial, loss in zip(trials, (2.5, 2.6), strict=False):
+            file.append(_run(trial, loss))
         file.path.write_bytes(file.path.read_bytes()[:-20])
         assert [run.loss for run in file.runs()] == [2.5]
-        claim = file.claim(self._missing)
-        assert isinstance(claim, Claim)
-        file.finish(claim, _run(claim.trial, 2.7))
+        file.append(_run(trials[1], 2.7))
         assert [run.loss for run in file.runs()] == [2.5, 2.7]
 
     def test_other_file_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "runs.jsonl"
         path.write_text('{"a": 1}\n')
         with pytest.raises(InputError, match="line 1: not a run of this study"):
-            ResultsFile(path).runs()
+            RunsFile(path).runs()
 
     def test_environment_is_written_once(self, tmp_path: Path) -> None:
-        file = ResultsFile(tmp_path / "runs.jsonl")
+        file = RunsFile(tmp_path / "runs.jsonl")
         numbers = [file.environment({"corpus": name}) for name in ("a", "b", "a")]
         assert numbers == [0, 1, 0]
         assert [each["corpus"] for each in file.environments()] == ["a", "b"]
 
     def test_two_processes_share_the_file(self, tmp_path: Path) -> None:
+        """A third one is killed while it makes the first trial, which another one then makes."""
         program = textwrap.dedent(
             """
             import sys, time
             from pathlib import Path
+            from examples.measure.study import runs
             from examples.measure.study.points import Box, Rates
-            from examples.measure.study.results import ResultsFile, Run, Trial
 
             points = Box(Rates(1e-3, 2e-2), 16.0).points(16)
-            trials = [Trial("a", "b", 0, n, rates, 0, 8) for n, rates in enumerate(points)]
-            file = ResultsFile(Path(sys.argv[1]))
+            trials = [runs.Trial("a", "b", 0, n, rates, 0, 8) for n, rates in enumerate(points)]
+            file = runs.RunsFile(Path(sys.argv[1]))
+            runs.WAIT = 0.01
 
-            def missing(runs):
-                done = {run.trial.key for run in runs}
+            def missing(made):
+                done = {run.trial.key for run in made}
                 return [trial for trial in trials if trial.key not in done]
 
-            while claim := file.claim(missing):
-                if claim is True:
-                    time.sleep(0.01)
-                    continue
-                time.sleep(0.02)
-                file.finish(claim, Run(claim.trial, 1.0, None, 0.0, int(sys.argv[2])))
+            def make(trial):
+                print(trial.point, flush=True)
+                time.sleep(float(sys.argv[2]))
+                return runs.Run(trial, 1.0, None, 0.0, 0)
+
+            file.carry_out(missing, make)
             """
         )
         path = tmp_path / "runs.jsonl"
-        processes = [
-            subprocess.Popen([sys.executable, "-c", program, str(path), str(number)])
-            for number in range(2)
-        ]
-        assert [process.wait(120) for process in processes] == [0, 0]
-        runs = ResultsFile(path).runs()
-        assert sorted(run.trial.point for run in runs) == list(range(16))
+
+        def start(seconds: float) -> subprocess.Popen[str]:
+            command = [sys.executable, "-c", program, str(path), str(seconds)]
+            return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+        with start(600) as stuck:
+            assert stuck.stdout is not None
+            assert stuck.stdout.readline() == "0\n"
+            processes = [start(0.05) for _ in range(2)]
+            first = [process.stdout.readline() for process in processes]  # type: ignore[union-attr]
+            assert "0\n" not in first
+            stuck.kill()
+        made = [first[n] + process.communicate()[0] for n, process in enumerate(processes)]
+        assert [process.returncode for process in processes] == [0, 0]
+        assert sorted(int(point) for point in "".join(made).split()) == list(range(16))
+        assert sorted(run.trial.point for run in RunsFile(path).runs()) == list(range(16))
 
 
 class TestFindings:
@@ -346,7 +352,7 @@ class TestFindings:
         losses = [2.0, *[2.0 + 0.9 * FLAT] * 2, *[2.0 + 1.1 * FLAT] * 13]
         points = enumerate(zip(BOX.points(16), losses, strict=True))
         tries = [_run(_trial(rates, point), loss) for point, (rates, loss) in points]
-        found = Search([BOX], tries)
+        found = Search(CELL, "adamw2", [BOX], tries)
         # three of sixteen points: a square with the same share has sides of width^sqrt(3/16)
         assert flat_factor(found) == pytest.approx(16 ** math.sqrt(3 / 16))
 
@@ -369,15 +375,18 @@ class TestFindings:
     def test_figures_are_those_of_the_runs(self) -> None:
         swan, adamw2, adamw = findings(CELL, self._study())
         assert [one.optimizer for one in (swan, adamw2, adamw)] == ["swan", "adamw2", "adamw"]
-        assert (swan.points, adamw.points, swan.moves) == (16, 8, 0)
-        assert swan.spread == pytest.approx(0.01)
-        assert np.mean(swan.differences) == pytest.approx(-0.5, abs=0.02)
-        assert np.std(swan.differences) < 1e-9
+        assert [len(one.tries) for one in (swan, adamw)] == [16, 8]
+        assert len(swan.boxes) == 1
+        assert [tokens for tokens, _ in swan.curve] == [20 * 8192, 40 * 8192, 80 * 8192]
+        best, reference, last = findings_table(CELL, [swan, adamw2, adamw]).rows
+        assert best[3].endswith(" ± 0.010")
+        difference, _, deviation = best[4].partition(" ± ")
+        assert float(difference) == pytest.approx(-0.5, abs=0.02)
+        assert deviation == "0.000"
         # each halving of the length costs half a nat, which is what SWAN is ahead
-        assert swan.tokens_to_reference == pytest.approx(80 * 8192 / 2, rel=0.05)
-        assert adamw2.tokens_to_reference == 80 * 8192
-        assert adamw.tokens_to_reference is None
-        assert [tokens for tokens, _ in swan.lengths] == [20 * 8192, 40 * 8192, 80 * 8192]
+        assert float(best[6].removesuffix("%")) == pytest.approx(50, rel=0.05)
+        assert (reference[4], reference[6]) == ("-", "100%")
+        assert last[6] == "not reached"
 
     def test_run_that_diverged_counts_as_untrained(self) -> None:
         bowl = _bowl(_center("adamw"))
@@ -387,21 +396,20 @@ class TestFindings:
         )
         [finding] = findings(CELL, runs)
         first = [run.score for run in runs if run.trial.seed == 0]
-        want = [untrained(CELL) if math.isinf(loss) else loss for loss in first]
-        assert finding.best_of[0] == pytest.approx(np.mean(want))
-        assert finding.best_of[-1] == min(want)
-        assert untrained(CELL) == pytest.approx(math.log(256))
+        want = [math.log(256) if math.isinf(loss) else loss for loss in first]
+        assert sorted(first_box_losses(finding)) == pytest.approx(sorted(want))
+        assert max(first_box_losses(finding)) == pytest.approx(math.log(256))
 
     def test_tables_fit_a_terminal_and_say_the_figures(self) -> None:
         runs = self._study()
-        table = tabulate(CELL, findings(CELL, runs))
+        table = findings_table(CELL, findings(CELL, runs))
         console = Console(file=io.StringIO(), width=100)
         console.print(table)
         text = console.file.getvalue()  # type: ignore[attr-defined]
         assert "1.5" in text
         assert "not reached" in text
         assert table.markdown().count("\n| ") == 1 + 3
-        progress = tabulate_progress(CELL, ["adamw2", "muon"], runs[:3])
+        progress = progress_table(CELL, ["adamw2", "muon"], runs[:3])
         assert [row[1] for row in progress.rows] == ["2 of 16", "0 of 16"]
 
 
@@ -468,12 +476,12 @@ class TestStudy:
     ) -> None:
         path = tmp_path / "study.jsonl"
         assert main([*options, "--budget", "0"]) == 0
-        assert ResultsFile(path).runs() == []
+        assert RunsFile(path).runs() == []
         assert "would end after --budget" in capsys.readouterr().out
         assert main(options) == 0
         output = capsys.readouterr().out
         assert "0 runs left" in output
-        runs = ResultsFile(path).runs()
+        runs = RunsFile(path).runs()
         assert len(path.read_text().splitlines()) == len(runs) + 1
         assert {run.trial.seed for run in runs} <= {0, *SEEDS}
         before = path.read_bytes()
@@ -485,7 +493,7 @@ class TestStudy:
         # a part of the study goes on to the same runs
         path.write_bytes(b"".join(before.splitlines(keepends=True)[:4]))
         assert main(options) == 0
-        again = ResultsFile(path).runs()
+        again = RunsFile(path).runs()
         assert {run.trial.key: run.loss for run in again} == {r.trial.key: r.loss for r in runs}
 
     def test_report_is_written_beside_the_runs(self, options: list[str], tmp_path: Path) -> None:
@@ -502,11 +510,9 @@ class TestStudy:
     def test_runs_of_another_text_are_refused(
         self, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        file = ResultsFile(tmp_path / "study.jsonl")
+        file = RunsFile(tmp_path / "study.jsonl")
         file.environment({"corpus": "another"})
-        claim = file.claim(lambda runs: [_trial(Rates(1e-3, 1e-2))])
-        assert isinstance(claim, Claim)
-        file.finish(claim, _run(claim.trial, 2.0))
+        file.append(_run(_trial(Rates(1e-3, 1e-2)), 2.0))
         assert main(options) == 2
         assert "are of the text another" in capsys.readouterr().out
 

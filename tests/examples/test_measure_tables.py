@@ -3,19 +3,17 @@
 import io
 from collections.abc import Sequence
 
-import pytest
-from examples.measure.largest import largest_table
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from examples.llama.config import PresetName
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import PRESETS
-from examples.measure.bench import step
+from examples.measure import bench
 from examples.measure.compare import make_tables
-from examples.measure.memory import memory_table, state_table
-from examples.measure.tables import Table
+from examples.measure.memory import largest_table, memory_table, state_table
+from examples.measure.tables import Table, pivot
+from examples.measure.updates import TITLES
 
 _words = st.text(st.characters(categories=["Lu", "Ll", "Nd"]), min_size=1, max_size=9)
 
@@ -47,11 +45,9 @@ def test_figures_are_whole_and_names_are_broken(
 
 
 def test_names_longer_than_the_terminal_keep_every_letter() -> None:
-    table = Table(["", "rate"], [["n" * 200, "1.25"]], notes=["below", "at last"])
-    text = _shown(table)
+    text = _shown(Table(["", "rate"], [["n" * 200, "1.25"]]))
     assert text.count("n") == 200
     assert "1.25" in text
-    assert [line.strip() for line in text.splitlines()[-2:]] == ["below", "at last"]
 
 
 def test_page_has_a_row_per_line() -> None:
@@ -59,40 +55,44 @@ def test_page_has_a_row_per_line() -> None:
     assert table.markdown() == "| a | b |\n| --- | --- |\n| c | 1 |\n| d | 2 |"
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_memory_of_every_optimizer(preset: PresetName) -> None:
-    figures = {"preset": preset, "precision": "bfloat16", "parameters": 6738415616}
+def test_pivot_leaves_out_what_is_missing() -> None:
+    cells = [("a", 1, "x"), ("b", 2, "y"), ("a", 2, "z")]
+    table = pivot("", cells, lambda c: c[0], lambda c: c[1], lambda c: c[2])
+    assert (table.heads, table.rows) == (["", "1", "2"], [["a", "x", "z"], ["b", "", "y"]])
+
+
+def test_memory_of_every_optimizer() -> None:
+    figures = {"precision": "bfloat16", "parameters": 6738415616}
     figures |= {"matrix_parameters": 6476005376, "weight_bytes": 13476831232}
     figures |= {"state_bytes": 14538539008, "temporary_bytes": 79998765432}
-    figures |= {"total_bytes": 108014135672, "fits_gib": None, "published_gib": 37.65}
-    figures |= {"weights_and_float32_state_gib": 39.63, "layers": 128, "card_gib": 24}
-    figures |= {"state_per_weight": 2.16, "matrix_state_per_weight": 2.16}
+    figures |= {"total_bytes": 108014135672, "published_gib": 37.65, "layers": 128}
+    figures |= {"weights_and_float32_state_gib": 39.63}
+    figures |= {"state_per_weight": 2.16, "matrix_state_per_weight": 2.16, "preset": "7b"}
     rows = [{**figures, "title": f"{one.title}, layer-wise"} for one in OPTIMIZERS.values()]
     text = _shown(memory_table(rows))
     assert text.count("13.540 ") == text.count("26.091 ") == text.count("74.505 ") == len(rows)
-    assert _shown(state_table(rows)).count("2.16 / 2.16") == len(rows)
+    every = [row | {"preset": preset} for row in rows for preset in PRESETS]
+    assert _shown(state_table(every)).count("2.16 / 2.16") == len(every)
     found = [row | {"card_gib": card} for row in rows for card in (24, 80)]
     assert _shown(largest_table(found)).count("6.74 B (128)") == 2 * len(rows)
 
 
 def test_comparison_of_every_optimizer() -> None:
-    figures = {"diverged": False, "learning_rate": 5.7e-3, "rest_learning_rate": 1.4e-3}
-    figures |= {"validation_loss": 1.5014, "bits_per_byte": 2.1661, "speed_ratio": 0.99}
-    figures |= {"tokens_to_reach_reference": 123.45e6, "tokens": 1e9, "tokens_per_second": 123456}
-    figures |= {"state_bytes": 2**34, "state_bytes_matrices": 2**33}
-    rows = [{"optimizer": name, **figures} for name in OPTIMIZERS]
-    learning, cost = (_shown(table) for table in make_tables(rows))
-    assert learning.count("0.0057 / 0.0014") == learning.count("123.45 M (12%)") == len(rows)
-    assert cost.count("16384.00 MiB") == cost.count("123,456 (0.99)") == len(rows)
+    summary = {"validation_loss": 1.5014, "bits_per_byte": 2.1661, "tokens": 1e9}
+    summary |= {"tokens_per_second": 123456, "state_bytes": 2**34, "state_bytes_matrices": 2**33}
+    run = {"rates": "0.0057 / 0.0014", "curve": [(123.45e6, 1.5)], "summary": summary}
+    runs = {name: run | {"title": one.title} for name, one in OPTIMIZERS.items()}
+    learning, cost = (_shown(table) for table in make_tables(runs))
+    assert learning.count("0.0057 / 0.0014") == learning.count("123.45 M (12%)") == len(runs)
+    assert cost.count("16384.00 MiB") == cost.count("123,456 (1.00)") == len(runs)
 
 
 def test_ratios_to_all_targets() -> None:
     times = {"seconds_by_round": [12.34, 12.34]}
-    competitors = {name: {"title": title, **times} for name, title in step.TITLES.items()}
+    competitors = {name: {"title": title, **times} for name, title in TITLES.items()}
     presets = ("60m", "130m", "350m", "1b", "7b")
-    groups = [{"preset": preset, "competitors": competitors} for preset in presets]
-    comparisons = step.compare(groups)
-    compared = {(one["over"], one["under"]) for one in comparisons}
-    assert compared >= step.STEP_TARGETS.keys()
-    text = _shown(step.make_table({"groups": groups, "comparisons": comparisons}))
-    assert sum(line.count(" 1 ") >= 5 for line in text.splitlines()) == len(comparisons)
+    groups = [{"name": preset, "competitors": competitors} for preset in presets]
+    compared = bench.compare(groups)
+    assert compared.keys() >= bench.TARGETS.keys()
+    text = _shown(bench.ratio_table(groups))
+    assert sum(line.count(" 1 ") >= 5 for line in text.splitlines()) == len(compared)

@@ -107,7 +107,7 @@ def test_measurement_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_what_does_not_fit_into_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(throughput, "device_memory", lambda: 24 * 2**30)
+    monkeypatch.setattr(throughput, "device_memory", lambda what: 24 * 2**30)
     results = tmp_path / "throughput.json"
     arguments = ["--preset", "1b", "--optimizers", "sinkgd", "muon", "swan", "sgd", "adamw2"]
     assert main([*arguments, "--results", str(results)]) == 2

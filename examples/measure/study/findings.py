@@ -3,49 +3,15 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from examples.llama.optimizers import OPTIMIZERS
 from examples.measure.study.plan import CELLS, REFERENCE, SEEDS, SHORTER, SPACES, WIDTH
 from examples.measure.study.runs import Run
-from examples.measure.study.search import Search, mean_score, search
+from examples.measure.study.search import Search, mean_loss, search
 from examples.measure.tables import Table, table
 
 FLAT = 0.1
 """Losses up to this many nats above the best belong to the flat region."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One optimizer whose repetitions are complete."""
-
-    search: Search
-    losses: Sequence[float]
-    """The winner's final losses, by seed; infinite where it diverged."""
-    differences: Sequence[float]
-    """Those minus the reference's of the same seed; none without it, or if one diverged."""
-    best_of: Sequence[float]
-    """Expected best loss of 1, 2, ... points drawn from the first box."""
-    lengths: Sequence[tuple[int, float]]
-    """Tokens and mean loss of runs of several lengths, with their own schedules, shortest first."""
-    tokens_to_reference: float | None
-    """Tokens at which a run with its own schedule reaches the reference's final loss; None if the
-    full length does not, or without a reference."""
-
-    @property
-    def optimizer(self) -> str:
-        """Its name."""
-        return self.search.winner[0].trial.optimizer
-
-    @property
-    def mean(self) -> float:
-        """Over the seeds."""
-        return statistics.fmean(self.losses)
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over the seeds."""
-        return statistics.stdev(self.losses) if math.isfinite(self.mean) else math.inf
 
 
 def expected_best(losses: Sequence[float]) -> list[float]:
@@ -93,79 +59,60 @@ def tokens_to_reach(goal: float, curve: Sequence[tuple[int, float]]) -> float | 
     return None
 
 
-def untrained(cell: str) -> float:
-    """The loss of a uniform prediction, which stands for a run that diverged."""
-    return math.log(CELLS[cell].setup.model.vocabulary)
+def first_box_losses(found: Search) -> list[float]:
+    """The losses of the first box's points; one that diverged has that of a uniform prediction."""
+    untrained = math.log(CELLS[found.cell].setup.model.vocabulary)
+    losses = [run.score for run in found.tries if run.trial.box == 0]
+    return [loss if math.isfinite(loss) else untrained for loss in losses]
 
 
-def findings(cell: str, runs: Sequence[Run]) -> list[Finding]:
+def findings(cell: str, runs: Sequence[Run]) -> list[Search]:
     """All optimizers of a cell whose best point lies inside its box and is repeated, best first."""
-    searches = {name: search(cell, name, runs) for name in SPACES}
-    reference = searches[REFERENCE].winner
-    goal = mean_score(reference) if reference else math.inf
-    result = []
-    for found in searches.values():
-        if not found.winner:
-            continue
-        pairs = zip(found.winner, reference, strict=False)
-        differences = [one.score - other.score for one, other in pairs]
-        # a curve with a gap would be read off wrongly
-        complete = len(found.shorter) == len(SHORTER)
-        groups = [*found.shorter, found.winner] if complete else [found.winner]
-        per_step = CELLS[cell].setup.data.tokens_per_step
-        lengths = [(group[0].trial.steps * per_step, mean_score(group)) for group in groups]
-        first_box = [run for run in found.tries if run.trial.box == 0]
-        finite = [untrained(cell) if run.loss is None else run.loss for run in first_box]
-        result.append(
-            Finding(
-                found,
-                losses=[run.score for run in found.winner],
-                differences=differences if all(map(math.isfinite, differences)) else [],
-                best_of=expected_best(finite),
-                lengths=lengths,
-                tokens_to_reference=tokens_to_reach(goal, lengths)
-                if complete and math.isfinite(goal)
-                else None,
-            )
-        )
-    return sorted(result, key=lambda one: one.mean)
+    found = [search(cell, name, runs) for name in SPACES]
+    return sorted((one for one in found if one.winner), key=lambda one: mean_loss(one.winner))
 
 
-def _difference(one: Finding) -> str:
-    if one.optimizer == REFERENCE or not one.differences:
-        return "-"
-    return f"{statistics.fmean(one.differences):+.3f} ± {statistics.stdev(one.differences):.3f}"
-
-
-def _reached(one: Finding) -> str:
-    if len(one.lengths) <= len(SHORTER):
-        return "not measured"
-    if one.tokens_to_reference is None:
-        return "not reached"
-    share = one.tokens_to_reference / one.lengths[-1][0]
-    limit = "at most " if one.tokens_to_reference == one.lengths[0][0] else ""
-    return f"{limit}{share:.0%}"
-
-
-def _points(found: Search) -> str:
-    moves = len(found.boxes) - 1
-    return f"{len(found.tries)}" + (f" ({moves} moved)" if moves else "")
-
-
-def findings_table(cell: str, found: Sequence[Finding]) -> Table:
+def findings_table(cell: str, found: Sequence[Search]) -> Table:
     """One cell's findings."""
+    reference = next((one for one in found if one.optimizer == REFERENCE), None)
+
+    def points(one: Search) -> str:
+        moves = len(one.boxes) - 1
+        return f"{len(one.tries)}" + (f" ({moves} moved)" if moves else "")
+
+    def plus_minus(losses: Sequence[float], sign: str = "") -> str:
+        return f"{statistics.fmean(losses):{sign}.3f} ± {statistics.stdev(losses):.3f}"
+
+    def loss(one: Search) -> str:
+        return plus_minus(one.losses) if all(map(math.isfinite, one.losses)) else "diverged"
+
+    def difference(one: Search) -> str:
+        """Seed by seed."""
+        pairs = zip(one.losses, reference.losses if reference else (), strict=False)
+        differences = [own - other for own, other in pairs]
+        known = one is not reference and differences and all(map(math.isfinite, differences))
+        return plus_minus(differences, "+") if known else "-"
+
+    def reached(one: Search) -> str:
+        if len(one.curve) <= len(SHORTER):
+            return "not measured"
+        goal = mean_loss(reference.winner) if reference else -math.inf
+        tokens = tokens_to_reach(goal, one.curve) if math.isfinite(goal) else None
+        if tokens is None:
+            return "not reached"
+        limit = "at most " if tokens == one.curve[0][0] else ""
+        return f"{limit}{tokens / one.curve[-1][0]:.0%}"
+
     return table(
         found,
         {
             "": lambda one: OPTIMIZERS[one.optimizer].title,
-            "points": lambda one: _points(one.search),
-            "best rates: matrices / rest": lambda one: str(one.search.winner[0].trial.rates),
-            "final loss, nats": lambda one: (
-                f"{one.mean:.3f} ± {one.spread:.3f}" if math.isfinite(one.mean) else "diverged"
-            ),
-            f"minus {OPTIMIZERS[REFERENCE].title}": _difference,
-            f"factor in a rate within {FLAT:g} nats": lambda one: f"{flat_factor(one.search):.1f}",
-            "tokens to its loss": _reached,
+            "points": points,
+            "best rates: matrices / rest": lambda one: str(one.winner[0].trial.rates),
+            "final loss, nats": loss,
+            f"minus {OPTIMIZERS[REFERENCE].title}": difference,
+            f"factor in a rate within {FLAT:g} nats": lambda one: f"{flat_factor(one):.1f}",
+            "tokens to its loss": reached,
         },
         CELLS[cell].title,
     )

@@ -1,6 +1,7 @@
 """Pictures of the findings: one panel for each cell, below one another."""
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,41 +14,43 @@ from examples.llama.presets import resolved
 from examples.llama.run.plot import style
 from examples.measure.footprint import kept
 from examples.measure.pictures import look, name_lines, panels
-from examples.measure.study.findings import Finding
+from examples.measure.study.findings import expected_best, first_box_losses
 from examples.measure.study.plan import CELLS, SPACES
+from examples.measure.study.search import Search, mean_loss
 
 
-def _look(one: Finding) -> dict[str, Any]:
+def _look(one: Search) -> dict[str, Any]:
     """The same label and color for an optimizer in all pictures."""
     number = list(SPACES).index(one.optimizer)
     return {"label": OPTIMIZERS[one.optimizer].title, **look(number)}
 
 
-def _losses(axes: Axes, cell: str, rows: Sequence[Finding]) -> None:
-    names = [f"{OPTIMIZERS[o.optimizer].title} ({len(o.search.tries)} points)" for o in rows]
+def _losses(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
+    names = [f"{OPTIMIZERS[one.optimizer].title} ({len(one.tries)} points)" for one in rows]
     name_lines(axes, CELLS[cell].title, "final validation loss, nats; a dot for each seed", names)
     for place, one in enumerate(rows):
         losses = [loss for loss in one.losses if math.isfinite(loss)]
         axes.plot(losses, [place] * len(losses), "o", color=_look(one)["color"])
 
 
-def _best_of(axes: Axes, cell: str, rows: Sequence[Finding]) -> None:
+def _best_of(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
     style(axes, "points tried", "expected best loss, nats (seed 0)")
     for one in rows:
-        axes.plot(range(1, len(one.best_of) + 1), one.best_of, **_look(one))
+        best_of = expected_best(first_box_losses(one))
+        axes.plot(range(1, len(best_of) + 1), best_of, **_look(one))
 
 
-def _lengths(axes: Axes, cell: str, rows: Sequence[Finding]) -> None:
+def _lengths(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
     style(axes, "tokens of a run with its own schedule", "mean final loss, nats")
     for one in rows:
-        axes.plot(*zip(*one.lengths, strict=True), marker="o", **_look(one))
+        axes.plot(*zip(*one.curve, strict=True), marker="o", **_look(one))
     axes.set_xscale("log")
-    ticks = sorted({tokens for one in rows for tokens, _ in one.lengths})
+    ticks = sorted({tokens for one in rows for tokens, _ in one.curve})
     axes.set_xticks(ticks, [f"{tokens / 1e3:,.0f} k" for tokens in ticks])
     axes.set_xticks([], minor=True)
 
 
-def _memory(axes: Axes, cell: str, rows: Sequence[Finding]) -> None:
+def _memory(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
     style(
         axes,
         "optimizer state, bytes for each float32 weight of the model",
@@ -56,17 +59,18 @@ def _memory(axes: Axes, cell: str, rows: Sequence[Finding]) -> None:
     largest = 0.0
     for one in rows:
         memory = kept(resolved(Experiment(OptimizerConfig(one.optimizer), CELLS[cell].setup)))
-        at = memory.state_bytes / memory.parameters, one.mean
+        at = memory.state_bytes / memory.parameters, mean_loss(one.winner)
         largest = max(largest, at[0])
-        if math.isfinite(one.mean):
-            axes.errorbar(*at, yerr=one.spread, fmt="o", capsize=3, color=_look(one)["color"])
+        if math.isfinite(at[1]):
+            spread = statistics.stdev(one.losses)
+            axes.errorbar(*at, yerr=spread, fmt="o", capsize=3, color=_look(one)["color"])
             title = OPTIMIZERS[one.optimizer].title
             axes.annotate(title, at, (8, 0), textcoords="offset points", fontsize=9, va="center")
     axes.set_xlim(0, 1.4 * largest)
     axes.margins(y=0.12)
 
 
-PICTURES: Mapping[str, Callable[[Axes, str, Sequence[Finding]], None]] = {
+PICTURES: Mapping[str, Callable[[Axes, str, Sequence[Search]], None]] = {
     "losses": _losses,
     "memory": _memory,
     "best_of": _best_of,
@@ -75,7 +79,7 @@ PICTURES: Mapping[str, Callable[[Axes, str, Sequence[Finding]], None]] = {
 """How a panel of each picture is drawn, for a cell and its findings, best first."""
 
 
-def plot(name: str, path: Path, found: Mapping[str, Sequence[Finding]]) -> None:
+def plot(name: str, path: Path, found: Mapping[str, Sequence[Search]]) -> None:
     """Draw one of `PICTURES`, with a panel for each cell."""
     heights = [max(3.2, 1.2 + 0.32 * len(rows)) for rows in found.values()]
     with panels(path, "", heights) as every:

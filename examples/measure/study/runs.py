@@ -75,7 +75,6 @@ class RunsFile:
     def __init__(self, path: Path):
         """Remember the path; nothing is written."""
         self.path = path
-        self._claims: BinaryIO | None = None
 
     def runs(self) -> list[Run]:
         """All runs so far; a line that is not of this study is an error."""
@@ -117,34 +116,30 @@ class RunsFile:
     ) -> None:
         """Make the first trial that is due, given the runs so far, until none is.
 
-        Trials that other processes make are left to them. The work ends early where `make` gives
+        A trial that another process makes is left to it: its claim is a lock of one byte in a file
+        beside, and ends with its process, however that ends. The work ends early where `make` gives
         no run.
         """
-        while trials := due(self.runs()):
-            trial = next((trial for trial in trials if self.claim(trial)), None)
-            if trial is None:  # what is due next depends on runs of other processes
-                time.sleep(WAIT)
-            elif run := make(trial):
-                self.append(run)
-            else:
-                return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_name(self.path.name + ".claims").open("ab") as claims:
 
-    def claim(self, trial: Trial) -> bool:
-        """Whether this process is to make a trial: none has, and no other one is about to.
+            def claim(trial: Trial) -> bool:
+                byte = zlib.crc32(repr(trial.key).encode())
+                try:
+                    fcntl.lockf(claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+                except BlockingIOError:
+                    return False
+                # not made between the question what is due and the claim
+                return all(run.trial.key != trial.key for run in self.runs())
 
-        The claim is a lock of one byte in a file beside, and ends with its process, however that
-        ends.
-        """
-        if self._claims is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # not closed before the end: that would free all bytes
-            self._claims = self.path.with_name(self.path.name + ".claims").open("ab")
-        byte = zlib.crc32(repr(trial.key).encode())
-        try:
-            fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except BlockingIOError:
-            return False
-        return all(run.trial.key != trial.key for run in self.runs())
+            while trials := due(self.runs()):
+                trial = next(filter(claim, trials), None)
+                if trial is None:  # what is due next depends on runs of other processes
+                    time.sleep(WAIT)
+                elif run := make(trial):
+                    self.append(run)
+                else:
+                    return
 
     @contextlib.contextmanager
     def _appending(self) -> Iterator[BinaryIO]:

@@ -14,6 +14,8 @@ from examples.measure.study.runs import Run, Trial
 class Search:
     """How far the search and the repetitions of one optimizer in one cell are."""
 
+    cell: str
+    optimizer: str
     boxes: list[Box]
     """The first, and those that it moved to."""
     tries: list[Run] = field(default_factory=list)
@@ -30,9 +32,23 @@ class Search:
     due: Mapping[int, Trial] = field(default_factory=dict)
     """The trials that can be made now, by their place among those of the same kind."""
 
+    @property
+    def losses(self) -> list[float]:
+        """The winner's, by seed; infinite where it diverged."""
+        return [run.score for run in self.winner]
 
-def mean_score(runs: Sequence[Run]) -> float:
-    """The mean loss; infinite if a run diverged."""
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """Tokens and mean loss of all the winner's lengths, shortest first, or of the full one."""
+        # a curve with a gap would be read off wrongly
+        complete = len(self.shorter) == len(SHORTER)
+        groups = [*self.shorter, self.winner] if complete else [self.winner]
+        per_step = CELLS[self.cell].setup.data.tokens_per_step
+        return [(group[0].trial.steps * per_step, mean_loss(group)) for group in groups]
+
+
+def mean_loss(runs: Sequence[Run]) -> float:
+    """The mean over the runs; infinite if one diverged."""
     return statistics.fmean(run.score for run in runs)
 
 
@@ -42,7 +58,7 @@ def search(cell: str, optimizer: str, runs: Sequence[Run]) -> Search:
     A run with other rates than the plan has for its point is an error.
     """
     space, steps = SPACES[optimizer], CELLS[cell].setup.steps
-    found = Search([space.box(cell)])
+    found = Search(cell, optimizer, [space.box(cell)])
     own = {r.trial.key: r for r in runs if (r.trial.cell, r.trial.optimizer) == (cell, optimizer)}
 
     def made(trials: Sequence[Trial]) -> list[Run]:
@@ -84,7 +100,7 @@ def search(cell: str, optimizer: str, runs: Sequence[Run]) -> Search:
     if found.due:
         return found
     groups = [repeated[start :: len(candidates)] for start in range(len(candidates))]
-    found.winner = min(groups, key=mean_score)
+    found.winner = min(groups, key=mean_loss)
     lengths = [
         [run.trial._replace(steps=steps // part) for run in found.winner] for part in SHORTER
     ]
