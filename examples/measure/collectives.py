@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import numpy as np
+import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh
 from rich.console import Console
@@ -64,9 +64,6 @@ class Command:
     optimizers: tuple[OptimizerName, ...] = ("sinkgd", "swan", "swan-paper", "muon")
     """Optimizers to compile, each with its default options. SWAN comes twice: with Auto mesh axes,
     as in training, and with Explicit ones, where it knows how its weights are spread."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of gradients, weights and state. A CPU's program may send float32 where an accelerator's
-    sends bfloat16."""
     results: Path = Path("runs/collectives.json")
     """The file of all figures."""
 
@@ -98,8 +95,8 @@ def simulated_mesh(shape: tuple[int, int], axis_type: AxisType) -> Mesh:
             f"--mesh {shape[0]} {shape[1]} is for {count} devices, but there are {len(devices)}; "
             f"run the command in a process of its own, with positive numbers"
         )
-    grid = np.array(devices[:count]).reshape(shape)
-    return Mesh(grid, ("fsdp", "tensor"), axis_types=(axis_type,) * 2)
+    axis_types = (axis_type,) * 2
+    return jax.make_mesh(shape, ("fsdp", "tensor"), axis_types, devices=devices[:count])
 
 
 def matrices_of(model: ModelConfig) -> Params:
@@ -125,7 +122,7 @@ def compiled_update(
 
 def measure(command: Command, console: Console) -> dict[str, Any]:
     """Compile every update and add up what it sends."""
-    model = dataclasses.replace(PRESETS[command.preset].setup.model, precision=command.precision)
+    model = dataclasses.replace(PRESETS[command.preset].setup.model, precision="float32")
     matrices, rows = matrices_of(model), []
     for name in unique(command.optimizers):
         for axis_type in (AxisType.Auto, AxisType.Explicit)[: 2 if name.startswith("swan") else 1]:
@@ -137,27 +134,21 @@ def measure(command: Command, console: Console) -> dict[str, Any]:
             about = {"optimizer": name, "title": title, "axis_type": axis_type.name}
             sent = sum(kind["sent_bytes"] for kind in kinds.values())
             rows.append({**about, "kinds": kinds, "sent_bytes": sent})
-    weights = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(matrices))
-    share = weights // math.prod(command.mesh)
-    console.print(
-        f"{command.preset}: matrices of {weights / 2**20:,.1f} MiB ({command.precision}), on each "
-        f"of {command.mesh[0]} x {command.mesh[1]} devices {share / 2**20:,.1f} MiB",
-        soft_wrap=True,
-        highlight=False,
-    )
-    console.print(make_table(rows), _NOTE, sep="\n", soft_wrap=True)
+    size, devices = optax.tree.size(matrices) * 4, math.prod(command.mesh)
+    text = f"{command.preset}: {size / 2**20:,.1f} MiB of float32 matrices on {devices} devices"
+    console.print(make_table(rows, text), _NOTE, sep="\n", soft_wrap=True)
     return {
         "preset": command.preset,
         "mesh": list(command.mesh),
-        "precision": command.precision,
-        "matrix_bytes": weights,
-        "matrix_bytes_per_device": share,
+        "precision": "float32",
+        "matrix_bytes": size,
+        "matrix_bytes_per_device": size // devices,
         "rows": rows,
         "note": _NOTE,
     }
 
 
-def make_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def make_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     """How often and how much each optimizer sends, by kind."""
 
     def sent(kind: str) -> Callable[[Mapping[str, Any]], str]:
@@ -175,6 +166,7 @@ def make_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             **{kind: sent(kind) for kind in kinds},
             "together": lambda row: f"{row['sent_bytes'] / 2**20:,.1f}",
         },
+        title,
     )
 
 

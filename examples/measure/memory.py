@@ -186,9 +186,11 @@ def memory_table(rows: Sequence[Row]) -> Table:
         unit: lambda row: row["title"],
         "state": amount(lambda row: row["state_bytes"]),
         "and weights": amount(lambda row: row["weight_bytes"] + row["state_bytes"]),
+        "bytes a weight": lambda row: f"{row['state_per_weight']:.2f}",
+        "in matrices": lambda row: f"{row['matrix_state_per_weight']:.2f}",
     }
     if any(row["published_gib"] for row in rows):
-        columns["papers"] = lambda row: f"{row['published_gib'] or 0:.2f}".replace("0.00", "")
+        columns["papers"] = lambda row: str(row["published_gib"] or "")
     if first["precision"] == "bfloat16":
         wide = "weights_and_float32_state_gib"
         columns["state in float32"] = amount(lambda row: row[wide] * GIB)
@@ -207,18 +209,6 @@ def _unit(rows: Sequence[Row]) -> tuple[str, int]:
     """The unit in which a preset's figures are readable: its name and its bytes."""
     small = max(row["weight_bytes"] for row in rows) < GIB // 20
     return ("MiB", 2**20) if small else ("GiB", GIB)
-
-
-def state_table(rows: Sequence[Row]) -> Table:
-    """Bytes per weight: a line for each optimizer, a column for each preset."""
-    return pivot(
-        "",
-        rows,
-        lambda row: row["title"],
-        lambda row: row["preset"],
-        lambda row: f"{row['matrix_state_per_weight']:.2f} / {row['state_per_weight']:.2f}",
-        "Bytes of state per weight: of the layers' matrices / of the model",
-    )
 
 
 def largest_table(rows: Sequence[Row]) -> Table:
@@ -277,7 +267,6 @@ def run(command: Command, console: Console) -> int:
         presets[preset] = [measure(command, preset, name, console) for name in names]
         console.print(memory_table(presets[preset]))
     rows = [row for here in presets.values() for row in here]
-    console.print(state_table(rows))
     if command.run:
         console.print(real_step(rows[0]), soft_wrap=True)
     models: list[dict[str, Any]] = []

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import get_args
 
 import pytest
-from examples.measure.largest import deepest
 from rich.console import Console
 
 from examples.llama.config import (
@@ -21,7 +20,7 @@ from examples.llama.config import (
 )
 from examples.llama.optimizers import BASE_OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
-from examples.measure.footprint import GIB, CompiledStep, Kept, kept
+from examples.measure.footprint import GIB, CompiledStep, Kept, deepest, kept
 from examples.measure.memory import PUBLISHED, Command, experiment_of, main, measure
 
 
