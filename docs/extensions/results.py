@@ -4,10 +4,7 @@ In a page, the directive `results` with the name of a table; a page never carrie
 that a new measurement would make stale.
 """
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -15,74 +12,36 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
-from examples.measure import overview
-from examples.measure.bench import orthogonalizers
-
-EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
-MEMORY = "measure/results/memory.json"
-LARGEST = "measure/results/memory_largest.json"
-BENCHMARK = "measure/results/benchmark.json"
-COLLECTIVES = "measure/results/collectives.json"
-ORTHOGONALIZERS = "measure/results/orthogonalizers.json"
-STUDY = "measure/results/study.jsonl"
+from examples.measure import bench, orthogonalizers, overview
+from examples.measure.results import RECORDED, recorded
+from examples.measure.tables import Table, pivot, table
+from examples.measure.timing import REFERENCE
 
 
-def _load(name: str) -> Any:
-    return json.loads((EXAMPLES / name).read_text())
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
-    return [lines[0], "|---|" + "---:|" * (len(heads) - 1), *lines[1:]]
-
-
-def memory() -> list[str]:
+def memory() -> Table:
     """GiB of weights and state, and of temporary memory, of the two largest presets."""
-    rows: dict[str, dict[str, Any]] = {}
-    for row in _load(MEMORY)["rows"]:
-        rows.setdefault(row["title"], {})[row["preset"]] = row
-    presets = ("350m", "1b", "7b")
-    return _table(
-        ["optimizer", *presets],
-        (
-            [
-                title,
-                *(
-                    f"{of[each]['weights_and_state_gib']:.2f} + {_gib(of[each])}"
-                    for each in presets
-                ),
-            ]
-            for title, of in rows.items()
-        ),
+    rows = recorded("memory.json")["rows"]
+    return pivot(
+        "optimizer",
+        [row for row in rows if row["preset"] in ("350m", "1b", "7b")],
+        lambda row: row["title"],
+        lambda row: row["preset"],
+        lambda row: f"{row['weights_and_state_gib']:.2f} + {row['temporary_bytes'] / 2**30:.2f}",
     )
 
 
-def _gib(row: dict[str, Any]) -> str:
-    return f"{row['temporary_bytes'] / 2**30:.2f}"
-
-
-def largest() -> list[str]:
+def largest() -> Table:
     """The largest models of the 7b preset's layers that fit."""
-    rows: dict[str, dict[int, Any]] = {}
-    for row in _load(LARGEST)["largest"]:
-        rows.setdefault(row["title"], {})[row["card_gib"]] = row
-    cards = (24, 80)
-    return _table(
-        ["step", *(f"{card} GiB" for card in cards)],
-        (
-            [
-                title,
-                *(
-                    f"{of[card]['parameters'] / 1e9:.1f} B ({of[card]['layers']} layers)"
-                    for card in cards
-                ),
-            ]
-            for title, of in rows.items()
-        ),
+    return pivot(
+        "step",
+        recorded("memory_largest.json")["largest"],
+        lambda row: row["title"],
+        lambda row: f"{row['card_gib']} GiB",
+        lambda row: f"{row['parameters'] / 1e9:.1f} B ({row['layers']} layers)",
     )
 
 
-def update_time() -> list[str]:
+def update_time() -> Table:
     """Ratios of times of an update to AdamW's, by preset."""
     titles = {
         "sinkgd": "SinkGD",
@@ -93,46 +52,40 @@ def update_time() -> list[str]:
         "muon": "Muon",
         "sgd-plain": "SGD",
     }
-    ratios: dict[str, dict[str, float]] = {}
-    for group in _load(BENCHMARK)["step"]["groups"]:
-        for name, measured in group["competitors"].items():
-            # the group without Newton-Schulz comes first, and has more rounds
-            ratios.setdefault(name, {}).setdefault(group["preset"], measured["ratio"]["median"])
-    presets = list(ratios["adamw"])
-    return _table(
-        ["time over AdamW's", *presets],
-        (
-            [title, *(f"{ratios[name][p]:.3g}" if p in ratios[name] else "" for p in presets)]
-            for name, title in titles.items()
-        ),
+    found = bench.compare(recorded("benchmark.json")["step"]["groups"])
+    cells = [
+        (title, preset, ratio.median)
+        for name, title in titles.items()
+        for preset, ratio in found[name, REFERENCE].items()
+    ]
+    return pivot(
+        "time over AdamW's",
+        cells,
+        lambda cell: cell[0],
+        lambda cell: cell[1],
+        lambda cell: f"{cell[2]:.3g}",
     )
 
 
-def traffic() -> list[str]:
+def traffic() -> Table:
     """What each device sends for one update."""
-    rows = _load(COLLECTIVES)["rows"]
-    return _table(
-        ["optimizer", "mesh axes", "MiB sent by each device"],
-        (
-            [row["title"].split(",")[0], row["axis_type"], f"{row['sent_bytes'] / 2**20:,.0f}"]
-            for row in rows
-        ),
+    return table(
+        recorded("collectives.json")["rows"],
+        {
+            "optimizer": lambda row: row["title"].split(",")[0],
+            "mesh axes": lambda row: row["axis_type"],
+            "MiB sent by each device": lambda row: f"{row['sent_bytes'] / 2**20:,.0f}",
+        },
     )
 
 
-def singular_values() -> list[str]:
+def singular_values() -> Table:
     """What becomes of each singular direction, for every orthogonalizer and arithmetic."""
-    table = orthogonalizers.make_table(_load(ORTHOGONALIZERS)["orthogonalizers"]["rows"])
-    return _table(table.heads, table.rows)
+    return orthogonalizers.make_table(recorded("orthogonalizers.json")["orthogonalizers"]["rows"])
 
 
-def study() -> list[str]:
-    """The findings of the learning study."""
-    return overview.study().markdown().splitlines()
-
-
-TABLES: dict[str, Callable[[], list[str]]] = {
-    "study": study,
+TABLES: dict[str, Callable[[], Table]] = {
+    "study": overview.study,
     "memory": memory,
     "largest": largest,
     "update-time": update_time,
@@ -148,10 +101,10 @@ class Results(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table's nodes."""
-        for name in (MEMORY, LARGEST, BENCHMARK, COLLECTIVES, ORTHOGONALIZERS, STUDY):
-            self.env.note_dependency(EXAMPLES / name)
+        for path in RECORDED.glob("*.json*"):
+            self.env.note_dependency(path)
         holder = nodes.container()
-        lines = TABLES[self.arguments[0]]()
+        lines = TABLES[self.arguments[0]]().markdown(figures="---:").splitlines()
         self.state.nested_parse(StringList(lines, self.get_source_info()[0]), 0, holder)
         return holder.children
 

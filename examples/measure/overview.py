@@ -159,7 +159,7 @@ TABLES: Mapping[str, Callable[[], Table]] = {
     "brief-time": lambda: table(_BRIEF_TIME, {"optimizer": _brief, "time of an update": _time}),
     "study": study,
     "largest": largest,
-    "throughput": lambda: throughput.make_table(recorded("throughput.json")["rows"]),
+    "throughput": lambda: throughput.make_table(recorded("throughput.json")),
     "step": lambda: bench.ratio_table(_groups("benchmark.json", "step")),
     "steep": lambda: bench.ratio_table(_groups("steep.json", "step")),
     "baselines": lambda: bench.ratio_table(_groups("baselines.json", "baselines"), {}),

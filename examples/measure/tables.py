@@ -39,9 +39,9 @@ class Table:
             table.add_row(*row)
         return Group(*[Text(self.title, "italic")][: bool(self.title)], table)
 
-    def markdown(self) -> str:
-        """For a page; without the title."""
-        lines = [self.heads, ["---"] * len(self.heads), *self.rows]
+    def markdown(self, figures: str = "---") -> str:
+        """For a page, without the title; `figures` is how Markdown aligns those."""
+        lines = [self.heads, ["---", *[figures] * len(self.heads[1:])], *self.rows]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 

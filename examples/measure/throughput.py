@@ -3,7 +3,7 @@
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from examples.llama.config import (
     Setup,
     as_json,
 )
-from examples.llama.flops import utilization
+from examples.llama.flops import flops_per_token, peak_flops
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.presets import resolve
+from examples.llama.presets import resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.options import Checked, Count
 from examples.llama.run.stop import end_quietly
@@ -30,7 +30,7 @@ from examples.measure.footprint import GIB, device_memory, kept, random_rows
 from examples.measure.pictures import draw_ratios, height_of_ratios, name_lines, panels
 from examples.measure.results import write_results
 from examples.measure.tables import Table, table, unique
-from examples.measure.timing import NOTE, REFERENCE, Spread, Turn, ratios, spread, take_turns
+from examples.measure.timing import NOTE, REFERENCE, Spread, Turn, competitors, ratios, take_turns
 
 _NOTES = (
     NOTE,
@@ -85,67 +85,65 @@ def step_turn(experiment: Experiment) -> Turn:
     return turn
 
 
-def compare(
-    experiments: Mapping[str, Experiment], steps: Mapping[str, Sequence[float]]
-) -> list[dict[str, Any]]:
-    """The rows of the comparison, from the seconds of the steps, round by round."""
-    rows = []
-    for name, one in experiments.items():
-        data = one.setup.data
-        speed = spread([data.tokens_per_step / seconds for seconds in steps[name]])
-        used = utilization(one.setup.model, data.sequence_length, speed.median, devices=1)
-        rows.append(
-            {
-                "optimizer": name,
-                "title": OPTIMIZERS[name].title,
-                "options": {k: v for k, v in as_json(one.optimizer).items() if v is not None},
-                "tokens_per_second": speed._asdict(),
-                "speed_ratio": ratios(steps[REFERENCE], steps[name])._asdict(),
-                "utilization": used,
-                "step_seconds_by_round": [round(seconds, 6) for seconds in steps[name]],
-            }
-        )
-    return rows
+Group = Mapping[str, Any]
 
 
-def make_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def speed_ratios(group: Group) -> dict[str, Spread]:
+    """Tokens per second over the reference's, by optimizer."""
+    times = {name: one["seconds_by_round"] for name, one in group["competitors"].items()}
+    return {name: ratios(times[REFERENCE], each) for name, each in times.items()}
+
+
+def make_table(group: Group) -> Table:
     """Tokens per second, and their ratio to the reference's."""
-    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "optimizer": lambda row: row["title"],
-        "tokens/s": lambda row: f"{row['tokens_per_second']['median']:,.0f}",
-        f"ratio to {OPTIMIZERS[REFERENCE].title}": lambda row: str(Spread(**row["speed_ratio"])),
+    found = speed_ratios(group)
+
+    def speed(name: str) -> float:
+        return group["tokens_per_step"] / group["competitors"][name]["seconds"]["median"]
+
+    columns: dict[str, Callable[[str], str]] = {
+        "optimizer": lambda name: group["competitors"][name]["title"],
+        "tokens/s": lambda name: f"{speed(name):,.0f}",
+        f"ratio to {OPTIMIZERS[REFERENCE].title}": lambda name: str(found[name]),
     }
-    if rows[0]["utilization"] is not None:
-        columns["of the device's peak FLOPs"] = lambda row: f"{row['utilization']:.1%}"
-    return table(rows, columns)
+    if group["peak_flops"] is not None:
+        used = group["flops_per_token"] / group["peak_flops"]
+        columns["of the device's peak FLOPs"] = lambda name: f"{speed(name) * used:.1%}"
+    return table(found, columns)
 
 
-def draw(path: Path, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def draw(path: Path, group: Group) -> None:
     """Draw the ratios of the speeds."""
-    with panels(path, "Whole train steps", [height_of_ratios(len(rows), 1)]) as (axes,):
+    found = speed_ratios(group)
+    with panels(path, "Whole train steps", [height_of_ratios(len(found), 1)]) as (axes,):
         label = f"tokens/s, ratio to {OPTIMIZERS[REFERENCE].title} (more is faster)"
-        name_lines(axes, title, label, [row["title"] for row in rows])
-        draw_ratios(axes, {"ratio": [Spread(**row["speed_ratio"]) for row in rows]})
+        title = f"{group['parameters'] / 1e6:.2f} M parameters, {group['tokens_per_step']} tokens"
+        names = [one["title"] for one in group["competitors"].values()]
+        name_lines(axes, f"{title} a step", label, names)
+        draw_ratios(axes, {"ratio": list(found.values())})
 
 
 def run(command: Command, console: Console) -> int:
     """Measure and report; return the exit code."""
     setup = command.setup
     experiments = {
-        name: Experiment(resolve(OptimizerConfig(name), setup.preset), setup)
+        name: resolved(Experiment(OptimizerConfig(name), setup))
         for name in unique((REFERENCE, *command.optimizers))
     }
     check_memory(experiments)
     turns = {name: step_turn(experiment) for name, experiment in experiments.items()}
-    steps = take_turns("whole steps", turns, lambda _: command.rounds, console)
-    rows = compare(experiments, steps)
-    console.print(make_table(rows), *_NOTES, sep="\n", soft_wrap=True)
-    parameters = kept(experiments[REFERENCE]).parameters
-    title = f"{parameters / 1e6:.2f} M parameters, {setup.data.tokens_per_step} tokens a step"
-    draw(command.results.with_suffix(".png"), title, rows)
-    figures = {"reference": REFERENCE, "rounds": command.rounds, "rows": rows}
-    figures |= {"setup": as_json(setup), "notes": _NOTES}
-    write_results(command.results, figures, console, picture=True)
+    seconds = take_turns("whole steps", turns, lambda _: command.rounds, console)
+    group = {
+        "setup": as_json(setup),
+        "parameters": kept(experiments[REFERENCE]).parameters,
+        "tokens_per_step": setup.data.tokens_per_step,
+        "flops_per_token": flops_per_token(setup.model, setup.data.sequence_length),
+        "peak_flops": peak_flops(jax.devices()[0].device_kind),
+        "competitors": competitors(seconds, {name: OPTIMIZERS[name].title for name in seconds}),
+    }
+    console.print(make_table(group), *_NOTES, sep="\n", soft_wrap=True)
+    draw(command.results.with_suffix(".png"), group)
+    write_results(command.results, {**group, "notes": _NOTES}, console, picture=True)
     return 0
 
 

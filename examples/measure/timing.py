@@ -41,6 +41,21 @@ def ratios(over: Sequence[float], under: Sequence[float]) -> Spread:
     return spread([a / b for a, b in zip(over, under, strict=True)])
 
 
+def competitors(
+    seconds: Mapping[str, Sequence[float]], titles: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """What is recorded of the turns of optimizers, beside the reference's."""
+    return {
+        name: {
+            "title": titles[name],
+            "seconds": spread(each)._asdict(),
+            "ratio": ratios(each, seconds[REFERENCE])._asdict(),
+            "seconds_by_round": [round(one, 6) for one in each],
+        }
+        for name, each in seconds.items()
+    }
+
+
 def within(seconds: float) -> Callable[[float], int]:
     """As many rounds as fit into a time, 3 at least and 41 at most, given the time of one."""
     return lambda one: min(max(int(seconds / one), 3), 41)

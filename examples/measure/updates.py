@@ -15,7 +15,7 @@ from examples.llama.builders import MATRIX, REST, Context
 from examples.llama.config import PresetName
 from examples.llama.optimizers import OPTIMIZERS, Optimizer
 from examples.llama.presets import PRESETS
-from examples.measure.timing import REFERENCE, Turn, ratios, spread, take_turns, within
+from examples.measure.timing import REFERENCE, Turn, competitors, spread, take_turns, within
 
 Shape = tuple[int, ...]
 Tree = dict[str, jax.Array]
@@ -185,17 +185,8 @@ class Matrices:
         reference = times[REFERENCE]
         milliseconds = 1e3 * spread(reference).median
         console.print(f"{what}, {len(reference)} rounds; AdamW takes {milliseconds:.2f} ms")
-        competitors = {
-            name: {
-                "title": TITLES[name],
-                "seconds": spread(each)._asdict(),
-                "ratio": ratios(each, reference)._asdict(),
-                "seconds_by_round": [round(one, 6) for one in each],
-            }
-            for name, each in times.items()
-        }
         about = {"name": self.name, "shapes": self.shapes, "elements": self.elements}
-        return {**about, "competitors": competitors}
+        return {**about, "competitors": competitors(times, TITLES)}
 
 
 def layer_shapes(preset: PresetName, layers: int) -> dict[str, Shape]:

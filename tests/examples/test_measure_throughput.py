@@ -1,16 +1,16 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from examples.llama.config import Experiment, OptimizerConfig, Setup
-from examples.llama.presets import resolve
+from examples.llama.config import Setup
 from examples.measure import throughput
 from examples.measure.footprint import random_rows
-from examples.measure.throughput import compare, main, make_table
-from examples.measure.timing import Spread, ratios, spread, take_turns, within
+from examples.measure.throughput import main, make_table
+from examples.measure.timing import Spread, competitors, ratios, spread, take_turns, within
 
 TINY = [
     *("--hidden", "16", "--mlp", "24", "--heads", "2", "--layers", "2"),
@@ -51,31 +51,22 @@ def test_the_budget_decides_how_many_rounds_count(seconds: float, rounds: int) -
     assert within(seconds)(2.0) == rounds
 
 
-def test_ratios_are_to_the_reference(tiny_setup: Setup) -> None:
-    experiments = {
-        name: Experiment(resolve(OptimizerConfig(name)), tiny_setup) for name in ("adamw", "swan")
-    }
-    steps = {"adamw": [1.0, 2.0, 1.0], "swan": [2.0, 4.0, 2.0]}
-    adamw, swan = compare(experiments, steps)
-    assert adamw["speed_ratio"] == {"low": 1.0, "median": 1.0, "high": 1.0}
-    assert swan["speed_ratio"]["median"] == 0.5  # half as many tokens in the same time
-    assert swan["tokens_per_second"]["median"] == 4 * 16 / 2.0
+def _group(peak: float | None = None, **seconds: list[float]) -> dict[str, Any]:
+    found = competitors(seconds, dict(zip(seconds, seconds, strict=True)))
+    figures = {"tokens_per_step": 64, "flops_per_token": 1000, "peak_flops": peak}
+    return {**figures, "competitors": found}
 
 
-def test_utilization_is_shown_where_the_peak_is_known(
-    tiny_setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    experiments = {"adamw": Experiment(resolve(OptimizerConfig("adamw")), tiny_setup)}
-    (row,) = compare(experiments, {"adamw": [1.0]})
-    assert row["utilization"] is None
-    assert len(make_table([row]).heads) == len(make_table([row]).rows[0]) == 3
-    monkeypatch.setattr("examples.llama.flops.peak_flops", lambda kind: 1e9)
-    (row,) = compare(experiments, {"adamw": [1.0]})
-    model = tiny_setup.model
-    weights = 2 * (4 * 16 * 16 + 3 * 16 * 24) + 16 * model.vocabulary
-    per_token = 6 * weights + 12 * 2 * 16 * 16
-    assert row["utilization"] == pytest.approx(64 * per_token / 1e9)
-    assert make_table([row]).rows[0][-1] == f"{64 * per_token / 1e9:.1%}"
+def test_ratios_are_to_the_reference() -> None:
+    adamw, swan = make_table(_group(adamw=[1.0, 2.0, 1.0], swan=[2.0, 4.0, 2.0])).rows
+    assert adamw == ["adamw", "64", "1.000 (1.000 to 1.000)"]
+    # half as many tokens in the same time
+    assert swan == ["swan", "32", "0.500 (0.500 to 0.500)"]
+
+
+def test_utilization_is_shown_where_the_peak_is_known() -> None:
+    group = _group(1e6, adamw=[1.0], swan=[2.0])
+    assert [row[-1] for row in make_table(group).rows] == ["6.4%", "3.2%"]
 
 
 def test_random_rows_predict_the_sequence_length(tiny_setup: Setup) -> None:
@@ -90,17 +81,15 @@ def test_measurement_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(arguments) == 0
     assert "SinkGD, 1 sweep" in capsys.readouterr().out
     written = json.loads(results.read_text())
-    assert written["reference"] == "adamw"
     assert written["setup"]["model"]["hidden"] == 16
     assert written["versions"].keys() >= {"jax", "optax"}
-    adamw, sinkgd = written["rows"]
-    assert (adamw["optimizer"], sinkgd["optimizer"]) == ("adamw", "sinkgd-1")
-    assert adamw["speed_ratio"] == {"low": 1, "median": 1, "high": 1}
-    assert sinkgd["options"]["num_iters"] == 1
-    for row in written["rows"]:
-        assert len(row["step_seconds_by_round"]) == 3
-        assert min(row["step_seconds_by_round"]) > 0
-        assert row["tokens_per_second"]["low"] <= row["tokens_per_second"]["high"]
+    assert written["tokens_per_step"] == 4 * 16
+    weights = 2 * (4 * 16 * 16 + 3 * 16 * 24) + 16 * 256
+    assert written["flops_per_token"] == 6 * weights + 12 * 2 * 16 * 16
+    assert list(written["competitors"]) == ["adamw", "sinkgd-1"]
+    for one in written["competitors"].values():
+        assert len(one["seconds_by_round"]) == 3
+        assert 0 < one["seconds"]["low"] <= one["seconds"]["high"]
     assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
