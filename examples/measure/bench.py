@@ -17,23 +17,12 @@ from examples.llama.config import InputError, PresetName
 from examples.llama.presets import PRESETS
 from examples.llama.run.command import run_command
 from examples.llama.run.options import Checked, Positive
-from examples.measure import compilation, orthogonalizers
+from examples.measure import compilation, orthogonalizers, updates
 from examples.measure.pictures import draw_ratios, height_of_ratios, name_lines, panels
 from examples.measure.results import write_results
 from examples.measure.tables import Table, table, unique
 from examples.measure.timing import NOTE, REFERENCE, Spread, ratios
-from examples.measure.updates import (
-    BASELINES,
-    FAST,
-    KERNEL,
-    SLOW,
-    TITLES,
-    WEIGHTS,
-    Matrices,
-    Shape,
-    fitting_layers,
-    layer_shapes,
-)
+from examples.measure.updates import KERNEL, WEIGHTS, Matrices, Shape, fitting_layers, layer_shapes
 
 Section = Literal["step", "shapes", "baselines", "compilation", "orthogonalizers"]
 
@@ -121,7 +110,7 @@ def preset_groups(
         matrices = Matrices(preset, shapes, command.precision, steep=steep)
         too_slow = jax.default_backend() == "cpu" and PRESETS[preset].setup.model.hidden > 1024
         for names in optimizers:
-            if not (names is SLOW and too_slow):
+            if not (names is updates.SLOW and too_slow):
                 yield matrices.timed(names, command.seconds, console)
 
 
@@ -149,7 +138,7 @@ def compare(
     Where several groups of a preset have a ratio, the first one's counts.
     """
     found: dict[tuple[str, str], dict[str, Spread]] = {}
-    for over, under in unique([*((name, REFERENCE) for name in TITLES), *targets]):
+    for over, under in unique([*((name, REFERENCE) for name in updates.TITLES), *targets]):
         for group in groups:
             times = {name: c["seconds_by_round"] for name, c in group["competitors"].items()}
             if over != under and {over, under} <= times.keys():
@@ -159,7 +148,7 @@ def compare(
 
 
 def _title(pair: tuple[str, str]) -> str:
-    return f"{TITLES[pair[0]]} / {TITLES[pair[1]]}"
+    return f"{updates.TITLES[pair[0]]} / {updates.TITLES[pair[1]]}"
 
 
 def ratio_table(
@@ -207,7 +196,7 @@ def shape_table(groups: Sequence[Group]) -> Table:
 def draw(path: Path, title: str, groups: Sequence[Group]) -> None:
     """Draw the ratios with their targets: memory-bound optimizers to AdamW, and all others."""
     presets, found = unique(group["name"] for group in groups), compare(groups)
-    fast = [pair for pair in found if pair[0] in FAST and pair[1] == REFERENCE]
+    fast = [pair for pair in found if pair[0] in updates.FAST and pair[1] == REFERENCE]
     parts = {
         "memory-bound optimizers, ratio to AdamW": fast,
         "other ratios of times": [pair for pair in found if pair not in fast],
@@ -236,10 +225,10 @@ def measure(section: Section, command: Command, console: Console) -> dict[str, A
         groups = list(shape_groups(command, console))
         console.print(shape_table(groups))
     elif section == "baselines":
-        groups = list(preset_groups(command, console, BASELINES))
+        groups = list(preset_groups(command, console, updates.BASELINES))
         console.print(ratio_table(groups, {}))
     else:
-        groups = list(preset_groups(command, console, FAST, SLOW))
+        groups = list(preset_groups(command, console, updates.FAST, updates.SLOW))
         console.print(ratio_table(groups))
         title = f"From {command.gradients} gradients to new weights, {command.precision}"
         draw(command.results.with_suffix(".png"), title, groups)

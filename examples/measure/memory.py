@@ -88,11 +88,10 @@ class Command(Checked):
     """Instead of the preset's own: bfloat16 for the papers' models, float32 for cpu."""
     vocabulary: Count | None = None
     """Tokens of the model instead of the preset's own, so that logits do not hide the optimizer."""
-    rows: Count = 1
-    """Rows of the batch for which the step is compiled. With few of them the optimizer is not
-    hidden behind activations and logits, which are gone when it has its turn."""
     compile: bool = True
-    """Compile the train step. Without it only weights and state are shown, which takes moments."""
+    """Compile the train step, for one row: with few rows the optimizer is not hidden behind
+    activations and logits, which are gone when it has its turn. Without it only weights and state
+    are shown, which takes moments."""
     run: bool = False
     """Also make one real step, and report the peak of the device's memory, which it counts for the
     whole process: of one preset with one optimizer."""
@@ -115,9 +114,9 @@ class Command(Checked):
 
 
 def experiment_of(command: Command, preset: PresetName, name: str) -> Experiment:
-    """A preset's model with one optimizer, and the command's small batch."""
+    """A preset's model with one optimizer, and a batch of one row."""
     setup = PRESETS[preset].setup
-    data = DataConfig(batch_size=command.rows, sequence_length=setup.data.sequence_length)
+    data = DataConfig(batch_size=1, sequence_length=setup.data.sequence_length)
     optimizer = OptimizerConfig(name.removesuffix(_LAYERWISE))
     return with_model(
         resolved(Experiment(optimizer, dataclasses.replace(setup, data=data))),
@@ -278,11 +277,9 @@ def run(command: Command, console: Console) -> int:
     notes = NOTES if command.compile else NOTES[:1]
     console.print(*notes, sep="\n", soft_wrap=True)
     backend = jax.default_backend() if command.compile else None
-    batch = f"{command.rows} rows" if command.rows > 1 else "1 row"
-    step = f": a step of {batch}, compiled for {backend}" if command.compile else ""
+    step = f": a step of one row, compiled for {backend}" if command.compile else ""
     draw(command.results.with_suffix(".png"), f"Memory of training{step}", presets)
-    figures = {"rows": rows, "largest": models, "batch_rows": command.rows}
-    figures |= {"backend": backend, "notes": notes}
+    figures = {"rows": rows, "largest": models, "backend": backend, "notes": notes}
     write_results(command.results, figures, console, picture=True)
     return 0
 

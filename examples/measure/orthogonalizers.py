@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 import multinorm_optax as mo
-from examples.measure.tables import Table, table
+from examples.measure.tables import Table
 
 DECADES = range(7)
 SHAPE = (127, 320)
@@ -127,20 +127,12 @@ def measure(console: Console) -> dict[str, Any]:
 
 def make_table(rows: list[dict[str, Any]]) -> Table:
     """Mean and sine of every decade."""
-
-    def decade(number: int) -> Callable[[dict[str, Any]], str]:
-        def cell(row: dict[str, Any]) -> str:
-            if row["value"] is None:
-                return "" if number else "diverges"
-            return f"{row['value'][number]:.3f}, {row['sine'][number]:.0e}"
-
-        return cell
-
-    return table(
-        rows,
-        {
-            "orthogonalizer": lambda row: f"`{row['orthogonalizer']}`",
-            "arithmetic": lambda row: row["arithmetic"],
-            **{f"1e-{number}": decade(number) for number in DECADES},
-        },
-    )
+    lines = []
+    for row in rows:
+        cells = ["diverges"] + [""] * (len(DECADES) - 1)
+        if row["value"] is not None:
+            pairs = zip(row["value"], row["sine"], strict=True)
+            cells = [f"{value:.3f}, {sine:.0e}" for value, sine in pairs]
+        lines.append([f"`{row['orthogonalizer']}`", row["arithmetic"], *cells])
+    heads = ["orthogonalizer", "arithmetic", *(f"1e-{decade}" for decade in DECADES)]
+    return Table(heads, lines)

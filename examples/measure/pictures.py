@@ -26,7 +26,7 @@ def panels(
     handles = [axes.get_legend_handles_labels() for axes in figure.axes]
     legend = {name: handle for each in handles for handle, name in zip(*each, strict=True)}
     if len(legend) > 1:
-        fitting = max(1, int(13 * width / (6 + max(map(len, legend)))))
+        fitting = max(1, int(14 * width / (6 + max(map(len, legend)))))
         figure.legend(
             list(legend.values()),
             list(legend),

@@ -15,7 +15,7 @@ from rich.console import Console
 import multinorm_optax as mo
 from examples.llama.config import PresetName
 from examples.llama.presets import PRESETS
-from examples.measure import bench, orthogonalizers
+from examples.measure import bench, orthogonalizers, updates
 from examples.measure.bench import TARGETS, Command, Section, Target, compare, main, ratio_table
 from examples.measure.footprint import kept
 from examples.measure.memory import Command as MemoryCommand
@@ -203,9 +203,9 @@ def test_end_to_end(
     middle = mo.MatrixAxes(output=2, input=0)
     hostile = (("middle", (8, 3, 12), middle), ("small", (2, 8, 8), KERNEL))
     monkeypatch.setattr(bench, "HOSTILE", hostile)
-    monkeypatch.setattr(bench, "FAST", (REFERENCE, "sinkgd-1"))
-    monkeypatch.setattr(bench, "SLOW", (REFERENCE, "sgd-plain"))
-    monkeypatch.setattr(bench, "BASELINES", (REFERENCE, "lion", "adam-mini"))
+    monkeypatch.setattr(updates, "FAST", (REFERENCE, "sinkgd-1"))
+    monkeypatch.setattr(updates, "SLOW", (REFERENCE, "sgd-plain"))
+    monkeypatch.setattr(updates, "BASELINES", (REFERENCE, "lion", "adam-mini"))
     results = tmp_path / "bench.json"
     options = ["--presets", "cpu", "--seconds", "0.2", "--results", str(results)]
     assert main(["--sections", "step", "shapes", "baselines", *options]) == 0

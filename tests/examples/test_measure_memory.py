@@ -192,9 +192,9 @@ def test_sinkgd_needs_no_more_than_sgd(model: ModelConfig, num_iters: int) -> No
     assert sinkgd < 1.01 * gradient_descent
 
 
-@pytest.mark.parametrize("gib", [0, 1, 3.99, 4.01, 24, 79])
+@pytest.mark.parametrize("gib", [0, 1, 2, 3, 9, 10, 24, 79])
 def test_deepest_model_fits_and_a_deeper_one_does_not(
-    gib: float, deep: Experiment, monkeypatch: pytest.MonkeyPatch
+    gib: int, deep: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def step(experiment: Experiment, *, layerwise: bool) -> SimpleNamespace:
         layers = experiment.setup.model.layers
@@ -202,7 +202,7 @@ def test_deepest_model_fits_and_a_deeper_one_does_not(
         return SimpleNamespace(plan=lambda: {"temporary_bytes": temporary})
 
     monkeypatch.setattr("examples.measure.footprint.CompiledStep", step)
-    (found,) = deepest(deep, [gib], layerwise=False)  # type: ignore[list-item]
+    (found,) = deepest(deep, [gib], layerwise=False)
     layers = found["layers"]
     assert layers == 0 or found["total_bytes"] == (1 + layers + layers // 7) * GIB <= gib * GIB
     assert 1 + (layers + 1) + (layers + 1) // 7 > gib
@@ -245,11 +245,10 @@ def test_figures_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main([*arguments, "--results", str(results)]) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert "One step was made, with loss 4." in output
-    assert "(cpu) reports no memory, so that the peak is unknown" in output
+    assert "the device reports no memory, so that the peak is unknown" in output
     assert "0.8 M parameters, 0.8 M of them in the matrices" in output
     assert "activations" in output
     written = json.loads(results.read_text())
-    assert written["batch_rows"] == 1
     assert written["backend"] == "cpu"
     assert written["versions"].keys() >= {"jax", "optax"}
     (row,) = written["rows"]
@@ -310,5 +309,5 @@ def test_help_says_what_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert exit_info.value.code == 0
     output = capsys.readouterr().out
-    for word in (*get_args(PresetName), "--rows", "--no-compile", "weights"):
+    for word in (*get_args(PresetName), "--largest", "--no-compile", "weights"):
         assert word in output

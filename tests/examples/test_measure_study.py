@@ -214,18 +214,20 @@ class TestDueRuns:
     def test_estimate_counts_what_is_left(self) -> None:
         bowl = _bowl(_center("adamw2"))
         runs: list[Run] = []
-        counts = [left(CELL, "adamw2", runs)[0]]
+        counts = [left([CELL], ["adamw2"], runs).runs]
         while due := due_trials([CELL], ["adamw2"], runs):
             runs.append(_run(due[0], bowl(due[0])))
-            counts.append(left(CELL, "adamw2", runs)[0])
+            counts.append(left([CELL], ["adamw2"], runs).runs)
         assert counts == list(range(16 + 6 + 6, -1, -1))
 
     def test_estimate_goes_by_the_seconds_of_the_runs(self) -> None:
-        assert left(CELL, "adamw2", [])[1] == pytest.approx(
+        assert left([CELL], ["adamw2"], []).seconds == pytest.approx(
             CELLS[CELL].seconds * (16 + 6 + 3 / 4 + 3 / 2)
         )
         run = _run(_trial(BOX.points(16)[0]), 2.0)
-        assert left(CELL, "adamw2", [run])[1] == pytest.approx(2.0 * (15 + 6 + 3 / 4 + 3 / 2))
+        assert left([CELL], ["adamw2"], [run]).seconds == pytest.approx(
+            2.0 * (15 + 6 + 3 / 4 + 3 / 2)
+        )
 
     def test_durations(self) -> None:
         assert [duration(s) for s in (5, 600, 7500)] == ["5 s", "10 min", "2 h 05 min"]

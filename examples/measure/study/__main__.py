@@ -61,18 +61,6 @@ class Command:
         if shards and self.tokens is None and not (self.show or self.estimate):
             raise InputError(f"--cells {' '.join(shards)} trains on token shards; give --tokens")
 
-    def left(self, runs: list[Run]) -> dict[str, tuple[int, float]]:
-        """Runs and seconds that every cell still needs, and their sums, by title."""
-        rest = {
-            CELLS[cell].title: [left(cell, name, runs) for name in self.optimizers]
-            for cell in self.cells
-        }
-        rest["all"] = [one for each in rest.values() for one in each]
-        return {
-            title: (sum(count for count, _ in each), sum(seconds for _, seconds in each))
-            for title, each in rest.items()
-        }
-
 
 def duration(seconds: float) -> str:
     """Seconds, minutes, or hours and minutes."""
@@ -119,11 +107,11 @@ def carry_out(command: Command, file: RunsFile, console: Console) -> None:
         about = {"corpus": texts[trial.cell].name, **versions(), **machine()}
         run = trainer(trial.cell, trial.optimizer).run(trial, file.environment(about))
         result = f"diverged at step {run.diverged_at}" if run.loss is None else f"{run.loss:.4f}"
-        count, seconds = command.left([*file.runs(), run])["all"]
+        rest = left(command.cells, command.optimizers, [*file.runs(), run])
         console.print(
             f"{trial.cell}, {OPTIMIZERS[trial.optimizer].title}, {trial.rates}, box {trial.box} "
             f"point {trial.point}, seed {trial.seed}, {trial.steps} steps: {result}, "
-            f"{run.seconds:.0f} s; {count} runs left, about {duration(seconds)}",
+            f"{run.seconds:.0f} s; {rest.runs} runs left, about {duration(rest.seconds)}",
             soft_wrap=True,
             highlight=False,
         )
@@ -156,8 +144,9 @@ def run(command: Command, console: Console) -> int:
     """Carry out what is missing, then report; return the exit code."""
     file = RunsFile(command.results)
     if command.estimate:
-        rest = command.left(file.runs())
-        rows = [[title, str(count), duration(seconds)] for title, (count, seconds) in rest.items()]
+        parts = {CELLS[cell].title: (cell,) for cell in command.cells} | {"all": command.cells}
+        rest = {n: left(part, command.optimizers, file.runs()) for n, part in parts.items()}
+        rows = [[name, str(one.runs), duration(one.seconds)] for name, one in rest.items()]
         console.print(Table(["", "runs", "time"], rows, "Left"))
         console.print("if no box moves; where nothing was timed, from the plan's guess")
         return 0

@@ -1,8 +1,10 @@
 """Which runs each optimizer needs: points in boxes that may move, repetitions, shorter lengths."""
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from examples.llama.config import InputError
 from examples.measure.study.plan import CELLS, FIRST, MOVES, REPEATED, SEEDS, SHORTER, SPACES
@@ -135,18 +137,29 @@ def due_trials(cells: Sequence[str], optimizers: Sequence[str], runs: Sequence[R
 
 def seconds_per_step(cell: str, optimizer: str, runs: Sequence[Run]) -> float:
     """The median of the optimizer's runs in the cell, else of all runs there, else the plan's."""
-    there = [run for run in runs if run.trial.cell == cell]
+    there = [run for run in runs if run.trial.cell == cell and run.loss is not None]
     own = [run for run in there if run.trial.optimizer == optimizer]
-    timed = [run.seconds / run.trial.steps for run in own or there if run.loss is not None]
+    timed = [run.seconds / run.trial.steps for run in own or there]
     return statistics.median(timed) if timed else CELLS[cell].seconds / CELLS[cell].setup.steps
 
 
-def left(cell: str, optimizer: str, runs: Sequence[Run]) -> tuple[int, float]:
-    """How many runs one optimizer still needs in one cell if its box stays, and their seconds."""
-    found, full = search(cell, optimizer, runs), CELLS[cell].setup.steps
-    lengths = [trial.steps for trial in found.due.values()]
-    if not (found.inside or found.at_edge):
-        lengths += [full] * (REPEATED * len(SEEDS))
-    if not (found.winner or found.at_edge):
-        lengths += [full // part for part in SHORTER for _ in SEEDS]
-    return len(lengths), sum(lengths) * seconds_per_step(cell, optimizer, runs)
+class Left(NamedTuple):
+    """What is still needed if no box moves."""
+
+    runs: int = 0
+    seconds: float = 0.0
+
+
+def left(cells: Sequence[str], optimizers: Sequence[str], runs: Sequence[Run]) -> Left:
+    """What these optimizers still need in these cells."""
+    total = Left()
+    for cell, name in itertools.product(cells, optimizers):
+        found, full = search(cell, name, runs), CELLS[cell].setup.steps
+        lengths = [trial.steps for trial in found.due.values()]
+        if not (found.inside or found.at_edge):
+            lengths += [full] * (REPEATED * len(SEEDS))
+        if not (found.winner or found.at_edge):
+            lengths += [full // part for part in SHORTER for _ in SEEDS]
+        seconds = sum(lengths) * seconds_per_step(cell, name, runs)
+        total = Left(total.runs + len(lengths), total.seconds + seconds)
+    return total
