@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh
 from rich.console import Console
@@ -95,8 +94,8 @@ def simulated_mesh(shape: tuple[int, int], axis_type: AxisType) -> Mesh:
             f"--mesh {shape[0]} {shape[1]} is for {count} devices, but there are {len(devices)}; "
             f"run the command in a process of its own, with positive numbers"
         )
-    axis_types = (axis_type,) * 2
-    return jax.make_mesh(shape, ("fsdp", "tensor"), axis_types, devices=devices[:count])
+    names, types = ("fsdp", "tensor"), (axis_type,) * 2
+    return jax.make_mesh(shape, names, axis_types=types, devices=devices[:count])
 
 
 def matrices_of(model: ModelConfig) -> Params:
@@ -134,7 +133,8 @@ def measure(command: Command, console: Console) -> dict[str, Any]:
             about = {"optimizer": name, "title": title, "axis_type": axis_type.name}
             sent = sum(kind["sent_bytes"] for kind in kinds.values())
             rows.append({**about, "kinds": kinds, "sent_bytes": sent})
-    size, devices = optax.tree.size(matrices) * 4, math.prod(command.mesh)
+    size = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(matrices))
+    devices = math.prod(command.mesh)
     text = f"{command.preset}: {size / 2**20:,.1f} MiB of float32 matrices on {devices} devices"
     console.print(make_table(rows, text), _NOTE, sep="\n", soft_wrap=True)
     return {
