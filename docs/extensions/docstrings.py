@@ -15,6 +15,8 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
+from multinorm_optax import auxiliary_adam
+
 CODE = re.compile(r"`([^`]+)`")
 MARKUP = re.compile(r"([\\*|_])")
 SECTION = re.compile(r"(Args|Attributes|Example|Raises|Returns|Yields):")
@@ -85,8 +87,23 @@ def signature_as_written(
     arguments = definition.args
     if what in ("class", "method"):
         arguments.args = arguments.args[1:]
+    if arguments.kwarg is not None:
+        _write_out_options(arguments, inspect.signature(function))
     result = definition.returns if what != "class" else None
     return f"({ast.unparse(arguments)})", None if result is None else ast.unparse(result)
+
+
+def _write_out_options(arguments: ast.arguments, signature: inspect.Signature) -> None:
+    """Replaces `**options` by the arguments of `auxiliary_adam` that it stands for."""
+    (definition,) = ast.parse(inspect.getsource(auxiliary_adam)).body
+    assert isinstance(definition, ast.FunctionDef)
+    every = definition.args
+    own = {each.arg for each in (*arguments.args, *arguments.kwonlyargs)}
+    for argument, default in zip(every.kwonlyargs, every.kw_defaults, strict=True):
+        if argument.arg in signature.parameters and argument.arg not in own:
+            arguments.kwonlyargs.append(argument)
+            arguments.kw_defaults.append(default)
+    arguments.kwarg = None
 
 
 def _fields(cls: type) -> str:

@@ -22,21 +22,27 @@ _ENTRIES, _ENTRIES_ON_CPU = 2**25, 2**19
 """The most entries that a device takes at a time."""
 
 
-def as_wide_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Function]:
-    """The weight as a stack (batch..., m, n) with m <= n, and the inverse function.
-
-    Batch axes of size one are left out: XLA would copy a matrix with one.
-    """
-    axes = _wide(x.shape, axes)
+def as_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Function]:
+    """The weight as a stack (batch..., m, n), and the inverse function."""
     order = (*axes.batch(x.ndim), *axes.output, *axes.input)
     moved = jnp.transpose(x, order)
-    batch = [size for size in moved.shape[: x.ndim - len(axes.matrix)] if size != 1]
+    batch = moved.shape[: x.ndim - len(axes.matrix)]
     inverse = sorted(range(x.ndim), key=order.__getitem__)
 
     def restore(matrices: jax.Array) -> jax.Array:
         return jnp.transpose(jnp.reshape(matrices, moved.shape), inverse)
 
     return jnp.reshape(moved, (*batch, *axes.matrix_shape(x.shape))), restore
+
+
+def as_wide_matrices(x: jax.Array, axes: MatrixAxes) -> tuple[jax.Array, Function]:
+    """The weight as a stack with m <= n, without batch axes of size one.
+
+    XLA would copy a matrix with one.
+    """
+    matrices, restore = as_matrices(x, _wide(x.shape, axes))
+    *batch, m, n = matrices.shape
+    return jnp.reshape(matrices, (*(size for size in batch if size != 1), m, n)), restore
 
 
 def _wide(shape: tuple[int, ...], axes: MatrixAxes) -> MatrixAxes:

@@ -1,9 +1,10 @@
-"""The arguments that optimizers share: their documentation and checks of their values."""
+"""The arguments that optimizers share: their documentation, their checks, their defaults."""
 
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -76,13 +77,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def documented(function: Function) -> Function:
     """Replace the line `...` at the end of `Args:` by the shared texts of all other arguments."""
+    names = inspect.signature(function).parameters
 
     def complete(section: re.Match[str]) -> str:
         own, indent = section.groups()
         entries = re.split(rf"(?m)^{indent}(?=\w)", own)[1:]
         found = {entry.partition(":")[0]: indent + entry for entry in entries}
         wrap = textwrap.TextWrapper(98, indent, indent + "  ").fill
-        names = inspect.signature(function).parameters
         return "".join(
             found[name] if name in found else wrap(f"{name}: {_TEXTS[name]}") + "\n"
             for name in names
@@ -93,63 +94,86 @@ def documented(function: Function) -> Function:
     return function
 
 
-def check_numbers(**arguments: Any) -> None:
-    """Raise unless all are numbers, none of them in a half precision, which rounds 0.999 to 1."""
-    for name, value in arguments.items():
-        if callable(value):
-            raise TypeError(
-                f"{name} takes no schedule, got {value!r}; write a number, or schedule it with"
-                " optax.inject_hyperparams"
-            )
-        if not _is_number(value):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-        if isinstance(value, jax.Array) and value.dtype in (jnp.bfloat16, jnp.float16):
-            raise TypeError(
-                f"{name} is a number in {value.dtype}, which rounds 0.999 to 1; give"
-                " optax.inject_hyperparams hyperparam_dtype=jnp.float32"
-            )
+def takes_options_of(inner: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Complete the signature of a function with `**options: Unpack[Options]` for `inner`."""
+    defaults = inspect.signature(inner).parameters
+
+    def complete(function: Function) -> Function:
+        signature = inspect.signature(function)
+        *own, options = signature.parameters.values()
+        (named,) = typing.get_args(options.annotation)
+        parameters = [*own, *(defaults[name] for name in named.__annotations__)]
+        complete = signature.replace(parameters=parameters)
+        function.__signature__ = complete  # type: ignore[attr-defined]
+        return function
+
+    return complete
 
 
-def check_schedules(**arguments: Any) -> None:
-    """Raise unless all are numbers or schedules."""
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise a TypeError for an argument of the wrong type, by its name."""
     for name, value in arguments.items():
-        if not (callable(value) or _is_number(value)):
-            raise TypeError(f"{name} must be a number or a schedule, got {value!r}")
+        if name in _CHECKS and (value is not None or name not in _OPTIONAL):
+            _CHECKS[name](name, value)
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Raise for a schedule, and for a number in a half precision, which rounds 0.999 to 1."""
+    if callable(value):
+        raise TypeError(
+            f"{name} takes no schedule, got {value!r}; write a number, or schedule it with"
+            " optax.inject_hyperparams"
+        )
+    if not _is_number(value):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if isinstance(value, jax.Array) and value.dtype in (jnp.bfloat16, jnp.float16):
+        raise TypeError(
+            f"{name} is a number in {value.dtype}, which rounds 0.999 to 1; give"
+            " optax.inject_hyperparams hyperparam_dtype=jnp.float32"
+        )
+
+
+def _check_schedule(name: str, value: Any) -> None:
+    if not (callable(value) or _is_number(value)):
+        raise TypeError(f"{name} must be a number or a schedule, got {value!r}")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number, np.ndarray, jax.Array))
 
 
-def given(**arguments: Any) -> dict[str, Any]:
-    """The arguments that are not None."""
-    return {name: value for name, value in arguments.items() if value is not None}
+def _check_static(name: str, value: Any) -> None:
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"{name} must not be an array, {value!r}: it decides what is computed and stored;"
+            " under optax.inject_hyperparams list it in static_args"
+        )
 
 
-def check_static(**arguments: Any) -> None:
-    """Raise for arrays: these arguments decide what is computed and stored."""
-    for name, value in arguments.items():
-        if isinstance(value, jax.Array):
-            raise TypeError(
-                f"{name} must not be an array, {value!r}: it decides what is computed and stored;"
-                " under optax.inject_hyperparams list it in static_args"
-            )
+def _check_boolean(name: str, value: Any) -> None:
+    _check_static(name, value)
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
-def check_booleans(**arguments: Any) -> None:
-    """Raise unless all are Python booleans."""
-    check_static(**arguments)
-    for name, value in arguments.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
+def _check_dtype(name: str, value: Any) -> None:
+    try:
+        known = value is None or jnp.issubdtype(value, jnp.floating)
+    except TypeError:
+        known = False
+    if not known:
+        raise TypeError(f"{name} must be None or a floating-point dtype, got {value!r}")
 
 
-def check_dtypes(**arguments: Any) -> None:
-    """Raise unless all are None or floating-point dtypes."""
-    for name, value in arguments.items():
-        try:
-            known = value is None or jnp.issubdtype(value, jnp.floating)
-        except TypeError:
-            known = False
-        if not known:
-            raise TypeError(f"{name} must be None or a floating-point dtype, got {value!r}")
+_CHECKS = {
+    name: check
+    for check, names in {
+        _check_schedule: "learning_rate alpha weight_decay adam_learning_rate adam_weight_decay",
+        _check_number: "adam_b1 adam_b2 adam_eps adam_clip_norm b1 b2 rho eps momentum",
+        _check_boolean: "nesterov cautious_weight_decay centered error_feedback",
+        _check_dtype: "momentum_dtype adam_moment_dtype mu_dtype",
+        _check_static: "rank",
+    }.items()
+    for name in names.split()
+}
+_OPTIONAL = {"adam_clip_norm", "adam_learning_rate", "momentum"}

@@ -2,22 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
-from multinorm_optax._optimizers.arguments import (
-    Mask,
-    check_booleans,
-    check_dtypes,
-    check_numbers,
-    check_schedules,
-    documented,
-    given,
-)
+from multinorm_optax._optimizers.arguments import Mask, check_arguments, documented
 from multinorm_optax._optimizers.step_scale import StepScale, factor_of, scale_by_matrix_shape
 from multinorm_optax._optimizers.weight_decay import add_decayed_weights
 
@@ -26,6 +18,26 @@ class MatrixOptimizer(optax.GradientTransformationExtraArgs):
     """An optimizer with its axes, which `audit` reads; a copy that is rebuilt has none."""
 
     axes: AxesLike = None
+
+
+class AuxiliaryAdamOptions(TypedDict, total=False):
+    """The arguments of `auxiliary_adam` that its optimizers take, too."""
+
+    alpha: optax.ScalarOrSchedule
+    momentum: jax.typing.ArrayLike | None
+    nesterov: bool
+    momentum_dtype: jax.typing.DTypeLike | None
+    step_scale: StepScale
+    weight_decay: optax.ScalarOrSchedule
+    weight_decay_mask: Mask
+    cautious_weight_decay: bool
+    adam_learning_rate: optax.ScalarOrSchedule | None
+    adam_b1: jax.typing.ArrayLike
+    adam_b2: jax.typing.ArrayLike
+    adam_eps: jax.typing.ArrayLike
+    adam_weight_decay: optax.ScalarOrSchedule
+    adam_clip_norm: jax.typing.ArrayLike | None
+    adam_moment_dtype: jax.typing.DTypeLike | None
 
 
 @documented
@@ -88,21 +100,7 @@ def auxiliary_adam(
             "direction is a function from axes to a transformation, such as scale_by_swan or"
             f" lambda axes: scale_by_sinkhorn(axes, 2), got {direction!r}"
         )
-    check_schedules(
-        learning_rate=learning_rate,
-        alpha=alpha,
-        weight_decay=weight_decay,
-        adam_weight_decay=adam_weight_decay,
-        **given(adam_learning_rate=adam_learning_rate),
-    )
-    check_numbers(
-        adam_b1=adam_b1,
-        adam_b2=adam_b2,
-        adam_eps=adam_eps,
-        **given(momentum=momentum, adam_clip_norm=adam_clip_norm),
-    )
-    check_booleans(nesterov=nesterov, cautious_weight_decay=cautious_weight_decay)
-    check_dtypes(momentum_dtype=momentum_dtype, adam_moment_dtype=adam_moment_dtype)
+    check_arguments(locals())
     factor_of(step_scale)
     direction(axes)
 

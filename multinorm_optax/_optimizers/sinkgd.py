@@ -1,15 +1,16 @@
 """SinkGD and its direction SR-Sinkhorn, the alternation of rows and columns."""
 
-import jax
+import functools
+from typing import Unpack
+
 import optax
 
 from multinorm_optax._alternation.base import NumIters, Tolerance
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.rules import AxesLike
 from multinorm_optax._norms.normalize import normalize_columns, normalize_rows
-from multinorm_optax._optimizers.arguments import Mask, documented
-from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
-from multinorm_optax._optimizers.step_scale import StepScale
+from multinorm_optax._optimizers.arguments import documented, takes_options_of
+from multinorm_optax._optimizers.auxiliary_adam import AuxiliaryAdamOptions, auxiliary_adam
 
 
 @documented
@@ -45,27 +46,14 @@ def scale_by_sinkhorn(
 
 
 @documented
+@takes_options_of(auxiliary_adam)
 def sinkgd(
     learning_rate: optax.ScalarOrSchedule = 0.02,
     *,
     axes: AxesLike = None,
     num_iters: NumIters = 5,
     tol: Tolerance = None,
-    alpha: optax.ScalarOrSchedule = 0.05,
-    momentum: jax.typing.ArrayLike | None = None,
-    nesterov: bool = False,
-    momentum_dtype: jax.typing.DTypeLike | None = None,
-    step_scale: StepScale = "rms",
-    weight_decay: optax.ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    cautious_weight_decay: bool = False,
-    adam_learning_rate: optax.ScalarOrSchedule | None = None,
-    adam_b1: jax.typing.ArrayLike = 0.9,
-    adam_b2: jax.typing.ArrayLike = 0.999,
-    adam_eps: jax.typing.ArrayLike = 1e-8,
-    adam_weight_decay: optax.ScalarOrSchedule = 0.0,
-    adam_clip_norm: jax.typing.ArrayLike | None = None,
-    adam_moment_dtype: jax.typing.DTypeLike | None = None,
+    **options: Unpack[AuxiliaryAdamOptions],
 ) -> optax.GradientTransformationExtraArgs:
     """SinkGD: SR-Sinkhorn for the matrices, and Adam for every other parameter.
 
@@ -84,23 +72,5 @@ def sinkgd(
       >>> [x.shape for x in jax.tree.leaves(state)]       # Adam's count and moments of the bias
       [(), (32,), (32,)]
     """
-    return auxiliary_adam(
-        lambda axes: scale_by_sinkhorn(axes, num_iters, tol),
-        learning_rate,
-        axes=axes,
-        alpha=alpha,
-        momentum=momentum,
-        nesterov=nesterov,
-        momentum_dtype=momentum_dtype,
-        step_scale=step_scale,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        cautious_weight_decay=cautious_weight_decay,
-        adam_learning_rate=adam_learning_rate,
-        adam_b1=adam_b1,
-        adam_b2=adam_b2,
-        adam_eps=adam_eps,
-        adam_weight_decay=adam_weight_decay,
-        adam_clip_norm=adam_clip_norm,
-        adam_moment_dtype=adam_moment_dtype,
-    )
+    direction = functools.partial(scale_by_sinkhorn, num_iters=num_iters, tol=tol)
+    return auxiliary_adam(direction, learning_rate, axes=axes, **options)

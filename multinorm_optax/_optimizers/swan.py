@@ -1,8 +1,9 @@
 """SWAN: GradNorm, then GradWhitening, then a rescaling to root mean square 1."""
 
 import dataclasses
+import functools
 import math
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,8 @@ from multinorm_optax._norms.euclidean import FrobeniusNorm, RowNorm
 from multinorm_optax._norms.normalize import normalize, normalize_spectral
 from multinorm_optax._norms.orthogonalize import Orthogonalizer
 from multinorm_optax._norms.precision import inverse_power_of_two, peak
-from multinorm_optax._optimizers.arguments import Mask, check_booleans, documented
-from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
-from multinorm_optax._optimizers.step_scale import StepScale
+from multinorm_optax._optimizers.arguments import check_arguments, documented, takes_options_of
+from multinorm_optax._optimizers.auxiliary_adam import AuxiliaryAdamOptions, auxiliary_adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def scale_by_swan(
       >>> round(float(jnp.mean(updates["kernel"] ** 2)), 5)
       1.0
     """
-    check_booleans(centered=centered)
+    check_arguments(locals())
 
     def oriented(tree: Any) -> dict[str, MatrixAxes | Fused | None]:
         found = zip(resolve_axes(axes, tree), jax.tree.leaves(tree), strict=True)
@@ -91,27 +91,14 @@ def scale_by_swan(
 
 
 @documented
+@takes_options_of(auxiliary_adam)
 def swan(
     learning_rate: optax.ScalarOrSchedule = 0.02,
     *,
     axes: AxesLike = None,
     centered: bool = False,
     orthogonalizer: Orthogonalizer | None = None,
-    alpha: optax.ScalarOrSchedule = 0.05,
-    momentum: jax.typing.ArrayLike | None = None,
-    nesterov: bool = False,
-    momentum_dtype: jax.typing.DTypeLike | None = None,
-    step_scale: StepScale = "rms",
-    weight_decay: optax.ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    cautious_weight_decay: bool = False,
-    adam_learning_rate: optax.ScalarOrSchedule | None = None,
-    adam_b1: jax.typing.ArrayLike = 0.9,
-    adam_b2: jax.typing.ArrayLike = 0.999,
-    adam_eps: jax.typing.ArrayLike = 1e-8,
-    adam_weight_decay: optax.ScalarOrSchedule = 0.0,
-    adam_clip_norm: jax.typing.ArrayLike | None = None,
-    adam_moment_dtype: jax.typing.DTypeLike | None = None,
+    **options: Unpack[AuxiliaryAdamOptions],
 ) -> optax.GradientTransformationExtraArgs:
     """SWAN: normalized rows, whitened and rescaled, and Adam for every other parameter.
 
@@ -131,23 +118,5 @@ def swan(
       >>> round(float(jnp.sqrt(jnp.mean(updates["dense"]["kernel"] ** 2))), 6)
       0.001
     """
-    return auxiliary_adam(
-        lambda axes: scale_by_swan(axes, centered, orthogonalizer),
-        learning_rate,
-        axes=axes,
-        alpha=alpha,
-        momentum=momentum,
-        nesterov=nesterov,
-        momentum_dtype=momentum_dtype,
-        step_scale=step_scale,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        cautious_weight_decay=cautious_weight_decay,
-        adam_learning_rate=adam_learning_rate,
-        adam_b1=adam_b1,
-        adam_b2=adam_b2,
-        adam_eps=adam_eps,
-        adam_weight_decay=adam_weight_decay,
-        adam_clip_norm=adam_clip_norm,
-        adam_moment_dtype=adam_moment_dtype,
-    )
+    direction = functools.partial(scale_by_swan, centered=centered, orthogonalizer=orthogonalizer)
+    return auxiliary_adam(direction, learning_rate, axes=axes, **options)

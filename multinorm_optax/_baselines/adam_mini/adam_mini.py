@@ -13,14 +13,7 @@ from multinorm_optax._matrices.fused import Fused
 from multinorm_optax._matrices.paths import array_leaves, named_leaves, shape_of, unboxed
 from multinorm_optax._matrices.roles import is_norm_or_bias
 from multinorm_optax._norms.precision import compute_dtype
-from multinorm_optax._optimizers.arguments import (
-    Mask,
-    check_booleans,
-    check_dtypes,
-    check_numbers,
-    check_schedules,
-    documented,
-)
+from multinorm_optax._optimizers.arguments import Mask, check_arguments, documented
 from multinorm_optax._optimizers.auxiliary_adam import in_float32
 from multinorm_optax._optimizers.weight_decay import add_decayed_weights
 
@@ -87,7 +80,7 @@ def scale_by_adam_mini(
       >>> state.nu["kernel"].shape
       (1, 2)
     """
-    check_numbers(b1=b1, b2=b2, eps=eps)
+    check_arguments(locals())
 
     def init(params: optax.Params) -> ScaleByAdamMiniState:
         found = _resolve(blocks, params)
@@ -171,9 +164,7 @@ def adam_mini(
       >>> jax.tree.map(jnp.shape, tx.init(params)[0].nu)
       {'attention': {'query': {'kernel': (1, 3)}}, 'up': {'bias': (128,), 'kernel': (1, 128)}}
     """
-    check_booleans(cautious_weight_decay=cautious_weight_decay)
-    check_dtypes(mu_dtype=mu_dtype)
-    check_schedules(learning_rate=learning_rate, weight_decay=weight_decay)
+    check_arguments(locals())
     mask = _no_norms_or_biases if weight_decay_mask is None else weight_decay_mask
     direction = scale_by_adam_mini(b1, b2, eps, blocks=blocks, mu_dtype=mu_dtype)
     decay = add_decayed_weights(weight_decay, mask, cautious_weight_decay)

@@ -8,19 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._baselines.ldadam.step import LowRankPart, initial_part, next_part
-from multinorm_optax._baselines.ldadam.subspace import Sides
-from multinorm_optax._matrices.axes import MatrixAxes, Shape, describe, is_integer
+from multinorm_optax._matrices.axes import Shape, describe, is_integer
 from multinorm_optax._matrices.fused import specs_of, split_fused
 from multinorm_optax._matrices.paths import FoundSpec, SpecKind, resolve_specs, unboxed
 from multinorm_optax._matrices.rules import AxesLike, resolve_matrices
 from multinorm_optax._matrices.suggestions import missing_text
-from multinorm_optax._optimizers.arguments import (
-    Mask,
-    check_booleans,
-    check_numbers,
-    check_static,
-    documented,
-)
+from multinorm_optax._optimizers.arguments import Mask, check_arguments, documented
 from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
 
 RankLike: TypeAlias = int | Sequence[tuple[str, int]] | optax.Params
@@ -63,6 +56,10 @@ def scale_by_ldadam(
     (Robert, Safaryan, Modoranu, Alistarh, arXiv 2410.16103, Algorithm 1.) State and arithmetic are
     in float32, or float64 for float64 weights; updates have the gradients' dtype.
 
+    The first step has a branch of its own (`lax.cond`), for which a GPU waits in every step: no
+    fixed number of products reaches the singular vectors of an arbitrary gradient. Without the
+    branch every step would decompose A, for about min(m, n) / r times the cost of its products.
+
     If the rank of A is below r, the other columns of the basis are arbitrary but orthonormal. A
     gradient of zeros gives an update of zeros. The basis does not depend on the scale of A, but the
     moments do: below entries of 1e-19 the second moment underflows to zero and `eps` dominates;
@@ -95,9 +92,7 @@ def scale_by_ldadam(
       >>> {name: getattr(state, name)["kernel"].shape for name in ("basis", "mu", "nu", "error")}
       {'basis': (64, 4), 'mu': (4, 160), 'nu': (4, 160), 'error': (160, 64)}
     """
-    check_static(rank=rank)
-    check_booleans(error_feedback=error_feedback)
-    check_numbers(b1=b1, b2=b2, rho=rho, eps=eps)
+    check_arguments(locals())
 
     def init(params: optax.Params) -> ScaleByLDAdamState:
         kept, found = [], resolve_matrices(axes, params)
@@ -105,15 +100,15 @@ def scale_by_ldadam(
         ranks = zip(resolve_specs(rank, params, _RANK), found, strict=True)
         of_each = [ranked for ranked, spec in ranks for _ in specs_of(spec)]
         for leaf, each, (path, r) in zip(jax.tree.leaves(parts), of_parts, of_each, strict=True):
-            sides = _sides(leaf, each)
-            m, n = sides.axes.matrix_shape(sides.shape)
+            wide = each.oriented(leaf.shape)
+            m, n = wide.matrix_shape(leaf.shape)
             if not 1 <= r <= m:
                 raise ValueError(
-                    f"{describe(path, sides.shape)}: rank {r} of matrices {m} x {n} is not in 1,"
+                    f"{describe(path, leaf.shape)}: rank {r} of matrices {m} x {n} is not in 1,"
                     f" ..., {m}; give `rank` a rule for this path, or leave the weight to Adam"
                     " with a rule (pattern, None) in `axes`"
                 )
-            kept.append(initial_part(leaf, sides, r, error_feedback))
+            kept.append(initial_part(leaf, wide, r, error_feedback))
         trees = _by_field(_structures(parts), kept)
         return ScaleByLDAdamState(jnp.zeros([], jnp.int32), *trees)
 
@@ -129,7 +124,7 @@ def scale_by_ldadam(
         fields = zip(structures, kept, strict=True)
         parts = map(LowRankPart, *(each.flatten_up_to(tree) for each, tree in fields))
         results = [
-            next_part(gradient, _sides(gradient, each), part, count, (b1, b2, rho, eps))
+            next_part(gradient, each.oriented(gradient.shape), part, count, (b1, b2, rho, eps))
             for gradient, each, part in zip(leaves, of_parts, parts, strict=True)
         ]
         directions = join(structures.error.unflatten([direction for direction, _ in results]))
@@ -137,10 +132,6 @@ def scale_by_ldadam(
         return directions, ScaleByLDAdamState(optax.safe_increment(count), *trees)
 
     return optax.GradientTransformation(init, update)
-
-
-def _sides(weight: jax.Array, axes: MatrixAxes) -> Sides:
-    return Sides(weight.shape, axes.oriented(weight.shape))
 
 
 def _structures(params: optax.Params) -> LowRankPart:

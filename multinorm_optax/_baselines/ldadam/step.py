@@ -6,15 +6,17 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from multinorm_optax._baselines.ldadam.subspace import (
-    Sides,
     followed_directions,
     leading_directions,
     matmul,
     transpose,
 )
-from multinorm_optax._matrices.stacks import left_to_xla
+from multinorm_optax._matrices.axes import MatrixAxes
+from multinorm_optax._matrices.stacks import as_matrices, left_to_xla
 from multinorm_optax._norms.precision import abs_sq, compute_dtype
 
 Numbers: TypeAlias = tuple[jax.typing.ArrayLike, ...]  # b1, b2, rho and eps
@@ -29,44 +31,52 @@ class LowRankPart(NamedTuple):
     error: Any
 
 
-def initial_part(weight: jax.Array, sides: Sides, rank: int, error_feedback: bool) -> LowRankPart:
+def initial_part(weight: jax.Array, axes: MatrixAxes, rank: int, feedback: bool) -> LowRankPart:
     """The state before the first step: zeros."""
     dtype = compute_dtype(jax.dtypes.canonicalize_dtype(weight.dtype))
-    of_basis, of_moments = sides.factor_shapes(rank)
+    batch = tuple(weight.shape[axis] for axis in axes.batch(weight.ndim))
+    m, n = axes.matrix_shape(weight.shape)
 
     def zeros(weight: jax.Array) -> LowRankPart:
-        mu = jnp.zeros(of_moments, dtype)
-        error = jnp.zeros_like(weight, dtype) if error_feedback else None
-        return LowRankPart(jnp.zeros(of_basis, dtype), mu, jnp.real(mu), error)
+        basis, mu = jnp.zeros((*batch, m, rank), dtype), jnp.zeros((*batch, rank, n), dtype)
+        error = jnp.zeros_like(weight, dtype) if feedback else None
+        return LowRankPart(basis, mu, jnp.real(mu), error)
 
-    shardings = _shardings(weight, sides, error_feedback)
+    shardings = _shardings(weight, axes, feedback)
     return (left_to_xla(zeros, shardings) if shardings else zeros)(weight)
 
 
 def next_part(
-    gradient: jax.Array, sides: Sides, part: LowRankPart, count: jax.Array, numbers: Numbers
+    gradient: jax.Array, axes: MatrixAxes, part: LowRankPart, count: jax.Array, numbers: Numbers
 ) -> tuple[jax.Array, LowRankPart]:
     """The direction, with the gradient's dtype and sharding, and the next state."""
     if not gradient.size:
         return gradient, part
-    step: Callable[..., tuple[jax.Array, LowRankPart]] = functools.partial(_step, sides)
-    shardings = _shardings(gradient, sides, part.error is not None)
+    step: Callable[..., tuple[jax.Array, LowRankPart]] = functools.partial(_step, axes)
+    shardings = _shardings(gradient, axes, part.error is not None)
     if shardings:
         step = left_to_xla(step, (jax.typeof(gradient).sharding, shardings))
     return step(gradient, part, count, numbers)
 
 
-def _shardings(weight: jax.Array, sides: Sides, error_feedback: bool) -> LowRankPart | None:
-    """The shardings of the state of a weight with Explicit mesh axes, else None."""
+def _shardings(weight: jax.Array, axes: MatrixAxes, feedback: bool) -> LowRankPart | None:
+    """The shardings of the state, which follow those of Explicit mesh axes where they can."""
     sharding = jax.typeof(weight).sharding
     if not any(sharding.spec):
         return None
-    basis, moments = sides.factor_shardings(sharding)
-    return LowRankPart(basis, moments, moments, sharding if error_feedback else None)
+
+    def side(axes: tuple[int, ...]) -> Any:
+        first, *others = [sharding.spec[axis] for axis in axes] or [None]
+        return None if any(others) else first  # of merged axes only the first can be sharded
+
+    batch = [sharding.spec[axis] for axis in axes.batch(weight.ndim)]
+    basis = NamedSharding(sharding.mesh, P(*batch, side(axes.output), None))
+    moments = NamedSharding(sharding.mesh, P(*batch, None, side(axes.input)))
+    return LowRankPart(basis, moments, moments, sharding if feedback else None)
 
 
 def _step(
-    sides: Sides, gradient: jax.Array, old: LowRankPart, count: jax.Array, numbers: Numbers
+    axes: MatrixAxes, gradient: jax.Array, old: LowRankPart, count: jax.Array, numbers: Numbers
 ) -> tuple[jax.Array, LowRankPart]:
     """The formula of every step; before the first, basis and moments are zero, and c1 = c2 = 1."""
     dtype = old.basis.dtype
@@ -75,13 +85,14 @@ def _step(
     steps = count.astype(real)
     c1, c2 = (jnp.where(count == 0, 1, 1 - b**steps) for b in (b1, b2))
 
-    a = gradient.astype(dtype) + (0 if old.error is None else old.error)
+    whole = gradient.astype(dtype) + (0 if old.error is None else old.error)
+    a, restore = as_matrices(whole, axes)
     basis = jax.lax.cond(
         count == 0,
-        lambda: leading_directions(sides, a, old.basis.shape[-1]),
-        lambda: followed_directions(sides, a, old.basis, old.mu / c1, rho),
+        lambda: leading_directions(a, old.basis.shape[-1]),
+        lambda: followed_directions(a, old.basis, old.mu / c1, rho),
     )
-    low = sides.product("PAD", jnp.conj(basis), a)
+    low = matmul(transpose(basis), a)
     carried, nu = _carried_over(matmul(transpose(basis), old.basis), old, c1, c2)
     mu = b1 * carried + (1 - b1) * low
     nu = b2 * nu + (1 - b2) * abs_sq(low)
@@ -91,8 +102,8 @@ def _step(
         weight = b1 / (1 - b1)
         both = jnp.concatenate([basis, old.basis], axis=-1)
         lost = jnp.concatenate([-low - weight * carried, weight * old.mu], axis=-2)
-        error = a + sides.product("PDA", both, lost)
-    update = sides.product("PDA", basis, direction).astype(gradient.dtype)
+        error = whole + restore(matmul(both, lost))
+    update = restore(matmul(basis, direction)).astype(gradient.dtype)
     return update, LowRankPart(basis, mu, nu, error)
 
 
