@@ -31,9 +31,9 @@ class Alternation(abc.ABC, Generic[State]):
         """Apply projection k in the first sweep, where the state may be badly scaled."""
         return self.half_step(k, state)[0]
 
-    @abc.abstractmethod
     def value(self, state: State) -> Any:
         """The iterate of a state."""
+        return state
 
     def last_iterate(self, num_iters: NumIters, tol: Tolerance = None) -> Any:
         """The iterate after `num_iters` sweeps, at least one, or once no residual exceeds `tol`.
@@ -46,9 +46,9 @@ class Alternation(abc.ABC, Generic[State]):
     def inner_product(self, x: Any, y: Any) -> jax.Array:
         """<x, y> of two iterates: one per matrix (shape `batch`), or one of all entries."""
 
-    @abc.abstractmethod
     def per_matrix(self, residual: jax.Array) -> jax.Array:
         """A residual without its matrix axes of size one."""
+        return residual
 
 
 def first_sweep(alternation: Alternation[State]) -> State:

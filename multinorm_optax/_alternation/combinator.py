@@ -16,7 +16,7 @@ from multinorm_optax._alternation.matrix import (
     WeightAlternation,
     members_of,
 )
-from multinorm_optax._alternation.scales import InBlocks, ScaleAlternation, in_blocks, only_rescale
+from multinorm_optax._alternation.scales import ScaleAlternation, in_blocks, only_rescale
 from multinorm_optax._alternation.tree import TreeAlternation, empty_state
 from multinorm_optax._alternation.windows import Parts
 from multinorm_optax._matrices.fused import split_fused
@@ -163,21 +163,20 @@ def alternations(
     paths = [path for path, _ in named_leaves(updates)]
     members = [members_of(chosen, axes, path) for axes, path in zip(several, paths, strict=True)]
     if blocks:
-        members = list(map(in_blocks, members, jax.tree.leaves(updates)))
+        leaves = jax.tree.leaves(updates)
+        members = [in_blocks(*each) or each[0] for each in zip(members, leaves, strict=True)]
     whole_or_parts, specs, join = split_fused(updates, members)
     leaves, structure = jax.tree.flatten(whole_or_parts)
-
-    def alternation(weight: jax.Array, spec: tuple[Member, ...] | InBlocks) -> Alternation[Any]:
-        if isinstance(spec, InBlocks):
-            return _alternation(weight.reshape(spec.shape), spec.members, spec.parts)
-        return _alternation(weight, spec)
-
-    return jax.tree.unflatten(structure, map(alternation, leaves, specs)), join
+    return jax.tree.unflatten(structure, map(_alternation, leaves, specs)), join
 
 
 def _alternation(
-    weight: jax.Array, members: tuple[Member, ...], parts: Parts | None = None
+    weight: jax.Array,
+    members: tuple[Member, ...] | ScaleAlternation,
+    parts: Parts | None = None,
 ) -> WeightAlternation[Any]:
+    if isinstance(members, ScaleAlternation):
+        return members
     if only_rescale(members):
         return ScaleAlternation(members, weight, parts)
     return MatrixAlternation(members, weight)

@@ -90,6 +90,3 @@ class MatrixAlternation(WeightAlternation[jax.Array]):
         return projected, lambda: self.broadcastable(
             projection.residual(state, projected, axes, size)
         )
-
-    def value(self, state: jax.Array) -> jax.Array:
-        return state

@@ -3,11 +3,9 @@
 Every iterate is G times one scale per group (a row, a column, the matrix).
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +26,7 @@ from multinorm_optax._alternation.windows import (
     product,
     sum_of_squares,
 )
-from multinorm_optax._matrices.axes import MatrixAxes, Shape
+from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.fused import Fused
 from multinorm_optax._norms.base import Count, MatrixSize
 from multinorm_optax._norms.euclidean import EuclideanNorm
@@ -148,42 +146,33 @@ class ScaleAlternation(WeightAlternation[Scales]):
         return max(1, size) if isinstance(size, int) else jnp.maximum(1, size)
 
 
-@dataclasses.dataclass(frozen=True)
-class InBlocks:
-    """A fused weight in blocks: the members of each part, the parts, and the shape."""
-
-    members: tuple[Member, ...]
-    parts: Parts
-    shape: Shape
-
-
 _BLOCKS = 64
 """The most blocks of a weight: more would need too many scales. Other weights are split."""
 
 
-def in_blocks(members: tuple[Member, ...] | Fused, weight: jax.Array) -> Any:
-    """The weight in blocks if all parts have the same members, which only rescale; else `members`.
+def in_blocks(members: tuple[Member, ...] | Fused, weight: jax.Array) -> ScaleAlternation | None:
+    """The alternation of a fused weight in blocks, if its parts have the same members.
 
     Blocks avoid copies of the parts: XLA's sums on a CPU read arrays, not slices of them.
     """
     if not isinstance(members, Fused) or not all(map(only_rescale, members.specs)):
-        return members
+        return None
     axis, block, chosen = members.axis, math.gcd(*members.sizes), members.specs[0]
     count = weight.shape[axis] // block
     sharding = jax.typeof(weight).sharding
     spread = any(sharding.spec) and sharding.spec[axis] is not None
     alike = all(each == chosen for each in members.specs)
     if count > _BLOCKS or spread or not alike:
-        return members
+        return None
 
     def moved(axes: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(each + (each >= axis) for each in axes)
 
-    return InBlocks(
+    return ScaleAlternation(
         tuple(
             Member(each.projection, MatrixAxes(moved(each.axes.output), moved(each.axes.input)))
             for each in chosen
         ),
+        weight.reshape((*weight.shape[:axis], count, block, *weight.shape[axis + 1 :])),
         Parts(axis, tuple(size // block for size in members.sizes)),
-        (*weight.shape[:axis], count, block, *weight.shape[axis + 1 :]),
     )

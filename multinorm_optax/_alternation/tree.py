@@ -36,15 +36,9 @@ class TreeAlternation(Alternation[Any]):
             jnp.maximum, jax.tree.map(_relative_change, state, new), jnp.asarray(0.0)
         )
 
-    def value(self, state: Any) -> Any:
-        return state
-
     def inner_product(self, x: Any, y: Any) -> jax.Array:
         products = jax.tree.map(lambda x, y: jnp.sum(jnp.real(jnp.conj(x) * y)), x, y)
         return jax.tree.reduce(jnp.add, products, jnp.asarray(0.0))
-
-    def per_matrix(self, residual: jax.Array) -> jax.Array:
-        return residual
 
 
 def _relative_change(old: jax.Array, new: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Several weights stored as one, such as fused query, key and value kernels."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -174,16 +175,11 @@ def _end_to_end(parts: Sequence[jax.Array], axis: int) -> jax.Array:
     *starts, total = itertools.accumulate((part.shape[axis] for part in parts), initial=0)
 
     def padded(part: jax.Array, start: int) -> jax.Array:
-        widths = [(0, 0, 0)] * part.ndim
-        widths[axis] = (start, total - start - part.shape[axis], 0)
-        return jax.lax.pad(part, jnp.zeros((), part.dtype), widths)
+        widths = [(0, 0)] * part.ndim
+        widths[axis] = (start, total - start - part.shape[axis])
+        return jnp.pad(part, widths)
 
-    shape = [total if each == axis else 1 for each in range(parts[0].ndim)]
-    position = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-    whole = padded(parts[0], 0)
-    for part, start in zip(parts[1:], starts[1:], strict=True):
-        whole = jnp.where(position < start, whole, padded(part, start))
-    return whole
+    return functools.reduce(jnp.add, map(padded, parts, starts))
 
 
 def as_far_as_divisible(sharding: NamedSharding, shape: Shape) -> NamedSharding:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from multinorm_optax._matrices.axes import Shape
+from multinorm_optax._matrices.axes import Shape, describe
 
 
 class _Uncovered(enum.Enum):
@@ -94,6 +95,15 @@ def array_leaves(tree: Any) -> list[tuple[str, Any]]:
                 " nnx.state(model, nnx.Param) do"
             )
     return leaves
+
+
+def check_dtype(path: str, leaf: Any) -> None:
+    """Raise unless a leaf is floating-point or complex."""
+    if not jnp.issubdtype(dtype_of(leaf), jnp.inexact):
+        raise TypeError(
+            f"{describe(path, shape_of(leaf))}: {dtype_of(leaf)} has no gradient; keep such leaves"
+            " out of the parameters, or mask them (optax.masked)"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,3 +211,8 @@ def is_rules(specs: Any) -> TypeGuard[Sequence[Rule]]:
 def shape_of(leaf: Any) -> Shape:
     """The shape of an array, `jax.ShapeDtypeStruct` or number."""
     return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
+
+
+def dtype_of(leaf: Any) -> jnp.dtype:
+    """The dtype of an array, `jax.ShapeDtypeStruct` or number."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)

@@ -5,34 +5,9 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from multinorm_optax._matrices import vocabulary as known
 from multinorm_optax._matrices.axes import MatrixAxes, Shape
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Uncovered
-from multinorm_optax._matrices.vocabulary import (
-    ATTENTIONS,
-    BESIDE_GATES,
-    BIASES,
-    EITHER_ORDER,
-    EMBEDDINGS,
-    GATES,
-    HARMLESS,
-    HEADS,
-    IN_OUT_WEIGHTS,
-    LAYERS,
-    NORM_TAGS,
-    NORMS,
-    OF_WEIGHTS,
-    OUT_IN_WEIGHTS,
-    OUTPUTS,
-    PARENTS,
-    QUERY_KEY_VALUE,
-    STEMS,
-    TOKENS,
-    TOKENS_AND_POSITIONS,
-    VECTORS,
-    WEIGHTS,
-    WORDS,
-    WRAPPERS,
-)
 
 ALONE: Mapping[str, Shape] = {}
 """No shapes of other leaves: only names are read."""
@@ -52,7 +27,7 @@ def _split(segment: str) -> list[str]:
 def _unwrapped(path: str) -> list[str]:
     """The segments of a path up to its last name that is not a wrapper's."""
     segments = path.split("/")
-    while segments and (segments[-1] in WRAPPERS or not _split(segments[-1])):
+    while segments and (segments[-1] in known.WRAPPERS or not _split(segments[-1])):
         segments.pop()
     return segments
 
@@ -78,39 +53,39 @@ def is_norm_or_bias(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
     *above, leaf = names_of(path) or [""]
     # The b of a low-rank adapter and the B of a state space model have no weight beside them.
     if leaf.rstrip("_0123456789") == "b" and len(shapes.get(path, ())) > 1:
-        return any(beside(path, weight) in shapes for weight in WEIGHTS)
+        return any(beside(path, weight) in shapes for weight in known.WEIGHTS)
     if leaf in ("w", "weight", "g") and above and _is_norm(above[-1]):
         return bias_of(path, shapes) in (None, shapes.get(path))
     words = _split(leaf)
-    of_vector = bool(words) and (words[-1] in VECTORS or words_of(leaf)[-1] in VECTORS)
-    return of_vector or leaf.rstrip("_0123456789") in BIASES
+    of_vector = bool(words) and (words[-1] in known.VECTORS or words_of(leaf)[-1] in known.VECTORS)
+    return of_vector or leaf.rstrip("_0123456789") in known.BIASES
 
 
 def _is_norm(segment: str) -> bool:
     """Whether this names a norm: `layer_norm`, `ln_f`; not `norm_proj`, `ada_norm`."""
     words = _split(segment)
-    while len(words) > 1 and words[-1] in NORM_TAGS:
+    while len(words) > 1 and words[-1] in known.NORM_TAGS:
         words.pop()
-    named = words[-1] in NORMS or words_of(segment)[-1] in NORMS
-    return named and not OF_WEIGHTS & set(words)
+    named = words[-1] in known.NORMS or words_of(segment)[-1] in known.NORMS
+    return named and not known.OF_WEIGHTS & set(words)
 
 
 def _is_token_embedding(segment: str) -> bool:
     words = set(_split(segment))
-    return bool(words & EMBEDDINGS) and words <= EMBEDDINGS | TOKENS_AND_POSITIONS
+    return bool(words & known.EMBEDDINGS) and words <= known.EMBEDDINGS | known.TOKENS_AND_POSITIONS
 
 
 def _is_attention(segment: str) -> bool:
     """Whether this names an attention: `self_attn`; not `attention_lm`."""
-    return bool(_split(segment)) and _split(segment)[-1] in ATTENTIONS
+    return bool(_split(segment)) and _split(segment)[-1] in known.ATTENTIONS
 
 
 def _is_head(segment: str, above: Sequence[str]) -> bool:
     """Whether this names an output head: `lm_head`; not `multi_head`, `attn/head`."""
     *others, last = _split(segment)
     doubtful = {"per", "each", "pre", "proj", "projection", "query", "key", "kv", "q", "k", "multi"}
-    doubtful |= {"multihead", *ATTENTIONS}
-    return last in HEADS and not doubtful & {*others} and not any(map(_is_attention, above))
+    doubtful |= {"multihead", *known.ATTENTIONS}
+    return last in known.HEADS and not doubtful & {*others} and not any(map(_is_attention, above))
 
 
 def is_other_role(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
@@ -118,9 +93,9 @@ def is_other_role(path: str, shapes: Mapping[str, Shape] = ALONE) -> bool:
     *above, leaf = names_of(path) or [""]
     if is_norm_or_bias(path, shapes):
         return True
-    if leaf and leaf not in WEIGHTS:
+    if leaf and leaf not in known.WEIGHTS:
         words = _split(leaf)
-        return words[-1] in TOKENS or _is_token_embedding(leaf) or _is_head(leaf, above)
+        return words[-1] in known.TOKENS or _is_token_embedding(leaf) or _is_head(leaf, above)
     # Of several layers, as in head/0/weight, not all are the head.
     if not above or f"/{above[-1]}/{leaf}" not in f"/{path}":
         return False
@@ -137,16 +112,19 @@ def role_words(path: str, shapes: Mapping[str, Shape] = ALONE) -> Iterator[str]:
     above = names_of(path)[:-1]
     for position, segment in enumerate(above, start=1):
         is_parent = position == len(above)
-        words, text = set(words_of(segment)), HARMLESS.sub("", "".join(_split(segment)))
+        words, text = set(words_of(segment)), known.HARMLESS.sub("", "".join(_split(segment)))
         if text == "prenorm" and not is_parent:  # PreNorm_0 wraps another layer
             continue
         may_be_other = (
-            bool(words & WORDS)
-            or any(stem in text for stem in STEMS)
+            bool(words & known.WORDS)
+            or any(stem in text for stem in known.STEMS)
             or any(word.endswith("emb") for word in words)
-            or (bool(words & OUTPUTS) and not _is_inner(path, segment, shapes))
-            or (_split(segment)[-1] in GATES and not (is_parent and _is_of_gated_mlp(path, shapes)))
-            or (is_parent and bool(words & PARENTS))
+            or (bool(words & known.OUTPUTS) and not _is_inner(path, segment, shapes))
+            or (
+                _split(segment)[-1] in known.GATES
+                and not (is_parent and _is_of_gated_mlp(path, shapes))
+            )
+            or (is_parent and bool(words & known.PARENTS))
         )
         if may_be_other:
             yield segment
@@ -158,18 +136,19 @@ def _is_inner(path: str, output: str, shapes: Mapping[str, Shape]) -> bool:
     before = before[: before.index(output)]
     for segment, below in itertools.pairwise([*before, ""]):
         words = _split(segment)
-        of_layer = bool(words) and (words[-1] in LAYERS or words[-1].endswith("block"))
+        of_layer = bool(words) and (words[-1] in known.LAYERS or words[-1].endswith("block"))
         if _is_attention(segment) or (of_layer and (segment[-1].isdigit() or below.isdigit())):
             return True
     return any(
-        all(beside(path, name, level=2) in shapes for name in names) for names in QUERY_KEY_VALUE
+        all(beside(path, name, level=2) in shapes for name in names)
+        for names in known.QUERY_KEY_VALUE
     )
 
 
 def _is_of_gated_mlp(path: str, shapes: Mapping[str, Shape]) -> bool:
     """Whether an up or down projection beside a weight has its shape; beside routers none has."""
     shape = shapes.get(path, ())
-    near = [shapes.get(beside(path, name, level=2)) for name in BESIDE_GATES]
+    near = [shapes.get(beside(path, name, level=2)) for name in known.BESIDE_GATES]
     return shape in near or shape[::-1] in near
 
 
@@ -207,15 +186,15 @@ class DefaultAxes(DefaultRule):
         names = names_of(path)
         if not names:
             return "its path has no name, and roles are read from names"
-        if names[-1] not in WEIGHTS:
+        if names[-1] not in known.WEIGHTS:
             return f"{names[-1]} is not the name of a weight in a common library"
         if len(shape) != 2:
             return f"a shape of {len(shape)} axes does not say which are rows"
         if names[-1] not in self.weights:
-            libraries = (IN_OUT_WEIGHTS | OUT_IN_WEIGHTS)[names[-1]]
-            stored = "(in, out)" if names[-1] in IN_OUT_WEIGHTS else "(out, in)"
+            libraries = (known.IN_OUT_WEIGHTS | known.OUT_IN_WEIGHTS)[names[-1]]
+            stored = "(in, out)" if names[-1] in known.IN_OUT_WEIGHTS else "(out, in)"
             return f"{names[-1]} is {stored} in {libraries}, which *{self.text} does not cover"
-        if names[1:] and names[-2] in EITHER_ORDER:
+        if names[1:] and names[-2] in known.EITHER_ORDER:
             return f"{names[-2]} is (in, out) in some libraries, and (out, in) in others"
         for word in role_words(path, self.shapes):
             return f"{word} may say that it is not a matrix"
@@ -225,8 +204,8 @@ class DefaultAxes(DefaultRule):
 
 
 flax_axes = DefaultAxes(
-    "FLAX_RULES", "(in, out)", frozenset(IN_OUT_WEIGHTS), MatrixAxes(output=1, input=0)
+    "FLAX_RULES", "(in, out)", frozenset(known.IN_OUT_WEIGHTS), MatrixAxes(output=1, input=0)
 )
 equinox_axes = DefaultAxes(
-    "EQUINOX_RULES", "(out, in)", frozenset(OUT_IN_WEIGHTS), MatrixAxes(output=0, input=1)
+    "EQUINOX_RULES", "(out, in)", frozenset(known.OUT_IN_WEIGHTS), MatrixAxes(output=0, input=1)
 )

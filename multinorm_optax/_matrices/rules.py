@@ -16,6 +16,7 @@ from multinorm_optax._matrices.paths import (
     Rule,
     SpecKind,
     Uncovered,
+    check_dtype,
     is_rules,
     look_up,
     resolve_specs,
@@ -181,19 +182,14 @@ def resolve_matrices(axes: AxesLike, tree: Any) -> list[MatrixAxes | Fused]:
     """The axes of every leaf of a tree of matrices; raise for any other leaf."""
     matrices = []
     for leaf, (path, found) in zip(jax.tree.leaves(tree), resolve_axes(axes, tree), strict=True):
-        where = describe(path, shape_of(leaf))
         if found is None:
             raise ValueError(
-                f"{where}: this leaf is not a matrix (its path or rank says so), and a matrix"
-                " normalization does not apply to it; route it elsewhere with optax.partition(...,"
-                " group_labels(axes)), or add a rule to `axes` that gives its MatrixAxes"
+                f"{describe(path, shape_of(leaf))}: this leaf is not a matrix (its path or rank"
+                " says so), and a matrix normalization does not apply to it; route it elsewhere"
+                " with optax.partition(..., group_labels(axes)), or add a rule to `axes` that gives"
+                " its MatrixAxes"
             )
-        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(
-                f"{where}: cannot normalize dtype {dtype}; gradients are floating-point or complex"
-                " arrays"
-            )
+        check_dtype(path, leaf)
         matrices.append(found)
     return matrices
 

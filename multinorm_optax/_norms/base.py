@@ -19,10 +19,9 @@ from multinorm_optax._norms.precision import (
     abs_sq,
     any_nonzero,
     compute_dtype,
-    inverse_power_of_two,
     largest,
-    peak,
     sqrt_or_zero,
+    unit_scale,
 )
 
 Count: TypeAlias = int | jax.Array  # an array has one number per matrix
@@ -115,7 +114,7 @@ class Norm(Projection):
         self, function: Callable[..., jax.Array], w: jax.Array, axes: Axes
     ) -> jax.Array:
         x, resolved = _prepare(w, axes)
-        scale = inverse_power_of_two(peak(x, resolved.matrix))
+        scale = unit_scale(x, resolved.matrix)
         value = function(x * scale, resolved, self.size(x, resolved)) / scale
         return jnp.squeeze(value, resolved.matrix)
 

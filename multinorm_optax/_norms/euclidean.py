@@ -10,10 +10,9 @@ from multinorm_optax._norms.base import Count, MatrixSize, Norm
 from multinorm_optax._norms.precision import (
     abs_sq,
     inverse_or_one,
-    inverse_power_of_two,
     largest,
-    peak,
     sqrt_or_zero,
+    unit_scale,
 )
 
 
@@ -27,13 +26,13 @@ class EuclideanNorm(Norm):
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
         """Divide each group by its root mean square; zeros stay zero."""
         group = self.group(axes)
-        x = x * inverse_power_of_two(peak(x, group))
+        x = x * unit_scale(x, group)
         total = jnp.sum(abs_sq(x), axis=group, keepdims=True)
         return x * jnp.sqrt(self.group_size(size) * inverse_or_one(total))
 
     def _group_norms(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
         # With one scale for all groups, the squares of a small row could underflow.
-        scale = inverse_power_of_two(peak(x, self.group(axes)))
+        scale = unit_scale(x, self.group(axes))
         total = jnp.sum(abs_sq(x * scale), axis=self.group(axes), keepdims=True)
         return sqrt_or_zero(total) / scale
 

@@ -36,13 +36,13 @@ def any_nonzero(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     return (high > 0) | (low < 0)
 
 
-def inverse_power_of_two(magnitude: jax.Array) -> jax.Array:
-    """A power of two s with s * magnitude in [3/8, 3/4], as far as the exponent range allows.
+def unit_scale(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """A power of two s with s max |x| in [3/8, 3/4], as far as the exponent range allows.
 
     It is 1 for zero, NaN and infinity, so that these reach the result. No gradient flows through
     it, because results do not depend on the scale.
     """
-    magnitude = jax.lax.stop_gradient(magnitude)
+    magnitude = jax.lax.stop_gradient(peak(x, axes))
     usable = jnp.isfinite(magnitude) & (magnitude > 0)
     limits = jnp.finfo(magnitude.dtype)
     nearest = jax.lax.reduce_precision(jnp.where(usable, magnitude, 1), limits.nexp, 0)

@@ -18,7 +18,7 @@ from multinorm_optax._norms.base import Count, MatrixSize, Projection
 from multinorm_optax._norms.euclidean import FrobeniusNorm, RowNorm
 from multinorm_optax._norms.normalize import normalize, normalize_spectral
 from multinorm_optax._norms.orthogonalize import Orthogonalizer
-from multinorm_optax._norms.precision import inverse_power_of_two, peak
+from multinorm_optax._norms.precision import peak, unit_scale
 from multinorm_optax._optimizers.arguments import check_arguments, documented, takes_options_of
 from multinorm_optax._optimizers.auxiliary_adam import AuxiliaryAdamOptions, auxiliary_adam
 
@@ -28,7 +28,7 @@ class CenteredRows(Projection):
     """SWAN's GradNorm: rows of mean 0 and variance 1, or zero if constant up to rounding."""
 
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        x = x * inverse_power_of_two(peak(x, axes.input))
+        x = x * unit_scale(x, axes.input)
         count = max(1, math.prod(x.shape[axis] for axis in axes.input))
         centered = x - jnp.sum(x, axis=axes.input, keepdims=True) / count
         rounding = 4 * jnp.finfo(x.dtype).eps * peak(x, axes.input)

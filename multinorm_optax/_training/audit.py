@@ -7,7 +7,6 @@ from collections.abc import Collection
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes
@@ -16,6 +15,7 @@ from multinorm_optax._matrices.paths import (
     UNCOVERED,
     FoundSpec,
     array_leaves,
+    dtype_of,
     named_leaves,
     shape_of,
 )
@@ -129,8 +129,7 @@ def audit(
       TypeError: if a leaf is not an array, or `params` is an optimizer, or `optimizer` is not.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from multinorm_optax import audit, sinkgd
+      >>>       >>> from multinorm_optax import audit, sinkgd
       >>> params = {"dense": {"kernel": jnp.ones((64, 32)), "bias": jnp.ones(32)}}
       >>> print(audit(params, sinkgd()))      # doctest: +NORMALIZE_WHITESPACE
       path          shape     matrix (m, n)  group   state
@@ -169,8 +168,7 @@ def audit(
 
 
 def _size(leaf: Any) -> int:
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-    return math.prod(shape_of(leaf)) * dtype.itemsize
+    return math.prod(shape_of(leaf)) * dtype_of(leaf).itemsize
 
 
 def _matrices(axes: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.axes import describe
-from multinorm_optax._matrices.paths import named_leaves
+from multinorm_optax._matrices.paths import check_dtype, named_leaves
 from multinorm_optax._training.layer_stack import backward, forward
 
 Part = dict[str, Any]  # parameters by top-level name
@@ -258,11 +258,7 @@ def _split(model: LayerwiseModel, params: Any) -> tuple[Part, Part, Part]:
             f" params are {names}; every top-level name must be in one of the three"
         )
     for path, leaf in _leaves(dict(params)).items():
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            raise TypeError(
-                f"{describe(path, leaf.shape)}: {leaf.dtype} has no gradient; keep such leaves out"
-                " of the parameters"
-            )
+        check_dtype(path, leaf)
     parts = model.embed_names, [model.stack], untied
     embed, stack, head = ({name: params[name] for name in names} for names in parts)
     shapes = {path: leaf.shape for path, leaf in _leaves(stack).items()}

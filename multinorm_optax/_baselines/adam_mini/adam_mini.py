@@ -8,9 +8,8 @@ import optax
 
 from multinorm_optax._baselines.adam_mini.blocks import Blocks, BlocksLike, resolve_blocks
 from multinorm_optax._baselines.adam_mini.means import Moments, mean_squares
-from multinorm_optax._matrices.axes import describe
 from multinorm_optax._matrices.fused import Fused
-from multinorm_optax._matrices.paths import array_leaves, named_leaves, shape_of, unboxed
+from multinorm_optax._matrices.paths import array_leaves, check_dtype, named_leaves, unboxed
 from multinorm_optax._matrices.roles import is_norm_or_bias
 from multinorm_optax._norms.precision import compute_dtype
 from multinorm_optax._optimizers.arguments import Mask, check_arguments, documented
@@ -179,10 +178,5 @@ def _no_norms_or_biases(params: optax.Params) -> Any:
 def _resolve(blocks: BlocksLike, tree: Any) -> list[Blocks | Fused]:
     """The blocks of every leaf; raise for integers."""
     for path, leaf in array_leaves(tree):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(
-                f"{describe(path, shape_of(leaf))}: dtype {dtype} has no gradient; keep such"
-                " leaves out of the parameters, or mask them (optax.masked)"
-            )
+        check_dtype(path, leaf)
     return [found for _, found in resolve_blocks(blocks, tree)]

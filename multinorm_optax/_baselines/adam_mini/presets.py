@@ -1,7 +1,6 @@
 """The blocks of Adam-mini for the usual names in flax models."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Literal
 
 from multinorm_optax._baselines.adam_mini.blocks import Blocks
@@ -126,10 +125,9 @@ class _FlaxBlocks(DefaultRule):
         if leaf in ("bias", "beta"):
             return Blocks()
         if leaf == "embedding":
-            return self._in_stack(path, shape, 2, lambda _: Blocks(whole=-1))
+            return self._in_stack(path, shape, 2, Blocks(whole=-1))
         if leaf in ("scale", "gain", "weight") and is_norm_or_bias(path):
-            gain = Blocks(whole=-1) if shape else Blocks()
-            return self._in_stack(path, shape, 1, lambda _: gain)
+            return self._in_stack(path, shape, 1, Blocks(whole=-1) if shape else Blocks())
         if leaf != "kernel" or len(shape) < 2:
             return None
         if _FUSED.intersection(words_of(name)):
@@ -144,21 +142,15 @@ class _FlaxBlocks(DefaultRule):
         part = next(filter(None, parts), None)  # of the innermost segment that has one
         apart = self.head_dim is None
         if part == "attention" and name in _OUT:
-            if reason := self._stack_or_heads(shape):
-                return reason
-            return self._in_stack(
-                path,
-                shape,
-                3 if apart and len(shape) > 2 else 2,
-                lambda one: Blocks(whole=(-3, -2)) if len(one) > 2 else _NEURON,
-            )
+            heads = apart and len(shape) > 2
+            blocks = Blocks(whole=(-3, -2)) if heads else _NEURON
+            return self._stack_or_heads(shape) or self._in_stack(path, shape, 2 + heads, blocks)
         if part != "mlp" and name in _QUERY_KEY | _VALUE:
-            if reason := _other_layout(shape, self.head_dim) or self._stack_or_heads(shape):
-                return reason
+            reason = self._other_layout(shape) or self._stack_or_heads(shape)
             blocks = self._values() if name in _VALUE else self._queries()
-            return self._in_stack(path, shape, 3 if apart else 2, lambda _: blocks)
+            return reason or self._in_stack(path, shape, 2 + apart, blocks)
         if part == "mlp":
-            return self._in_stack(path, shape, 2, lambda _: _NEURON, experts=True)
+            return self._in_stack(path, shape, 2, _NEURON, experts=True)
         return _NEURON if part is None and len(shape) == 2 else None
 
     def _stack_or_heads(self, shape: Shape) -> str | None:
@@ -174,6 +166,22 @@ class _FlaxBlocks(DefaultRule):
             " stacks write flax_blocks(head_dim) with the width of one head"
         )
 
+    def _other_layout(self, shape: Shape) -> str | None:
+        """The reason if the layout of a query, key or value kernel contradicts `head_dim`."""
+        if self.head_dim is None and len(shape) == 2:
+            return (
+                "a kernel (d, heads * head_dim) does not show its heads; write"
+                " flax_blocks(head_dim) with the width of one head"
+            )
+        if self.head_dim is not None and len(shape) > 2 and shape[-1] == self.head_dim:
+            return (
+                f"with head_dim={self.head_dim} this is a stack of kernels of one head, or a kernel"
+                " whose heads have an axis of their own; for the latter write flax_blocks(None),"
+                " for the former put a rule in front, Blocks(whole=(-2, -1)) for query and key or"
+                " Blocks(whole=-2) for value"
+            )
+        return None
+
     def _queries(self) -> Blocks:
         return Blocks((-3, -1)) if self.head_dim is None else Blocks(-2, {-1: self.head_dim})
 
@@ -182,16 +190,11 @@ class _FlaxBlocks(DefaultRule):
         return Blocks(whole if self.value == "whole" else whole[0])
 
     def _in_stack(
-        self,
-        path: str,
-        shape: Shape,
-        axes: int,
-        of_one: Callable[[Shape], Blocks],
-        experts: bool = False,
+        self, path: str, shape: Shape, axes: int, blocks: Blocks, experts: bool = False
     ) -> Blocks | str:
         """The blocks of a leaf with `axes` axes in one layer, or why it is not covered."""
         if len(shape) <= axes:
-            return of_one(shape)
+            return blocks
         # An axis of experts or of layers: the blocks are the same only for layer_axis=0.
         doubtful = len(shape) == axes + 1 and self.layer_axis != 0 and "expert" in path.lower()
         if self.layer_axis is None or doubtful or len(shape) > axes + 1 + experts:
@@ -207,7 +210,7 @@ class _FlaxBlocks(DefaultRule):
             )
         layer = self.layer_axis % len(shape)
         one = (*shape[:layer], *shape[layer + 1 :])
-        blocks = of_one(one).resolve(one, path)
+        blocks = blocks.resolve(one, path)
 
         def outside(axis: int) -> int:
             return axis + (axis >= layer)
@@ -216,20 +219,3 @@ class _FlaxBlocks(DefaultRule):
             tuple(map(outside, blocks.whole)),
             tuple((outside(axis), length) for axis, length in blocks.groups),
         )
-
-
-def _other_layout(shape: Shape, head_dim: int | None) -> str | None:
-    """The reason if the layout of a query, key or value kernel contradicts `head_dim`."""
-    if head_dim is None and len(shape) == 2:
-        return (
-            "a kernel (d, heads * head_dim) does not show its heads; write flax_blocks(head_dim)"
-            " with the width of one head"
-        )
-    if head_dim is not None and len(shape) > 2 and shape[-1] == head_dim:
-        return (
-            f"with head_dim={head_dim} this is a stack of kernels of one head, or a kernel whose"
-            " heads have an axis of their own; for the latter write flax_blocks(None), for the"
-            " former put a rule in front, Blocks(whole=(-2, -1)) for query and key or"
-            " Blocks(whole=-2) for value"
-        )
-    return None

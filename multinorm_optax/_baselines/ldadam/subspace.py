@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from multinorm_optax._norms.precision import inverse_power_of_two, peak
+from multinorm_optax._norms.precision import unit_scale
 
 # By default accelerators round the operands to fewer bits.
 matmul = functools.partial(jnp.matmul, precision="highest")
@@ -25,7 +25,7 @@ def _orthonormal(a: jax.Array) -> jax.Array:
 
 
 def _scaled(a: jax.Array) -> jax.Array:
-    return a * inverse_power_of_two(peak(a, (-2, -1)))
+    return a * unit_scale(a, (-2, -1))
 
 
 def leading_directions(a: jax.Array, rank: int) -> jax.Array:
