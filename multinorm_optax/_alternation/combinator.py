@@ -161,7 +161,7 @@ def alternations(
     chosen = [each.projection for each in own]
     several = zip(*(found[id(each.axes)] for each in own), strict=True)
     paths = [path for path, _ in named_leaves(updates)]
-    members = [members_of(chosen, axes, path) for axes, path in zip(several, paths, strict=True)]
+    members: list[Any] = list(map(functools.partial(members_of, chosen), several, paths))
     if blocks:
         leaves = jax.tree.leaves(updates)
         members = [in_blocks(*each) or each[0] for each in zip(members, leaves, strict=True)]

@@ -45,10 +45,8 @@ def scale_by_matrix_shape(scale: StepScale, axes: AxesLike) -> optax.GradientTra
         m, n = found.matrix_shape(x.shape)
         return x * factor(m, n) if m and n else x
 
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.OptState]:
+    def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         del params
-        return (updates if scale == "rms" else map_matrices(scaled, axes, updates)), state
+        return updates if scale == "rms" else map_matrices(scaled, axes, updates)
 
-    return optax.GradientTransformation(optax.init_empty_state, update)
+    return optax.stateless(update)
