@@ -49,20 +49,19 @@ def uncovered_text(
 
 
 def missing_text(
-    argument: str,
-    specs: Any,
-    found: Sequence[FoundSpec],
-    likely: Likely,
-    problem: str,
-    why: Callable[[FoundSpec], str | None] = lambda leaf: None,
+    argument: str, problem: str, likely: Likely, specs: Any, found: Sequence[FoundSpec]
 ) -> str:
     """An error message: the uncovered leaves, with specs for a tree or rules to paste."""
     if not is_rules(specs):
         remedy = f"`{argument}` is a tree without a spec for this leaf; add one at its place"
         return uncovered_text(found, lambda leaf: f"likely {likely(leaf)}", remedy)
-    pasted = pasteable(argument, suggested_lines(found, likely), specs)
+    default = next((spec for _, spec in specs if isinstance(spec, DefaultRule)), DefaultRule())
+    lines = suggested_lines(
+        found, lambda leaf: default.likely(leaf.path, leaf.shape) or likely(leaf)
+    )
+    pasted = pasteable(argument, lines, specs)
     remedy = f"{problem}; check these, and pass them as `{argument}`:\n\n{pasted}"
-    return uncovered_text(found, why, remedy)
+    return uncovered_text(found, lambda leaf: default.why_not(leaf.path, leaf.shape), remedy)
 
 
 def pasteable(argument: str, lines: Iterable[str], specs: Any, default: str | None = None) -> str:

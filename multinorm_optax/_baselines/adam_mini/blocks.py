@@ -1,6 +1,7 @@
 """Blocks: the entries of a weight that share one second moment in Adam-mini."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -15,14 +16,7 @@ from multinorm_optax._matrices.axes import (
     is_integer,
 )
 from multinorm_optax._matrices.fused import Fused
-from multinorm_optax._matrices.paths import (
-    DefaultRule,
-    FoundSpec,
-    Rule,
-    SpecKind,
-    is_rules,
-    resolve_specs,
-)
+from multinorm_optax._matrices.paths import FoundSpec, Rule, SpecKind, resolve_specs
 from multinorm_optax._matrices.roles import is_norm_or_bias, names_of, sides
 from multinorm_optax._matrices.suggestions import likely_axes, missing_text
 from multinorm_optax._matrices.vocabulary import OUT_IN_WEIGHTS
@@ -138,25 +132,14 @@ def _likely(leaf: FoundSpec) -> str:
     return "Blocks(whole=-1)" if tokens and not is_norm_or_bias(leaf.path) else "Blocks()"
 
 
-def _missing_blocks(blocks: Any, found: Sequence[FoundSpec]) -> str:
-    rules = blocks if is_rules(blocks) else ()
-    default = next((spec for _, spec in rules if isinstance(spec, DefaultRule)), DefaultRule())
-    return missing_text(
-        "blocks",
-        blocks,
-        found,
-        lambda leaf: default.likely(leaf.path, leaf.shape) or _likely(leaf),
-        "no rule says which entries share a second moment",
-        lambda leaf: default.why_not(leaf.path, leaf.shape),
-    )
-
-
 _BLOCKS = SpecKind(
     argument="blocks",
     name="Blocks",
     is_spec=lambda node: node is None or isinstance(node, BlocksSpec),
     resolve=_resolve,
-    missing=_missing_blocks,
+    missing=functools.partial(
+        missing_text, "blocks", "no rule says which entries share a second moment", _likely
+    ),
 )
 
 

@@ -1,5 +1,6 @@
 """LDAdam: Adam in a low-dimensional subspace that moves every step."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -154,15 +155,16 @@ def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
     return spec
 
 
-def _missing_rank(rank: RankLike, found: Sequence[FoundSpec]) -> str:
-    def likely(leaf: FoundSpec) -> str:
-        return str(min(16, min((size for size in leaf.shape if size > 1), default=1)))
-
-    return missing_text("rank", rank, found, likely, "no rule gives its rank")
+def _likely_rank(leaf: FoundSpec) -> str:
+    return str(min(16, min((size for size in leaf.shape if size > 1), default=1)))
 
 
 _RANK = SpecKind(
-    argument="rank", name="int", is_spec=is_integer, resolve=_resolve_rank, missing=_missing_rank
+    argument="rank",
+    name="int",
+    is_spec=is_integer,
+    resolve=_resolve_rank,
+    missing=functools.partial(missing_text, "rank", "no rule gives its rank", _likely_rank),
 )
 
 
