@@ -129,7 +129,8 @@ def audit(
       TypeError: if a leaf is not an array, or `params` is an optimizer, or `optimizer` is not.
 
     Example:
-      >>>       >>> from multinorm_optax import audit, sinkgd
+      >>> import jax.numpy as jnp
+      >>> from multinorm_optax import audit, sinkgd
       >>> params = {"dense": {"kernel": jnp.ones((64, 32)), "bias": jnp.ones(32)}}
       >>> print(audit(params, sinkgd()))      # doctest: +NORMALIZE_WHITESPACE
       path          shape     matrix (m, n)  group   state
