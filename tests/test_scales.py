@@ -164,6 +164,13 @@ class TestGraph:
         assert "stablehlo.while" not in traced.lower(lowering_platforms=("cuda",)).as_text()
         jax.clear_caches()
 
+    @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="JAX 0.8 copies it on a CPU")
+    def test_the_result_overwrites_a_donated_gradient(self):
+        tx, shape = mo.scale_by_sinkhorn(ROWS_FIRST), (1024, 2736)
+        update = jax.jit(lambda g: tx.update(g, ())[0], donate_argnums=0)
+        plan = update.lower(jax.ShapeDtypeStruct(shape, jnp.float32)).compile().memory_analysis()
+        assert plan.temp_size_in_bytes < 0.02 * 4 * np.prod(shape)
+
     def test_vmap_over_matrices_costs_what_the_stack_costs(self):
         stack = jax.ShapeDtypeStruct((8, 64, 96), jnp.float32)
         one = lambda g: mo.scale_by_sinkhorn(ROWS_FIRST).update(g, ())[0]  # noqa: E731
