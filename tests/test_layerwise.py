@@ -20,14 +20,6 @@ from multinorm_optax._training.layerwise import LayerwiseState
 LAYERS, VOCABULARY, WIDTH, INNER = 3, 11, 6, 10
 
 
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 RULES = (
     (r"layers/.*kernel", mo.MatrixAxes(output=-1, input=-2)),
     (r"embed|.*(scale|norm)|head", None),
@@ -670,12 +662,6 @@ def plain_block(layer, x):
     return x + jax.nn.silu((x * layer["scale"]) @ layer["up"]) @ layer["down"]
 
 
-@pytest.fixture
-def _optimized():
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("_optimized")
 @pytest.mark.parametrize(("name", "share"), [("sinkgd", 0.2), ("sgd", 0.2), ("adamw", 0.25)])
 def test_no_stack_is_copied_and_temporary_memory_is_small(name, share):
     rng = np.random.default_rng(0)
@@ -692,7 +678,6 @@ def test_no_stack_is_copied_and_temporary_memory_is_small(name, share):
     assert not re.findall(r"f32\[24,(128|344),\d+\]\S* copy\(", program.as_text())
 
 
-@pytest.mark.usefixtures("_optimized")
 def test_no_stack_of_bfloat16_is_converted():
     rng = np.random.default_rng(0)
     params = jax.eval_shape(lambda: draw(rng, jnp.bfloat16, 24, 128, 344, 256))

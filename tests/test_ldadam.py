@@ -27,14 +27,6 @@ TESTED = {name: LAYOUTS[name] for name in ("torch", "square", "stack_middle", "q
 AXES = [*((name, layout.axes) for name, layout in TESTED.items()), ("bias", None)]
 
 
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def draw(rng, steps):
     """Weights, and gradients of each step stacked, with a part in common."""
     shapes = {name: layout.shape for name, layout in TESTED.items()} | {"bias": (5,)}

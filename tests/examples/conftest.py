@@ -18,12 +18,11 @@ from tests.examples.c4_files import EACH, FILES, corpus_of, write_c4
 
 @pytest.fixture(scope="session", autouse=True)
 def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compile each tiny program once and quickly: these tests hardly do anything else."""
+    """Compile each tiny program once: these tests hardly do anything else."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.05,
         "jax_persistent_cache_min_entry_size_bytes": 0,
-        "jax_disable_most_optimizations": True,
     }
     before = {name: jax.config.values[name] for name in settings}
     for name, value in settings.items():

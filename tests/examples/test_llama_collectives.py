@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,15 +20,6 @@ from examples.llama.step import TrainState, initial_state, mean_loss_and_gradien
 pytestmark = pytest.mark.devices(8)
 MODEL = ModelConfig(hidden=32, mlp=64, heads=4, layers=3)
 COLLECTIVE = r"= (.*?) (all-gather|all-to-all|reduce-scatter|collective-permute|all-reduce)\S*\("
-
-
-@pytest.fixture
-def optimized() -> Iterator[None]:
-    """Programs compiled as they are for training."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def _collectives(compiled: Any) -> list[tuple[str, int]]:
@@ -62,7 +52,6 @@ def _compile_update(mode: AxisType, **options: Any) -> Any:
     return compiled
 
 
-@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
@@ -83,13 +72,11 @@ def test_sinkgd_sends_vectors_only(mode: AxisType, options: dict[str, Any]) -> N
     assert max(size for _, size in sent) <= max(256, 3 * 64)
 
 
-@pytest.mark.usefixtures("optimized")
 def test_muon_gathers_matrices() -> None:
     """What the test of SinkGD would see if it did."""
     assert ("all-gather", 3 * 32 * 32) in _collectives(_compile_update(AxisType.Auto, name="muon"))
 
 
-@pytest.mark.usefixtures("optimized")
 def test_each_device_computes_with_its_own_rows() -> None:
     definition, params = abstract_llama(MODEL)
     placement = place((1, 8, 1))

@@ -5,7 +5,6 @@ import functools
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,14 +177,6 @@ def test_what_needs_the_whole_gradient_is_refused(
         make_train_step(experiment_of(microbatches=microbatches, clip_norm=clip), layerwise=True)
 
 
-@pytest.fixture
-def _optimized() -> Iterator[None]:
-    """What XLA makes of a program when it takes its time."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 @functools.cache
 def _compiled(model: ModelConfig, name: str, *, layerwise: bool) -> Any:
     experiment = experiment_of(model, name=name)
@@ -200,7 +191,6 @@ LARGE = ModelConfig(1024, 2736, heads=16, layers=24, vocabulary=4096)
 
 
 @pytest.mark.parametrize(("name", "share"), [("sinkgd", 0.12), ("adamw2", 0.2)])
-@pytest.mark.usefixtures("_optimized")
 def test_temporary_memory_is_a_fraction_of_an_ordinary_step(name: str, share: float) -> None:
     ordinary = _compiled(LARGE, "sgd-plain", layerwise=False)
     layerwise = _compiled(LARGE, name, layerwise=True)
@@ -214,7 +204,6 @@ def test_temporary_memory_is_a_fraction_of_an_ordinary_step(name: str, share: fl
 # Before 0.11, jax's compiler for CPUs computes with float32 in place of bfloat16.
 @pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="needs a backend with bfloat16")
 @pytest.mark.parametrize("name", ["sinkgd", "adamw2"])
-@pytest.mark.usefixtures("_optimized")
 def test_temporary_memory_in_bfloat16_is_a_fifth_of_an_ordinary_step(name: str) -> None:
     model = dataclasses.replace(LARGE, precision="bfloat16")
     before = _compiled(model, "sgd-plain", layerwise=False).memory_analysis()

@@ -44,7 +44,6 @@ class _Pair:
         joint = ["--coordinator", address, "--processes", "2", "--process-id"]
         environment = os.environ | {
             "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
         }

@@ -1,6 +1,5 @@
 import json
 import math
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,6 @@ from examples.measure.exchanges import Array, Collective, collectives
 
 pytestmark = pytest.mark.devices(8)
 MANUAL = P("rows", None)
-
-
-@pytest.fixture(autouse=True)
-def optimized() -> Iterator[None]:
-    """Programs compiled as they are for training, for devices that are there already."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def _exchanged(function: Any, shape: tuple[int, ...] = (8, 6), dtype: Any = jnp.float32) -> Any:

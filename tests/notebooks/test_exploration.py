@@ -39,15 +39,6 @@ PROJECTIONS = {
 RATES = {"SGD": 0.5, "Adam": 0.1, "SinkGD": 0.1, "SWAN": 0.1}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly():
-    """These tests hardly do anything but compile."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 class TestMatrices:
     @pytest.mark.parametrize("family", matrices.FAMILIES)
     def test_shape_and_seed(self, family):
