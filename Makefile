@@ -60,7 +60,7 @@ test: setup ## all tests but the slow ones, with the library's coverage
 test-slow: setup ## the slow tests: runs that are killed or stopped, and several processes
 	@$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
-# These two also compile with LLVM's optimizations, which tests/conftest.py leaves out.
+# These two compile as for users; tests/conftest.py otherwise compiles quickly.
 test-oldest test-latest: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
 
 test-oldest: ## all tests on the lowest supported versions
