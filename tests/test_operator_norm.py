@@ -1,11 +1,13 @@
 """scale_by_operator_norm: the operator norm of an update, set by power iteration."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
@@ -13,7 +15,6 @@ import multinorm_optax as mo
 from tests.updates import updated
 
 TALL = mo.MatrixAxes(output=-2, input=-1)
-SIZES = st.integers(1, 12)
 
 
 def operator_norms(x, axes=TALL):
@@ -21,11 +22,18 @@ def operator_norms(x, axes=TALL):
     return np.linalg.svd(np.asarray(x, np.float64), compute_uv=False)[..., 0] / np.sqrt(m / n)
 
 
-@settings(deadline=None, max_examples=12)
-@given(m=SIZES, n=SIZES, batch=SIZES, seed=st.integers(0, 2**32 - 1))
-def test_each_matrix_keeps_its_direction_and_gets_at_least_its_norm(m, n, batch, seed):
-    g = np.random.default_rng(seed).normal(size=(batch, m, n)).astype(np.float32)
-    update = np.asarray(updated(mo.scale_by_operator_norm(TALL, 3), jnp.asarray(g)))
+@functools.cache
+def three_steps():
+    return jax.jit(lambda g: updated(mo.scale_by_operator_norm(TALL, 3), g))
+
+
+@given(
+    shape=st.sampled_from([(1, 1, 1), (3, 1, 5), (2, 6, 1), (1, 9, 4), (4, 4, 4), (12, 3, 11)]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_each_matrix_keeps_its_direction_and_gets_at_least_its_norm(shape, seed):
+    g = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    update = np.asarray(three_steps()(g))
     assert np.all(operator_norms(update) >= 1 - 1e-5)
     ratio = update / g
     assert np.all(ratio > 0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -31,13 +31,14 @@ def sinkhorn(num_iters=5):
     return jax.jit(lambda g: tx.update(g, ())[0])
 
 
-@pytest.fixture(params=["cpu", "gpu"])
-def backend(request, monkeypatch):
+@pytest.fixture(params=["cpu", "gpu"], scope="class")
+def backend(request):
     """As on another backend, which sums at all powers of two at once."""
-    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
-    jax.clear_caches()
-    sinkhorn.cache_clear()
-    yield request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: request.param)
+        jax.clear_caches()
+        sinkhorn.cache_clear()
+        yield request.param
     jax.clear_caches()
     sinkhorn.cache_clear()
 
@@ -50,7 +51,6 @@ class TestRange:
         want = reference.sr_sinkhorn(G.astype(float), 1)
         np.testing.assert_allclose(sinkhorn(1)(G), want, rtol=1e-5)
 
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(seed=st.integers(0, 2**32 - 1), rows=st.floats(0, 36), columns=st.floats(0, 24))
     def test_rows_and_columns_of_any_size(self, seed, rows, columns):
         rng = np.random.default_rng(seed)
@@ -62,16 +62,18 @@ class TestRange:
         np.testing.assert_allclose(sinkhorn()(G), want, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("order", ["row_column", "column_row", "frobenius_column_row"])
-    @pytest.mark.parametrize("scale", [1e-35, 1e-30, 1.0, 1e30, 1e37])
-    def test_any_order_at_any_scale(self, rng, order, scale):
+    def test_any_order_at_any_scale(self, rng, order):
         norms = {"row": mo.RowNorm(), "column": mo.ColumnNorm(), "frobenius": mo.FrobeniusNorm()}
         members = [mo.normalize(norms[name], ROWS_FIRST) for name in order.split("_")]
         G = rng.standard_normal((6, 9))
         G[1] = G[:, 4] = 0
         projections = [reference.NORMS[name].project for name in order.split("_")]
         want = reference.on_live_part(lambda X: reference.multi_norm(X, projections, 3), G)
-        result = updated(mo.multi_normalize(*members, num_iters=3), np.float32(G * scale))
-        np.testing.assert_allclose(result, want, rtol=2e-4, atol=2e-4)
+        tx = mo.multi_normalize(*members, num_iters=3)
+        run = jax.jit(lambda g: tx.update(g, tx.init(g))[0])
+        for scale in (1e-35, 1e-30, 1.0, 1e30, 1e37):
+            found = run(np.float32(G * scale))
+            np.testing.assert_allclose(found, want, rtol=2e-4, atol=2e-4, err_msg=f"{scale:g}")
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1)], ids=str)
     @pytest.mark.parametrize("value", [0.0, 1.2e-38, 3.0, 3e38])
@@ -85,12 +87,27 @@ class TestRange:
         result = sinkhorn()(G * scale)
         np.testing.assert_allclose(result, reference.sr_sinkhorn(G, 5), rtol=1e-12)
 
-    @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-    def test_derivatives_stay_finite(self, rng, scale):
-        G = np.float32(rng.standard_normal((6, 9)) * scale)
+    def test_derivatives_stay_finite(self, rng):
+        G = np.float32(rng.standard_normal((6, 9)))
         G[2] = 0
-        gradient = jax.jit(jax.grad(lambda g: jnp.sum(jnp.sin(sinkhorn()(g)))))(G)
-        assert np.all(np.isfinite(gradient))
+        gradient = jax.jit(jax.grad(lambda g: jnp.sum(jnp.sin(sinkhorn()(g)))))
+        for scale in (1e-30, 1.0, 1e30):
+            assert np.all(np.isfinite(gradient(G * np.float32(scale))))
+
+    @pytest.mark.parametrize(
+        "name", ["scale_by_sinkhorn", "scale_by_token_sinkhorn", "scale_by_swan"]
+    )
+    def test_a_gradient_that_xla_knows_to_be_zero(self, name):
+        """An unused parameter has one: nothing may be folded to zero times infinity."""
+        tx = getattr(mo, name)(STACK)
+        shapes = [(1, 1), (1, 7), (7, 1), (4, 6), (3, 1, 7), (3, 7, 1), (2, 128, 344)]
+
+        @jax.jit
+        def update():
+            return [tx.update(zero, tx.init(zero))[0] for zero in map(jnp.zeros, shapes)]
+
+        for found in update():
+            np.testing.assert_array_equal(found, 0)
 
 
 class TestOneMeaningOfZeroRowsAndColumns:
@@ -98,14 +115,13 @@ class TestOneMeaningOfZeroRowsAndColumns:
 
     @pytest.mark.parametrize("wrap", [optax.chain, optax.with_extra_args_support])
     @pytest.mark.parametrize("second", [mo.ColumnNorm(), mo.SpectralNorm(), mo.FrobeniusNorm()])
-    @pytest.mark.parametrize("num_iters", [1, 4])
-    def test_wrapped_members_give_the_same_numbers(self, rng, wrap, second, num_iters):
-        G = {"kernel": np.float32(rng.standard_normal((8, 12)))}
-        G["kernel"][3] = G["kernel"][:, 5] = 0
+    def test_wrapped_members_give_the_same_numbers(self, rng, wrap, second):
+        G = np.float32(rng.standard_normal((8, 12)))
+        G[3] = G[:, 5] = 0
         rows, other = mo.normalize_rows(), mo.normalize(second)
-        want = updated(mo.multi_normalize(rows, other, num_iters=num_iters), G)["kernel"]
+        want = updated(mo.multi_normalize(rows, other, num_iters=4), G)
         for members in ((wrap(rows), other), (rows, wrap(other)), (wrap(rows), wrap(other))):
-            result = updated(mo.multi_normalize(*members, num_iters=num_iters), G)["kernel"]
+            result = updated(mo.multi_normalize(*members, num_iters=4), G)
             np.testing.assert_allclose(result, want, rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize("name", ["row", "column", "frobenius", "spectral", "max"])
@@ -119,7 +135,7 @@ class TestOneMeaningOfZeroRowsAndColumns:
         }[name]
         W = rng.standard_normal((5, 8))
         W[2] = W[:, 3] = W[:, 6] = 0
-        P_W = np.asarray(norm(jnp.asarray(W), ROWS_FIRST))
+        P_W = np.asarray(jax.jit(lambda w: norm(w, ROWS_FIRST))(W))
         want = reference.on_live_part(reference.NORMS[name].project, W)
         np.testing.assert_allclose(P_W, want, atol=1e-10)
         np.testing.assert_allclose(updated(mo.normalize(norm, ROWS_FIRST), W), want, atol=1e-10)
@@ -205,15 +221,3 @@ def test_a_gradient_of_its_own_on_every_device(rng, name):
             result,
             alone(tree),
         )
-
-
-@pytest.mark.parametrize(
-    "shape", [(1, 1), (1, 7), (7, 1), (4, 6), (3, 1, 7), (3, 7, 1), (2, 128, 344)], ids=str
-)
-@pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("name", ["scale_by_sinkhorn", "scale_by_token_sinkhorn", "scale_by_swan"])
-def test_a_gradient_that_xla_knows_to_be_zero(name, shape):
-    """An unused parameter has one: nothing may be folded to zero times infinity."""
-    tx = getattr(mo, name)(STACK)
-    update = jax.jit(lambda: tx.update(jnp.zeros(shape), tx.init(jnp.zeros(shape)))[0])
-    np.testing.assert_array_equal(update(), 0)
