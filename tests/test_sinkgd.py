@@ -57,7 +57,7 @@ def test_ill_scaled_low_rank_converges_more_slowly(float64, rng):
 
 
 def test_triangular_matrices_converge_like_one_over_l(float64, rng):
-    residuals, _ = trace(np.tril(rng.standard_normal((32, 32))), 50)
+    residuals, _ = trace(np.tril(rng.standard_normal((32, 32))), 25)
     assert np.all(np.diff(residuals) < 0)
     assert residuals[-1] > 0.02
 
@@ -113,11 +113,15 @@ def test_an_update_allocates_vectors_only(shape, tol):
 
 
 @pytest.mark.parametrize("axes", [ROWS_FIRST, mo.MatrixAxes(output=1, input=0)], ids=str)
-@pytest.mark.parametrize("shape", [(128, 8192), (100, 8200), (192, 8193)], ids=str)
+@pytest.mark.parametrize("shape", [(128, 8193), (100, 8200)], ids=str)
 def test_long_rows(rng, shape, axes):
     G = rng.standard_normal(shape) * 10 ** rng.uniform(-2, 2, shape)
     result = np.asarray(updated(mo.scale_by_sinkhorn(axes, 3), np.float32(G)))
-    projections = [reference.project_rows, reference.project_columns]
+    # The reference's own projections would multiply by diagonal matrices of 8193 x 8193.
+    projections = [
+        lambda W: np.sqrt(W.shape[1]) * W / reference.row_norms(W)[:, None],
+        lambda W: np.sqrt(W.shape[0]) * W / reference.column_norms(W),
+    ]
     if axes == ROWS_FIRST:
         expected = reference.multi_norm(G, projections, 3)
     else:
