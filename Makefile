@@ -5,6 +5,8 @@ VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import 
 BIN = $(VENV)/bin
 ARGS ?=
 PIP_FLAGS = --quiet --disable-pip-version-check
+# Tests of a file share what they compile, so that each file is one process's.
+PARALLEL = -n 2 --dist loadfile
 
 .PHONY: help setup train compare study memory throughput bench collectives notebooks notebooks-run docs test test-slow test-oldest test-latest lint package format clean
 
@@ -54,11 +56,11 @@ docs: setup ## build the documentation into docs/_build/html; a warning is an er
 	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 	@echo "Written: docs/_build/html/index.html"
 
-test: setup ## all tests but the slow ones, with the library's coverage
-	@$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term $(ARGS)
+test: setup ## all tests but the slow ones
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 test-slow: setup ## the slow tests: runs that are killed or stopped, and several processes
-	@$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
 # These two compile as for users; tests/conftest.py otherwise compiles quickly.
 test-oldest test-latest: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
@@ -66,12 +68,12 @@ test-oldest test-latest: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
 test-oldest: ## all tests on the lowest supported versions
 	@$(PYTHON) -m venv .venv-oldest
 	@.venv-oldest/bin/python -m pip install $(PIP_FLAGS) --constraint constraints-oldest.txt --editable '.[test]'
-	@.venv-oldest/bin/python -m pytest -n 2 $(ARGS)
+	@.venv-oldest/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 test-latest: ## all tests on the newest releases
 	@$(PYTHON) -m venv .venv-latest
 	@.venv-latest/bin/python -m pip install $(PIP_FLAGS) --upgrade --upgrade-strategy eager --editable '.[test]'
-	@.venv-latest/bin/python -m pytest -n 2 $(ARGS)
+	@.venv-latest/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: setup ## formatting, lint, types and spelling
 	@$(BIN)/ruff format --check .

@@ -262,9 +262,9 @@ def test_saves_give_back_their_descriptors_and_threads(
         save(checkpoints, *arguments)
 
     monkeypatch.setattr(Checkpoints, "save", counting_save)
-    setup = dataclasses.replace(experiment.setup, steps=60, validate_every=60)
+    setup = dataclasses.replace(experiment.setup, steps=24, validate_every=24)
     longer = dataclasses.replace(experiment, setup=setup)
     assert _train(longer, corpus, tmp_path / "run", save_every=1)[0] == 0
-    assert len(held) == 60
+    assert len(held) == 24
     for early, late in zip(held[10], held[-1], strict=True):
         assert late <= early + 3  # each save that is not ended keeps three descriptors, one thread
