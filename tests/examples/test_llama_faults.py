@@ -63,7 +63,7 @@ def test_run_killed_at_random_moments_ends_bit_for_bit_like_one_never_killed(
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("killed")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
     }
 
     def start(folder: str) -> subprocess.Popen[str]:

@@ -43,7 +43,7 @@ class _Pair:
         command = [sys.executable, "-m", "examples.llama.train", *options, "--run-dir", str(folder)]
         joint = ["--coordinator", address, "--processes", "2", "--process-id"]
         environment = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
         }

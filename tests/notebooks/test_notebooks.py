@@ -41,7 +41,8 @@ def test_runs_without_a_warning(path, tmp_path):
         "XDG_CACHE_HOME": str(tmp_path),  # the text is read anew
         "MPLCONFIGDIR": matplotlib.get_cachedir(),  # but the list of fonts takes too long
         "IPYTHONDIR": str(tmp_path / "ipython"),
-        "XLA_FLAGS": "",  # one device, as everywhere but in these tests
+        # one device, as everywhere but in these tests
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
     }
     notebook = execute(path, environment)
     outputs = _outputs(notebook)
