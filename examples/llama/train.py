@@ -120,6 +120,7 @@ def prepare(
     setup = experiment.setup
     placement.check(setup)
     definition, _ = abstract_llama(setup.model)
+    rows, bytes_per_token = corpus.validation_data(setup.data)
     return Task(
         experiment=experiment,
         definition=definition,
@@ -127,9 +128,9 @@ def prepare(
         train_step=make_train_step(experiment, placement, layerwise=layerwise),
         validate=make_validate(
             definition,
-            corpus.validation_rows(setup.data),
+            rows,
             setup.data.batch_size // setup.data.microbatches,
-            corpus.validation_bytes_per_token(setup.data),
+            bytes_per_token,
             placement,
         ),
         placement=placement,

@@ -28,7 +28,7 @@ from examples.llama.model import Params, abstract_llama, init_llama
 from examples.llama.presets import resolve
 from examples.llama.step import mean_loss_and_gradients
 from examples.llama.text.corpus import Corpus
-from examples.llama.text.data import PADDING
+from examples.llama.text.documents import PADDING
 from examples.llama.train import (
     STEPS_AHEAD,
     Compiled,

@@ -35,9 +35,9 @@ BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
     },
     DataConfig: {
         **dict.fromkeys(
-            ("batch_size", "microbatches", "sequence_length", "shuffle_window", "streams"), (0, -1)
+            ("batch_size", "microbatches", "sequence_length", "shuffle_window"), (0, -1)
         ),
-        **dict.fromkeys(("data_seed", "validation_rows", "workers"), (-1, 2**31)),
+        **dict.fromkeys(("data_seed", "validation_rows"), (-1, 2**31)),
     },
     OptimizerConfig: {
         **dict.fromkeys(

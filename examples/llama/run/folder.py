@@ -42,7 +42,6 @@ def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False)
     config = as_json(experiment)
     config["setup"]["schedule_steps"] = experiment.setup.length_of_schedule
     config["setup"]["warm_up_steps"] = experiment.setup.warm_up
-    del config["setup"]["data"]["workers"]  # the rows are the same with any number of them
     config |= {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
     return config | ({"layerwise": True} if layerwise else {})
 

@@ -62,9 +62,6 @@ def _source(config: TrainedConfig, folder: RunFolder) -> CorpusConfig:
 
 def _experiment(folder: RunFolder) -> Experiment:
     stored = folder.identity().config
-    data = stored["setup"].get("data")
-    if isinstance(data, dict):
-        data["workers"] = 0  # which config.json leaves out
     parts = {name: stored[name] for name in ("optimizer", "setup")}
     return from_json(Experiment, parts, str(folder.config))
 

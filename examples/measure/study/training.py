@@ -31,8 +31,8 @@ class Tokens(Protocol):
     def training_batches(self, config: DataConfig) -> grain.IterDataset:
         """Endless batches (B, S), in an order that the data seed determines."""
 
-    def validation_rows(self, config: DataConfig) -> np.ndarray:
-        """The fixed validation rows (R, S)."""
+    def validation_data(self, config: DataConfig) -> tuple[np.ndarray, float | None]:
+        """The fixed validation rows (R, S), and bytes per token if they are known."""
 
 
 class Trainer:
@@ -57,7 +57,7 @@ class Trainer:
         self._names = list(peak_rates(config))
         self._validate = make_validate(
             definition,
-            corpus.validation_rows(setup.data),
+            corpus.validation_data(setup.data)[0],
             setup.data.batch_size // setup.data.microbatches,
         )
 
