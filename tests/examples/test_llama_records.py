@@ -112,11 +112,11 @@ def test_what_is_not_json_is_named(tmp_path: Path, bad: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (b"[]", "a list"),
-        (b"null", "null"),
-        (b"7", "a number"),
-        (b'"a"', "a string"),
-        (b"true", "a truth value"),
+        (b"[]", r"holds \[\], not"),
+        (b"null", "holds null, not"),
+        (b"7", "holds 7, not"),
+        (b'"a"', 'holds "a", not'),
+        (b"true", "holds true, not"),
         (b'{"a": NaN}', "no NaN"),
         (b'{"a": -Infinity}', "no -Infinity"),
         (b"[" * 100_000, "is not JSON"),

@@ -21,6 +21,7 @@ from examples.llama.run.folder import RunFolder, read_metrics
 from examples.llama.run.options import as_json
 from examples.llama.run.plot import plot_run
 from examples.llama.run.processes import is_main_process
+from examples.llama.run.records import write_json
 from examples.llama.schedule import make_optimizer
 from examples.llama.text.corpus import Corpus
 
@@ -88,7 +89,7 @@ def conclude(
         "versions": versions(),
         "machine": machine(),
     }
-    folder.finish(summary)
+    write_json(folder.summary, summary)  # which marks the run as finished
     if sample is not None:
         console.print(Panel(Text(sample), title="sample", title_align="left"))
     console.print(audit.summary(), soft_wrap=True)

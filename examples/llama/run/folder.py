@@ -24,6 +24,8 @@ from examples.llama.config import CorpusConfig, Experiment
 from examples.llama.run.lock import LOCK, LockedFolder
 from examples.llama.run.options import InputError, as_json
 from examples.llama.run.records import (
+    check_types,
+    damaged,
     is_unfinished,
     read_json,
     read_lines,
@@ -69,19 +71,15 @@ class RunFolder(LockedFolder):
         Raises:
             ConfigMismatchError: the folder was not made by a run.
         """
-        contents = {path.name for path in self._contents()}
+        contents = set()
+        if self.path.exists():  # without what a killed process left
+            contents = {p.name for p in self.path.iterdir() if not is_unfinished(p)} - {LOCK}
         if not fresh and contents and self.config.name not in contents:
             raise ConfigMismatchError(
                 f"{self.path} is not empty, and has no config.json of a run. Choose another folder "
                 f"with --run-dir, or add --fresh, which moves this one aside."
             )
         return super().lock(fresh=fresh)
-
-    def _contents(self) -> list[Path]:
-        """What is in the folder, without what a killed process left."""
-        if not self.path.exists():
-            return []
-        return [p for p in self.path.iterdir() if p.name != LOCK and not is_unfinished(p)]
 
     def claim(
         self, config: dict[str, Any], source: CorpusConfig, *, accept_changed_text: bool = False
@@ -99,15 +97,15 @@ class RunFolder(LockedFolder):
         """
         if not self.config.exists():
             write_json(self.config, config | {"run": secrets.token_hex(8), "earlier_texts": []})
-        stored = read_json(self.config)
-        check_types(str(self.config), stored, _CONFIG)
+        stored = self._stored()
         beside = {name: stored[name] for name in _BESIDE}
         difference = _difference(stored, config | beside)
         texts = [*stored["earlier_texts"], stored["corpus"]]
         if accept_changed_text and "corpus" in difference:
             del difference["corpus"]
             beside["earlier_texts"] = texts
-        if _steps(config) > _steps(stored):
+        before = stored["setup"].get("steps")
+        if isinstance(before, int) and config["setup"]["steps"] > before:
             difference.pop("setup.steps", None)
         if difference:
             raise ConfigMismatchError(self._mismatch(difference))
@@ -118,10 +116,14 @@ class RunFolder(LockedFolder):
 
     def identity(self) -> Identity:
         """Who the run is, as config.json has it."""
-        stored = read_json(self.config)
-        check_types(str(self.config), stored, _CONFIG)
+        stored = self._stored()
         config = {name: value for name, value in stored.items() if name not in _BESIDE}
         return Identity(stored["run"], config, [*stored["earlier_texts"], stored["corpus"]])
+
+    def _stored(self) -> dict[str, Any]:
+        stored = read_json(self.config)
+        check_types(str(self.config), stored, _CONFIG)
+        return stored
 
     def _mismatch(self, difference: Mapping[str, tuple[Any, Any]]) -> str:
         lines = [
@@ -191,10 +193,6 @@ class RunFolder(LockedFolder):
         check_types(str(self.summary), summary, _SUMMARY)
         return summary if summary["steps"] == steps else None
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary, which marks the run as finished."""
-        write_json(self.summary, summary)
-
 
 _NUMBER = (int, float)
 _OPTIONAL = (int, float, type(None))
@@ -214,19 +212,6 @@ _SUMMARY = _VALIDATION | {
 }
 
 
-def check_types(
-    what: str, values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
-) -> None:
-    """Check that all of these are there."""
-    for name, allowed in types.items():
-        if name not in values or type(values[name]) not in allowed:
-            found = f"the value {values[name]!r}" if name in values else "no value"
-            raise InputError(
-                f"{what} has {found} for {name}; put back a whole copy of it, or move it aside and "
-                f"try again"
-            )
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read metrics.jsonl; a last line cut short by a crash is left out."""
     records = read_lines(path)
@@ -236,9 +221,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         check_types(f"{path}, line {number}", record, _STEP if is_step else _WHERE | _VALIDATION)
         place = (record["step"], not is_step)
         if place <= last:
-            raise InputError(
-                f"{path}, line {number} is of step {place[0]}, but comes after step {last[0]}; put "
-                f"back a whole copy of it, or move it aside and try again"
+            raise damaged(
+                f"{path}, line {number} is of step {place[0]}, but comes after step {last[0]}"
             )
         last = place
     return records
@@ -265,9 +249,3 @@ def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tup
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)  # an option that is new may be left out
     }
-
-
-def _steps(config: Mapping[str, Any]) -> int:
-    """The number of steps of a configuration, 0 if it has none."""
-    steps = config["setup"].get("steps")
-    return steps if isinstance(steps, int) else 0

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -80,30 +80,29 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [_object(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1)]
 
 
+def damaged(fault: str) -> InputError:
+    """The error about a file that is not as it was written; `fault` begins with its name."""
+    return InputError(f"{fault}; put back a whole copy of it, or move it aside and try again")
+
+
 def _object(what: str, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{what} is not JSON ({error}); put back a whole copy of it, or move it aside and try "
-            f"again"
-        ) from error
+        raise damaged(f"{what} is not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise InputError(
-            f"{what} holds {_KINDS[type(value)]}, not an object; put back a whole copy of it, or "
-            f"move it aside and try again"
-        )
+        raise damaged(f"{what} holds {json.dumps(value)[:80]}, not an object")
     return value
 
 
-_KINDS = {
-    type(None): "null",
-    bool: "a truth value",
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    list: "a list",
-}
+def check_types(
+    what: str, values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
+) -> None:
+    """Check that all of these are there."""
+    for name, allowed in types.items():
+        if name not in values or type(values[name]) not in allowed:
+            found = f"the value {values[name]!r}" if name in values else "no value"
+            raise damaged(f"{what} has {found} for {name}")
 
 
 def _no_constant(name: str) -> None:
