@@ -145,7 +145,9 @@ class Llama(nnx.Module):
         self.embed = nnx.Embed(
             config.vocabulary, config.hidden, embedding_init=_INIT, **kinds, rngs=rngs
         )
-        self.layers = nnx.vmap(lambda rngs: Layer(config, rngs=rngs))(rngs.split(config.layers))
+        # a scan draws one layer at a time; a vmap would need the room of all draws at once
+        draw = nnx.scan(lambda rngs: Layer(config, rngs=rngs), in_axes=0, out_axes=0)
+        self.layers = draw(rngs.split(config.layers))
         self.final_norm = _norm(config.hidden, **kinds, rngs=rngs)
         self.head = _linear(config.hidden, config.vocabulary, **kinds, rngs=rngs)
 

@@ -279,7 +279,17 @@ def train(
             return 0
         return _train(experiment, corpus, folder, run, Identity(**claimed), console)
     except DivergedError as error:
-        say(_diverged_message(error, folder))
+        with Checkpoints(folder.checkpoints, writable=False) as checkpoints:
+            steps = checkpoints.steps()
+        kept = (
+            f"the last good checkpoint, of step {steps[0]}, is kept"
+            if steps
+            else "no checkpoint is"
+        )
+        say(
+            f"Stopped: {error}; {kept} in {folder.checkpoints}. Try a smaller rate, with --fresh "
+            f"to start over in the same folder or with another --run-dir."
+        )
         return DIVERGED
     except SaveError as error:
         say(f"Stopped: {error}")
@@ -311,9 +321,12 @@ def _train(
     say(header(experiment, placement, folder.path))
     signals = StopSignals(announce_stop)
     with (
+        contextlib.ExitStack() as closing,
         Checkpoints(folder.checkpoints, identity, run.keep) as checkpoints,
-        _iterating(task) as batches,
     ):
+        batches = iter(task.batches)
+        # documents are read ahead by a thread; not all of grain's iterators close
+        closing.callback(getattr(batches, "close", lambda: None))
         restored = checkpoints.restore_newest(task.abstract_state(), batches, say)
         last, mark = 0, {}
         if restored is None:
@@ -344,13 +357,13 @@ def _train(
             signals,
             recording(
                 experiment, placement.devices, folder, run, identity.config, last, elapsed, console
-            ) as record,
+            ) as (record, sync),
         ):
             if validated is not None:
                 record(validated)
             for event in events:
                 if isinstance(event, Savepoint):
-                    checkpoints.save(event.number, event.state, batches, record.sync())
+                    checkpoints.save(event.number, event.state, batches, sync())
                     state, last = event.state, event.number
                 elif not isinstance(event, Compiled):
                     record(event)
@@ -360,30 +373,6 @@ def _train(
         return signals.exit_code or 128 + signal.SIGTERM
     conclude(experiment, task.definition, state.params, corpus, folder, console)
     return 0
-
-
-@contextlib.contextmanager
-def _iterating(task: Task) -> Iterator[Any]:
-    batches = iter(task.batches)
-    try:
-        yield batches
-    finally:
-        # documents have threads and processes that read ahead; not all of grain's iterators close
-        getattr(batches, "close", lambda: None)()
-
-
-def _diverged_message(error: DivergedError, folder: RunFolder) -> str:
-    with Checkpoints(folder.checkpoints, writable=False) as checkpoints:
-        steps = checkpoints.steps()
-    kept = (
-        f"the last good checkpoint, of step {steps[0]}, is kept in {folder.checkpoints}"
-        if steps
-        else f"there is no checkpoint before it in {folder.checkpoints}"
-    )
-    return (
-        f"Stopped: {error}; {kept}. Try a smaller rate, with --fresh to start over in the same "
-        f"folder or with another --run-dir."
-    )
 
 
 @dataclass(frozen=True)

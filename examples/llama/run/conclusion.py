@@ -10,11 +10,11 @@ from rich.panel import Panel
 from rich.text import Text
 
 import multinorm_optax as mo
-from examples.llama.builders import MATRIX
 from examples.llama.config import Experiment
 from examples.llama.generate import generate
 from examples.llama.loss import Validation
 from examples.llama.model import Definition, Params
+from examples.llama.optimizers import MATRIX
 from examples.llama.rules import LLAMA_RULES
 from examples.llama.run.environment import machine, versions
 from examples.llama.run.folder import RunFolder, read_metrics

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from rich.console import Console
 
@@ -17,7 +17,7 @@ from examples.llama.run.processes import is_main_process
 from examples.llama.run.profile import profile_steps
 from examples.llama.run.progress import Reporter, Step, Validated
 from examples.llama.run.records import naming
-from examples.llama.run.tracking import Log, track
+from examples.llama.run.tracking import track
 from examples.llama.schedule import scheduled_rates
 
 
@@ -60,56 +60,13 @@ class MetricsLog:
         return {"lines": self._lines, "sha256": self._digest.hexdigest()}
 
 
-class Recording:
-    """Takes what happened, in order; this one shows and keeps nothing."""
+class Recording(NamedTuple):
+    """Takes what happened, in order."""
 
-    def __call__(self, event: Step | Validated) -> None:
-        """Show and record an event."""
-
-    def sync(self) -> dict[str, Any]:
-        """Write the record through to the disk; return its mark, which a checkpoint keeps."""
-        return {}
-
-
-class _Kept(Recording):
-    def __init__(
-        self,
-        experiment: Experiment,
-        elapsed: float,
-        bar: Reporter,
-        log: MetricsLog,
-        track: Log,
-        profile: Callable[[int], None],
-    ):
-        self._tokens_per_step = experiment.setup.data.tokens_per_step
-        self._rates = scheduled_rates(experiment.optimizer, experiment.setup)
-        self._start = perf_counter() - elapsed
-        self._bar, self._log, self._track, self._profile = bar, log, track, profile
-
-    @property
-    def _elapsed_seconds(self) -> float:
-        return round(perf_counter() - self._start, 3)
-
-    def __call__(self, event: Step | Validated) -> None:
-        line: dict[str, Any] = {
-            "step": event.number,
-            "tokens": event.number * self._tokens_per_step,
-            "elapsed_seconds": self._elapsed_seconds,
-        }
-        if isinstance(event, Step):
-            line["loss"] = event.loss
-            line |= {name: float(rates[event.number - 1]) for name, rates in self._rates.items()}
-            line["tokens_per_second"] = round(self._tokens_per_step / event.seconds, 1)
-            self._bar.step(event)
-            self._profile(event.number)
-        else:
-            line |= event.validation.as_json()
-            self._bar.validation(event)
-        self._log.write(line)
-        self._track(line)
-
-    def sync(self) -> dict[str, Any]:
-        return self._log.sync() | {"elapsed_seconds": self._elapsed_seconds}
+    record: Callable[[Step | Validated], None]
+    """Show and record an event."""
+    sync: Callable[[], dict[str, Any]]
+    """Write the record through to the disk; return its mark, which a checkpoint keeps."""
 
 
 @contextlib.contextmanager
@@ -128,12 +85,35 @@ def recording(
     Process 0 does it; the others get a recording that does nothing.
     """
     if not is_main_process():
-        yield Recording()
+        yield Recording(lambda event: None, dict)
         return
+    tokens_per_step = experiment.setup.data.tokens_per_step
+    schedules = scheduled_rates(experiment.optimizer, experiment.setup)
+    start = perf_counter() - elapsed
+
+    def elapsed_seconds() -> dict[str, float]:
+        return {"elapsed_seconds": round(perf_counter() - start, 3)}
+
     with (
         Reporter(console, experiment, devices, done, run.log_every) as bar,
         MetricsLog(folder.metrics) as log,
         track(run.track, folder.path, config, done) as also_log,
         profile_steps(folder.profile if run.profile else None) as profile,
     ):
-        yield _Kept(experiment, elapsed, bar, log, also_log, profile)
+
+        def record(event: Step | Validated) -> None:
+            number = event.number
+            line = {"step": number, "tokens": number * tokens_per_step, **elapsed_seconds()}
+            if isinstance(event, Step):
+                line["loss"] = event.loss
+                line |= {name: float(rates[number - 1]) for name, rates in schedules.items()}
+                line["tokens_per_second"] = round(tokens_per_step / event.seconds, 1)
+                bar.step(event)
+                profile(number)
+            else:
+                line |= event.validation.as_json()
+                bar.validation(event)
+            log.write(line)
+            also_log(line)
+
+        yield Recording(record, lambda: log.sync() | elapsed_seconds())
