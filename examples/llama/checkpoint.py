@@ -215,11 +215,11 @@ class Checkpoints:
         step: int,
         state: TrainState,
         position: grain.DatasetIterator,
-        metrics: Mapping[str, Any] | None = None,
+        record: Mapping[str, Any],
     ) -> None:
         """Save in the background; the state may be donated as soon as this returns.
 
-        `metrics` is the mark of the metrics up to this step.
+        `record` is that of the run up to this step: its metrics, and the time that it took.
 
         Raises:
             SaveError: this save, or the one before it, failed or would not fit on the disk.
@@ -237,7 +237,7 @@ class Checkpoints:
                 "step": step,
                 "config": dict(self._identity.config),
                 "position": position.get_state(),
-                "metrics": dict(metrics or {}),
+                "record": dict(record),
                 "fingerprint": [int(number) for number in fingerprint(state)],
             }
             self._response = self._checkpointer.save_checkpointables_async(

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from examples.llama.config import OptimizerConfig, Setup
+from examples.llama.model import LLAMA_RULES, TOKEN_RULES, llama_blocks
 from examples.llama.optimizers import MATRIX, OPTIMIZERS, REST, Builder, Context
-from examples.llama.rules import LLAMA_RULES, TOKEN_RULES, llama_blocks
 
 
 def schedule(

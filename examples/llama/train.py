@@ -328,18 +328,15 @@ def _train(
         # documents are read ahead by a thread; not all of grain's iterators close
         closing.callback(getattr(batches, "close", lambda: None))
         restored = checkpoints.restore_newest(task.abstract_state(), batches, say)
-        last, mark = 0, {}
+        last, record = 0, {}
         if restored is None:
             state = task.initial_state()
             if folder.metrics.exists():
                 say(f"{folder.checkpoints} has no checkpoint: starting at the beginning")
         else:
             state, saved = restored
-            last, mark = saved["step"], saved["metrics"]
+            last, record = saved["step"], saved["record"]
             say(f"Going on in {folder.path} after step {last}")
-        elapsed, whole = from_main_process(lambda: folder.cut_back(last, mark, say))
-        again = not whole and task.validates_after(last)
-        validated = Validated(last, task.validate(state.params)) if again else None
         events = fit(
             task,
             state,
@@ -356,22 +353,21 @@ def _train(
         with (
             signals,
             recording(
-                experiment, placement.devices, folder, run, identity.config, last, elapsed, console
-            ) as (record, sync),
+                experiment, placement.devices, folder, run, identity.config, last, record, console
+            ) as (take, sync),
         ):
-            if validated is not None:
-                record(validated)
             for event in events:
                 if isinstance(event, Savepoint):
-                    checkpoints.save(event.number, event.state, batches, sync())
-                    state, last = event.state, event.number
+                    state, last, record = event.state, event.number, sync()
+                    checkpoints.save(last, state, batches, record)
                 elif not isinstance(event, Compiled):
-                    record(event)
+                    take(event)
     if last != steps:
         say(f"Stopped after step {last}, saved in {folder.path}; the same command goes on")
         # another process may have been the one that got the signal
         return signals.exit_code or 128 + signal.SIGTERM
-    conclude(experiment, task.definition, state.params, corpus, folder, console)
+    if is_main_process():
+        conclude(experiment, task.definition, state.params, corpus, folder, record["text"], console)
     return 0
 
 

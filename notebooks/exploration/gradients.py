@@ -24,7 +24,7 @@ from examples.llama.config import (
 )
 from examples.llama.model import Definition, Params, abstract_llama
 from examples.llama.presets import resolve
-from examples.llama.rules import LLAMA_RULES
+from examples.llama.model import LLAMA_RULES
 from examples.llama.step import initial_state, make_train_step, mean_loss_and_gradients
 from examples.llama.text.corpus import load_corpus
 

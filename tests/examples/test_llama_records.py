@@ -89,7 +89,7 @@ LINES = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25}]
 def test_lines_cut_anywhere_are_those_before_the_cut(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_lines(path) == []
-    with MetricsLog(path) as log:
+    with MetricsLog(path, "") as log:
         for line in LINES:
             log.write(line)
     content = path.read_bytes()

@@ -69,7 +69,7 @@ def test_utilization_is_shown_where_the_peak_is_known(
     (row,) = compare(experiments, {"adamw": [1.0]})
     assert row["utilization"] is None
     assert len(make_table([row]).heads) == len(make_table([row]).rows[0]) == 3
-    monkeypatch.setattr("examples.llama.flops.peak_flops", lambda kind: 1e9)
+    monkeypatch.setattr("examples.llama.run.flops.peak_flops", lambda kind: 1e9)
     (row,) = compare(experiments, {"adamw": [1.0]})
     model = tiny_setup.model
     weights = 2 * (4 * 16 * 16 + 3 * 16 * 24) + 16 * model.vocabulary

@@ -11,9 +11,8 @@ damaged/        checkpoints that could not be used
 lock            the process that is writing
 """
 
-import hashlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,9 @@ from examples.llama.run.lock import LOCK, LockedFolder
 from examples.llama.run.options import InputError, as_json
 from examples.llama.run.records import (
     check_types,
-    damaged,
     is_unfinished,
     read_json,
     read_lines,
-    write_atomically,
     write_json,
 )
 from examples.llama.text.corpus import Corpus
@@ -142,44 +139,6 @@ class RunFolder(LockedFolder):
             f"moves the folder aside."
         )
 
-    def cut_back(
-        self, step: int, mark: Mapping[str, Any], report: Callable[[str], None]
-    ) -> tuple[float, bool]:
-        """Drop the metrics after `step`, which will be measured anew.
-
-        Args:
-            step: the step of the checkpoint from which the run continues, 0 for the beginning.
-            mark: what `MetricsLog.sync` gave before it was saved.
-            report: is told which lines are missing.
-
-        Returns:
-            Seconds that the run took up to then, and whether the lines are those of the mark. If
-            they are not, a validation of this step is dropped too: it is to be computed again.
-        """
-        content = self.metrics.read_bytes() if self.metrics.exists() else b""
-        count = mark.get("lines", 0)
-        lines = content.split(b"\n")[:-1][:count]
-        whole = _digest(lines) == mark.get("sha256", _digest([]))
-        if not whole:
-            records = [r for r in read_metrics(self.metrics) if r["step"] <= step]
-            if len(records) >= count:
-                raise InputError(
-                    f"{self.metrics} was changed: its lines up to step {step} are not those that "
-                    f"were written before the checkpoint of this step was saved; put back a whole "
-                    f"copy, or move it aside and the run goes on without it"
-                )
-            report(
-                f"{self.metrics} lacks lines from before the checkpoint of step {step}: the losses "
-                f"of {_steps_without(records, step)}. They are lost; the weights are whole"
-            )
-            lines = [
-                line
-                for line, record in zip(lines, records, strict=False)
-                if record["step"] < step or "loss" in record
-            ]
-        write_atomically(self.metrics, lambda file: file.writelines(line + b"\n" for line in lines))
-        return mark.get("elapsed_seconds", 0.0), whole
-
     def result(self, steps: int) -> dict[str, Any] | None:
         """The summary of a run that finished after `steps` steps, else None."""
         if not self.summary.exists():
@@ -202,44 +161,23 @@ _STEP = _WHERE | {"loss": _NUMBER, "tokens_per_second": _NUMBER}
 _BESIDE = {"run": (str,), "earlier_texts": (list,)}
 _CONFIG = _BESIDE | {"corpus": (str,), "tokenizer": (str,), "optimizer": (dict,), "setup": (dict,)}
 _SUMMARY = _VALIDATION | {
-    "train_loss": _OPTIONAL,
+    "train_loss": _NUMBER,
     "steps": (int,),
     "tokens": (int,),
     "parameter_bytes": (int,),
     "state_bytes": (int,),
     "state_bytes_matrices": (int,),
-    "tokens_per_second": _OPTIONAL,
+    "tokens_per_second": _NUMBER,
 }
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read metrics.jsonl; a last line cut short by a crash is left out."""
     records = read_lines(path)
-    last = (0, False)
     for number, record in enumerate(records, start=1):
-        is_step = "loss" in record
-        check_types(f"{path}, line {number}", record, _STEP if is_step else _WHERE | _VALIDATION)
-        place = (record["step"], not is_step)
-        if place <= last:
-            raise damaged(
-                f"{path}, line {number} is of step {place[0]}, but comes after step {last[0]}"
-            )
-        last = place
+        types = _STEP if "loss" in record else _WHERE | _VALIDATION
+        check_types(f"{path}, line {number}", record, types)
     return records
-
-
-def _digest(lines: Sequence[bytes]) -> str:
-    return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
-
-
-def _steps_without(records: Sequence[Mapping[str, Any]], last: int) -> str:
-    """The steps up to `last` without a loss, in words."""
-    missing = sorted(set(range(1, last + 1)) - {r["step"] for r in records if "loss" in r})
-    if not missing:
-        return "a validation"
-    if len(missing) == 1:
-        return f"step {missing[0]}"
-    return f"{len(missing)} steps, {missing[0]} to {missing[-1]}"
 
 
 def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -1,7 +1,6 @@
 """The record of a run: metrics.jsonl, and everything else that gets its lines."""
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,24 +15,25 @@ from examples.llama.run.folder import RunFolder
 from examples.llama.run.processes import is_main_process
 from examples.llama.run.profile import profile_steps
 from examples.llama.run.progress import Reporter, Step, Validated
-from examples.llama.run.records import naming
+from examples.llama.run.records import naming, write_atomically
 from examples.llama.run.tracking import track
 from examples.llama.schedule import scheduled_rates
 
 
 class MetricsLog:
-    """Appends a JSON line per event; use it as a context manager."""
+    """Appends a JSON line per event to a file that begins with `text`; use it as a context manager.
 
-    def __init__(self, path: Path):
-        """Name the file."""
-        self._path = path
+    `text` is what a checkpoint kept: the file follows from it, whatever became of the file before.
+    """
+
+    def __init__(self, path: Path, text: str):
+        self._path, self._kept = path, [text]
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "MetricsLog":
+        write_atomically(self._path, lambda file: file.write(self._kept[0].encode()))
         with naming(self._path):
             self._file = self._path.open("ab")
-            content = self._path.read_bytes()
-        self._digest, self._lines = hashlib.sha256(content), content.count(b"\n")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -45,28 +45,27 @@ class MetricsLog:
     def write(self, line: dict[str, Any]) -> None:
         """Append one line."""
         assert self._file is not None
-        content = json.dumps(line, allow_nan=False).encode() + b"\n"
+        added = json.dumps(line, allow_nan=False) + "\n"
         with naming(self._path):
-            self._file.write(content)
+            self._file.write(added.encode())
             self._file.flush()
-        self._digest.update(content)
-        self._lines += 1
+        self._kept.append(added)
 
-    def sync(self) -> dict[str, Any]:
-        """Write through to the disk; return the mark that tells these lines from any others."""
+    def sync(self) -> str:
+        """Write through to the disk; return all lines."""
         assert self._file is not None
         with naming(self._path):
             os.fsync(self._file.fileno())
-        return {"lines": self._lines, "sha256": self._digest.hexdigest()}
+        return "".join(self._kept)
 
 
 class Recording(NamedTuple):
     """Takes what happened, in order."""
 
-    record: Callable[[Step | Validated], None]
+    take: Callable[[Step | Validated], None]
     """Show and record an event."""
     sync: Callable[[], dict[str, Any]]
-    """Write the record through to the disk; return its mark, which a checkpoint keeps."""
+    """Write the record through to the disk; return it, for a checkpoint to keep."""
 
 
 @contextlib.contextmanager
@@ -77,10 +76,10 @@ def recording(
     run: RunConfig,
     config: Mapping[str, Any],
     done: int,
-    elapsed: float,
+    record: Mapping[str, Any],
     console: Console,
 ) -> Iterator[Recording]:
-    """Show and record a run after its first `done` steps, which took `elapsed` seconds.
+    """Show and record a run after its first `done` steps, whose record is given.
 
     Process 0 does it; the others get a recording that does nothing.
     """
@@ -89,21 +88,25 @@ def recording(
         return
     tokens_per_step = experiment.setup.data.tokens_per_step
     schedules = scheduled_rates(experiment.optimizer, experiment.setup)
-    start = perf_counter() - elapsed
+    start = perf_counter() - record.get("elapsed_seconds", 0.0)
 
     def elapsed_seconds() -> dict[str, float]:
         return {"elapsed_seconds": round(perf_counter() - start, 3)}
 
     with (
         Reporter(console, experiment, devices, done, run.log_every) as bar,
-        MetricsLog(folder.metrics) as log,
+        MetricsLog(folder.metrics, record.get("text", "")) as log,
         track(run.track, folder.path, config, done) as also_log,
         profile_steps(folder.profile if run.profile else None) as profile,
     ):
 
-        def record(event: Step | Validated) -> None:
+        def take(event: Step | Validated) -> None:
             number = event.number
-            line = {"step": number, "tokens": number * tokens_per_step, **elapsed_seconds()}
+            line: dict[str, Any] = {
+                "step": number,
+                "tokens": number * tokens_per_step,
+                **elapsed_seconds(),
+            }
             if isinstance(event, Step):
                 line["loss"] = event.loss
                 line |= {name: float(rates[number - 1]) for name, rates in schedules.items()}
@@ -116,4 +119,7 @@ def recording(
             log.write(line)
             also_log(line)
 
-        yield Recording(record, lambda: log.sync() | elapsed_seconds())
+        def sync() -> dict[str, Any]:
+            return {"text": log.sync(), **elapsed_seconds()}
+
+        yield Recording(take, sync)
