@@ -95,4 +95,4 @@ def conclude(
 
 
 def _curve(lines: list[dict[str, Any]], name: str) -> Curve:
-    return [line["tokens"] for line in lines], [line[name] for line in lines]
+    return [line["tokens"] / 1e6 for line in lines], [line[name] for line in lines]
