@@ -31,19 +31,6 @@ from examples.llama.run.processes import Agreement, from_main_process
 from examples.llama.step import TrainState
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Turn off where orbax and its reads log: errors are raised, and said once."""
-    levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
 class SaveError(Exception):
     """A checkpoint could not be written; those before it are whole."""
 
@@ -152,29 +139,24 @@ class Checkpoints:
             raise InputError(f"{folder} does not exist: there is no checkpoint to read")
         if writable:
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _quiet():
-            self._checkpointer = ocp.training.Checkpointer(
-                self.folder,
-                preservation_policy=ocp.training.preservation_policies.LatestN(keep)
-                if writable
-                else None,
-                cleanup_tmp_directories=writable,
-            )
+        for name in (
+            "absl",
+            "asyncio",
+        ):  # orbax logs the errors that it raises, which are said once
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        policy = ocp.training.preservation_policies.LatestN(keep) if writable else None
+        self._checkpointer = ocp.training.Checkpointer(
+            self.folder, preservation_policy=policy, cleanup_tmp_directories=writable
+        )
         self._saving: int | None = None
         self._response: Any = None
 
     def __enter__(self) -> "Checkpoints":
-        self._quiet = _quiet()
-        self._quiet.__enter__()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         # an error under way is the one to hear of, and a failed save is raised again by close
-        with (
-            contextlib.ExitStack() as stack,
-            contextlib.suppress(Exception) if error is not None else self._writing(),
-        ):
-            stack.callback(self._quiet.__exit__, None, None, None)
+        with contextlib.suppress(Exception) if error is not None else self._writing():
             try:
                 self._wait()
             finally:

@@ -44,7 +44,13 @@ from examples.llama.run.processes import (
 from examples.llama.run.progress import Step, Validated, header
 from examples.llama.run.recording import recording
 from examples.llama.run.stop import StopSignals
-from examples.llama.step import TrainState, check_layerwise, initial_state, make_train_step
+from examples.llama.step import (
+    TrainState,
+    TrainStep,
+    check_layerwise,
+    initial_state,
+    make_train_step,
+)
 from examples.llama.text.corpus import Corpus, load_corpus
 
 DIVERGED = 1
@@ -87,7 +93,7 @@ class Task:
     experiment: Experiment
     definition: Definition
     batches: grain.IterDataset
-    train_step: Callable[[TrainState, np.ndarray | jax.Array], tuple[TrainState, jax.Array]]
+    train_step: TrainStep
     validate: Validate
     placement: Placement = ONE_DEVICE
     layerwise: bool = False
@@ -99,11 +105,6 @@ class Task:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of `initial_state()`; nothing is computed."""
         return self.placement.abstract(self._build_state)
-
-    def validates_after(self, number: int) -> bool:
-        """Whether the weights are validated after this step."""
-        setup = self.experiment.setup
-        return number > 0 and (number == setup.steps or number % setup.validate_every == 0)
 
     def _build_state(self) -> TrainState:
         return initial_state(self.experiment, layerwise=self.layerwise)
@@ -214,7 +215,7 @@ def fit(
             yield Compiled(perf_counter() - start)
             clock = perf_counter()
 
-        validates = task.validates_after(number)
+        validates = number == steps or number % task.experiment.setup.validate_every == 0
         saves = save_every is not None and (number == steps or number % save_every == 0)
         if not (validates or saves or stop.soon()):
             continue

@@ -154,7 +154,5 @@ def test_json_is_checked_by_type(path: tuple[str, ...], value: Any, message: str
 def test_missing_value_is_named() -> None:
     stored = as_json(EXPERIMENT)
     del stored["setup"]["data"]["shuffle_window"]
-    with pytest.raises(
-        InputError, match=r"x\.json, setup, data lacks .*: shuffle_window"
-    ):
+    with pytest.raises(InputError, match=r"x\.json, setup, data lacks .*: shuffle_window"):
         from_json(Experiment, stored, "x.json")
