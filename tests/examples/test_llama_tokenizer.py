@@ -1,8 +1,6 @@
 import io
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -85,34 +83,28 @@ def test_byte_pairs_are_a_function_of_text_and_size() -> None:
     assert json_tokenizer(learn_byte_pairs(["abc"], 300).encode()).vocabulary < 262
 
 
-@dataclass(frozen=True)
-class _Text:
-    training_texts: Callable[[], Iterator[str]]
-    name: str = "text"
-
-
 def test_byte_pairs_are_learned_once_and_kept_as_a_tokenizer_file(tmp_path: Path) -> None:
-    made = byte_pair_tokenizer(_Text(lambda: iter(LINES)), 300, tmp_path, QUIET)
+    made = byte_pair_tokenizer(lambda: LINES, "text", 300, tmp_path, QUIET)
     (path,) = tmp_path.iterdir()
     TokenizersTokenizer.from_file(str(path))
     assert path.name.startswith("byte-pairs-300-")
     assert read_tokenizer(path).name == made.name
-    again = byte_pair_tokenizer(_Text(lambda: 1 // 0), 300, tmp_path, QUIET)  # type: ignore[arg-type, return-value]
+    again = byte_pair_tokenizer(lambda: 1 // 0, "text", 300, tmp_path, QUIET)  # type: ignore[arg-type, return-value]
     assert again.name == made.name
     for identity, vocabulary in (("other text", 300), ("text", 290)):
-        byte_pair_tokenizer(_Text(lambda: iter(LINES), identity), vocabulary, tmp_path, QUIET)
+        byte_pair_tokenizer(lambda: LINES, identity, vocabulary, tmp_path, QUIET)
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_two_runs_at_once_learn_the_same(tmp_path: Path) -> None:
     barrier, names = threading.Barrier(2), []
 
-    def texts() -> Iterator[str]:
+    def texts() -> list[str]:
         barrier.wait(10)
-        return iter(LINES)
+        return LINES
 
     def learn() -> None:
-        names.append(byte_pair_tokenizer(_Text(texts), 300, tmp_path, QUIET).name)
+        names.append(byte_pair_tokenizer(texts, "text", 300, tmp_path, QUIET).name)
 
     threads = [threading.Thread(target=learn) for _ in range(2)]
     for thread in threads:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,22 +42,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         OSError: it cannot be written; the error names `path`, which is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     with naming(path):
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent
-        )
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())  # or a power cut after the renaming could leave it empty
-            # mkstemp makes files private; results are as readable as any other new file
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-            os.replace(temporary, path)
+            temporary.replace(path)
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise
 
 

@@ -88,7 +88,7 @@ def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corp
     if config.tokenizer == "bytes":
         tokenizer = BYTES
     elif config.tokenizer == "bpe":
-        tokenizer = byte_pair_tokenizer(text, vocabulary, cache, console)
+        tokenizer = byte_pair_tokenizer(text.training_texts, text.name, vocabulary, cache, console)
     else:
         tokenizer = read_tokenizer(Path(config.tokenizer).expanduser())
     if tokenizer.vocabulary > vocabulary:

@@ -3,10 +3,10 @@
 import hashlib
 import importlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -164,41 +164,35 @@ TEXTS_FOR_BYTE_PAIRS = 50_000
 """Byte pairs are learned from at most that many documents or files, the first of the text."""
 
 
-class Trainable(Protocol):
-    """What byte pairs are learned from."""
-
-    @property
-    def name(self) -> str:
-        """Says which text it is."""
-
-    def training_texts(self) -> Iterator[str]:
-        """The text, asked for only if the byte pairs are not in the cache."""
-
-
 def byte_pair_tokenizer(
-    text: Trainable, vocabulary: int, cache: Path, console: Console
+    texts: Callable[[], Iterable[str]],
+    name: str,
+    vocabulary: int,
+    cache: Path,
+    console: Console,
 ) -> Tokenizer:
     """Read the byte pairs of a text from the cache; learn them first if they are not there.
 
     Args:
-        text: what they are learned from.
+        texts: the text, asked for only if the byte pairs are not in the cache.
+        name: says which text it is.
         vocabulary: the largest number of tokens; a short text has fewer.
         cache: folder to keep the tokenizer in, as a file that `--tokenizer` takes. Its name ends in
             a digest of its content, which reveals a damaged one.
         console: told when they are learned.
     """
-    identity = _digest(f"{text.name} {TEXTS_FOR_BYTE_PAIRS}".encode())
+    identity = _digest(f"{name} {TEXTS_FOR_BYTE_PAIRS}".encode())
     kept = f"byte-pairs-{vocabulary}-{identity}"
     for path in sorted(cache.glob(f"{kept}-*.json")):
         if path.name == f"{kept}-{_digest(path.read_bytes())}.json":
             return read_tokenizer(path)
         console.print(f"{path} is damaged: learning the byte pairs again", soft_wrap=True)
-    texts = itertools.islice(text.training_texts(), TEXTS_FOR_BYTE_PAIRS)
+    some = itertools.islice(texts(), TEXTS_FOR_BYTE_PAIRS)
     console.print(
         f"Learning {vocabulary} byte pairs from the training text (once; kept in {cache})",
         soft_wrap=True,
     )
-    content = learn_byte_pairs(texts, vocabulary).encode()
+    content = learn_byte_pairs(some, vocabulary).encode()
     path = cache / f"{kept}-{_digest(content)}.json"
     write_atomically(path, lambda file: file.write(content))
     return read_tokenizer(path)
