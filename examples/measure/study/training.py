@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from examples.llama.builders import Builder
 from examples.llama.config import DataConfig, OptimizerConfig, Setup
 from examples.llama.loss import make_validate
 from examples.llama.model import Params, abstract_llama, init_llama
+from examples.llama.optimizers import Builder
 from examples.llama.presets import resolve
 from examples.llama.schedule import make_optimizer, peak_rates
 from examples.llama.step import mean_loss_and_gradients
