@@ -230,6 +230,8 @@ def _check_length(config: DataConfig) -> None:
 
 
 class _Batches(grain.IterDataset):
+    """What grain asks for: makes iterators."""
+
     def __init__(self, documents: Documents, tokenizer: Tokenizer, config: DataConfig):
         super().__init__()
         self.documents, self.tokenizer, self.config = documents, tokenizer, config
@@ -239,6 +241,8 @@ class _Batches(grain.IterDataset):
 
 
 class _BatchIterator(grain.DatasetIterator):
+    """Batches from a position on, which is its state."""
+
     def __init__(self, batches: _Batches):
         super().__init__()
         self._batches = batches
@@ -248,6 +252,7 @@ class _BatchIterator(grain.DatasetIterator):
     def __next__(self) -> np.ndarray:
         config, tokenizer = self._batches.config, self._batches.tokenizer
         rows: list[np.ndarray] = []
+        epoch = self._position.epoch
         while len(rows) < config.batch_size:
             found = list(itertools.islice(self._documents, config.batch_size - len(rows)))
             for tokens in tokenizer.encode_all([text for text, _ in found]):
@@ -255,9 +260,7 @@ class _BatchIterator(grain.DatasetIterator):
                 if len(row) >= 2:  # or nothing could be predicted
                     rows.append(row)
             self._position = found[-1][1]
-            if rows:
-                self._epoch = self._position.epoch
-            elif self._position.epoch > self._epoch + 1:
+            if not rows and self._position.epoch > epoch + 1:
                 raise InputError(
                     f"no document has two tokens or more in "
                     f"{', '.join(self._batches.documents.train)}; choose another --text"
@@ -271,8 +274,6 @@ class _BatchIterator(grain.DatasetIterator):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from there with the next batch."""
         self._position = Position(*state["position"])
-        self._epoch = self._position.epoch
-        """The last epoch that gave a row."""
         config = self._batches.config
         self._documents = self._batches.documents.shuffled(
             config.data_seed, config.shuffle_window, self._position
