@@ -8,9 +8,8 @@ import pytest
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, InputError
-from examples.llama.text import documents
 from examples.llama.text.corpus import load_corpus
-from examples.llama.text.documents import DocumentCorpus, hub_documents
+from examples.llama.text.documents import REVISION, DocumentCorpus, hub_documents
 from tests.examples.c4_files import BYTES, make_config, write_c4
 
 
@@ -21,8 +20,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    documents._download.cache_clear()
-    folder = tmp_path / "datasets--allenai--c4" / "snapshots" / documents._REVISION / "en"
+    folder = tmp_path / "datasets--allenai--c4" / "snapshots" / REVISION / "en"
     folder.mkdir(parents=True)
     write_c4(tmp_path / "files", [], [3])
     shutil.copy(
@@ -54,15 +52,13 @@ def test_hub_out_of_reach_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    documents._download.cache_clear()
     start = perf_counter()
-    with pytest.raises(InputError, match=r"cannot read en/c4-val.* of allenai/c4 .* use --text FO"):
+    with pytest.raises(InputError, match=r"cannot read en/c4-val.* of allenai/c4 .* use --text"):
         load_corpus(CorpusConfig(text="hub"), 256, Console(file=io.StringIO()))
     assert perf_counter() - start < 20
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    documents._download.cache_clear()
     with pytest.raises(InputError, match=r"huggingface_hub.*pip install 'multinorm-optax\[c4\]'"):
         hub_documents()

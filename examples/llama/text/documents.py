@@ -6,7 +6,6 @@ another, and each document is drawn from a window of documents, in an order that
 data seed. A position is a few numbers: everything random is drawn from the seed and the position.
 """
 
-import functools
 import gzip
 import hashlib
 import itertools
@@ -325,24 +324,23 @@ def folder_documents(folder: Path) -> Documents:
     return Documents(f"c4-{digest}", splits[0], splits[1], folder.joinpath)
 
 
-_HUB, _REVISION = "allenai/c4", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
+HUB, REVISION = "allenai/c4", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
 """The data set on the hub, and a commit of it, so that the text is the same whenever it is read."""
 
 _SECONDS_TO_REACH_THE_HUB = 10
 
 
-@functools.cache
 def _download(name: str) -> Path:
     hub = import_extra("huggingface_hub")
-    file = {"repo_type": "dataset", "revision": _REVISION}
+    file = {"repo_type": "dataset", "revision": REVISION}
     try:
-        if not isinstance(hub.try_to_load_from_cache(_HUB, name, **file), str):
+        if not isinstance(hub.try_to_load_from_cache(HUB, name, **file), str):
             # one request first: a download tries for half a minute if there is no network
-            hub.HfApi().dataset_info(_HUB, revision=_REVISION, timeout=_SECONDS_TO_REACH_THE_HUB)
-        path = hub.hf_hub_download(_HUB, name, **file)
+            hub.HfApi().dataset_info(HUB, revision=REVISION, timeout=_SECONDS_TO_REACH_THE_HUB)
+        path = hub.hf_hub_download(HUB, name, **file)
     except Exception as error:  # those of the network have no common class
         raise InputError(
-            f"cannot read {name} of {_HUB} from the hub ({type(error).__name__}: {error}); check "
+            f"cannot read {name} of {HUB} from the hub ({type(error).__name__}: {error}); check "
             f"the network, or download C4's files (en/c4-train.*.json.gz and "
             f"en/c4-validation.*.json.gz) and use --text FOLDER"
         ) from error
@@ -358,4 +356,4 @@ def hub_documents() -> Documents:
     train = tuple(f"en/c4-train.{n:05d}-of-01024.json.gz" for n in range(1024))
     validation = tuple(f"en/c4-validation.{n:05d}-of-00008.json.gz" for n in range(8))
     _download(validation[0])
-    return Documents(f"{_HUB}-en-{_REVISION[:8]}", train, validation, _download)
+    return Documents(f"{HUB}-en-{REVISION[:8]}", train, validation, _download)
