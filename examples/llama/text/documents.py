@@ -245,6 +245,7 @@ class _BatchIterator(grain.DatasetIterator):
     def __init__(self, batches: _Batches):
         super().__init__()
         self._batches = batches
+        self._position: Position
         self._documents: Iterator[tuple[str, Position]]
         self.set_state({"position": Position()})
 
