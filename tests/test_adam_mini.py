@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 
 import multinorm_optax as mo
-from examples.llama.rules import llama_blocks
+from examples.llama.model import llama_blocks
 from multinorm_optax import Blocks, Fused
 from multinorm_optax._baselines.adam_mini.blocks import resolve_blocks
 from tests import reference

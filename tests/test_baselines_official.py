@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import multinorm_optax as mo
-from examples.llama.rules import llama_blocks
+from examples.llama.model import llama_blocks
 
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER, VOCABULARY = 2, 12, 4, 2, 20, 30
 STEPS = 50

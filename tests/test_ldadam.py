@@ -15,9 +15,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import multinorm_optax as mo
-from examples.llama.model import abstract_llama
+from examples.llama.model import LLAMA_RULES, abstract_llama
 from examples.llama.presets import PRESETS
-from examples.llama.rules import LLAMA_RULES
 from examples.measure.exchanges import collectives
 from tests import reference
 from tests.layouts import LAYOUTS

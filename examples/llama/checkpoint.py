@@ -19,8 +19,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
@@ -28,31 +29,6 @@ from orbax.checkpoint import v1 as ocp
 from examples.llama.config import InputError
 from examples.llama.run.processes import Agreement, from_main_process
 from examples.llama.step import TrainState
-
-
-class Position(Protocol):
-    """An iterator whose place in the data can be saved as JSON."""
-
-    def get_state(self) -> dict[str, Any]:
-        """The place."""
-        ...
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a place."""
-        ...
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Turn off where orbax and its reads log: errors are raised, and said once."""
-    levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
 
 
 class SaveError(Exception):
@@ -122,21 +98,19 @@ def fingerprint(state: Any) -> jax.Array:
     return jnp.stack([of(leaf) for leaf in jax.tree.leaves(state)])
 
 
-def _collect_quietly() -> None:
-    """Collect what orbax leaves of a read that failed: coroutines that complain when they go."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        gc.collect()
-    finally:
-        sys.unraisablehook = hook
-
-
 def _reason(error: BaseException) -> str:
     """The innermost cause, in a line."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).strip().splitlines() or [type(error).__name__]
     return text[0][:300]
+
+
+def _go_to(place: dict[str, Any], position: grain.DatasetIterator) -> None:
+    try:
+        position.set_state(place)
+    except Exception as error:  # whatever the iterator makes of a place that it cannot be at
+        raise DamagedError(f"its position in the data does not fit: {_reason(error)}") from error
 
 
 def _is_full(error: BaseException) -> bool:
@@ -165,32 +139,28 @@ class Checkpoints:
             raise InputError(f"{folder} does not exist: there is no checkpoint to read")
         if writable:
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _quiet():
-            self._checkpointer = ocp.training.Checkpointer(
-                self.folder,
-                preservation_policy=ocp.training.preservation_policies.LatestN(keep)
-                if writable
-                else None,
-                cleanup_tmp_directories=writable,
-            )
+        for name in (
+            "absl",
+            "asyncio",
+        ):  # orbax logs the errors that it raises, which are said once
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        policy = ocp.training.preservation_policies.LatestN(keep) if writable else None
+        self._checkpointer = ocp.training.Checkpointer(
+            self.folder, preservation_policy=policy, cleanup_tmp_directories=writable
+        )
         self._saving: int | None = None
         self._response: Any = None
 
     def __enter__(self) -> "Checkpoints":
-        self._quiet = _quiet()
-        self._quiet.__enter__()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        try:
-            # an error under way is the one to hear of, and a failed save is raised again by close
-            with contextlib.suppress(Exception) if error is not None else self._writing():
-                try:
-                    self._wait()
-                finally:
-                    self._checkpointer.close()
-        finally:
-            self._quiet.__exit__(None, None, None)
+        # an error under way is the one to hear of, and a failed save is raised again by close
+        with contextlib.suppress(Exception) if error is not None else self._writing():
+            try:
+                self._wait()
+            finally:
+                self._checkpointer.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -226,12 +196,12 @@ class Checkpoints:
         self,
         step: int,
         state: TrainState,
-        position: Position,
-        metrics: Mapping[str, Any] | None = None,
+        position: grain.DatasetIterator,
+        record: Mapping[str, Any],
     ) -> None:
         """Save in the background; the state may be donated as soon as this returns.
 
-        `metrics` is the mark of the metrics up to this step.
+        `record` is that of the run up to this step: its metrics, and the time that it took.
 
         Raises:
             SaveError: this save, or the one before it, failed or would not fit on the disk.
@@ -249,7 +219,7 @@ class Checkpoints:
                 "step": step,
                 "config": dict(self._identity.config),
                 "position": position.get_state(),
-                "metrics": dict(metrics or {}),
+                "record": dict(record),
                 "fingerprint": [int(number) for number in fingerprint(state)],
             }
             self._response = self._checkpointer.save_checkpointables_async(
@@ -269,7 +239,7 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
-        fault = None
+        fault: str | None = None
         try:
             saved = self._checkpointer.checkpointables_metadata(step).custom_metadata
             if not isinstance(saved, dict) or "seal" not in saved:
@@ -286,14 +256,17 @@ class Checkpoints:
         except Exception as error:
             fault = _reason(error)
         if fault is not None:
-            _collect_quietly()
+            # a read that failed leaves coroutines, which complain when they are collected
+            hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+            gc.collect()
+            sys.unraisablehook = hook
             raise DamagedError(fault)
         if [int(number) for number in fingerprint(state)] != saved["fingerprint"]:
             raise DamagedError("an array is not what was saved")
         return state, saved
 
     def restore_newest(
-        self, like: TrainState, position: Position, report: Callable[[str], None]
+        self, like: TrainState, position: grain.DatasetIterator, report: Callable[[str], None]
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """Load the newest checkpoint that can be used, and go to its place in the data.
 
@@ -305,8 +278,14 @@ class Checkpoints:
         """
         damaged: list[int] = []
         for step in self.steps():
-            loaded = self._load_or_report(step, like, position, report)
-            if loaded is None:
+            loaded, fault = None, "another process could not read it"
+            try:
+                loaded = self.load(step, like)
+                _go_to(loaded[1]["position"], position)
+            except DamagedError as error:
+                loaded, fault = None, str(error)
+            if Agreement(lambda found=loaded: found is None).now():  # type: ignore[misc]
+                report(f"The checkpoint of step {step} in {self.folder} is not used: {fault}")
                 damaged.append(step)
                 continue
             from_main_process(lambda: self._move_aside(damaged))
@@ -319,25 +298,6 @@ class Checkpoints:
                 f"add --fresh, which moves the run's folder aside"
             )
         return None
-
-    def _load_or_report(
-        self, step: int, like: TrainState, position: Position, report: Callable[[str], None]
-    ) -> tuple[TrainState, dict[str, Any]] | None:
-        loaded, fault = None, "another process could not read it"
-        try:
-            loaded = self.load(step, like)
-            try:
-                position.set_state(loaded[1]["position"])
-            except (
-                Exception
-            ) as error:  # whatever the iterator makes of a place that it cannot be at
-                loaded, fault = None, f"its position in the data does not fit: {_reason(error)}"
-        except DamagedError as error:
-            fault = str(error)
-        if Agreement(lambda: loaded is None).now():
-            report(f"The checkpoint of step {step} in {self.folder} is not used: {fault}")
-            return None
-        return loaded
 
     def _move_aside(self, steps: list[int]) -> None:
         for step in steps:

@@ -85,13 +85,8 @@ class DataConfig(Checked):
     """Rows of validation text, spread evenly over the validation files (--text python) or the first
     of the validation files; 0 takes all of them."""
     shuffle_window: Count = 10_000
-    """Documents among which the next one is drawn, over all streams; not for --text python, whose
+    """Documents among which the next one is drawn; not for --text python and token shards, whose
     rows are shuffled as a whole."""
-    streams: Count = 8
-    """Files of documents that are read side by side."""
-    workers: Natural = 0
-    """Processes that read documents, a divisor of the number of streams; 0 reads in the training
-    process. The order of the rows does not depend on it."""
 
     def __post_init__(self) -> None:
         """Refuse batches that cannot be divided."""
@@ -214,9 +209,10 @@ class CorpusConfig:
     """Where the text comes from. The default needs no download: the Python standard library."""
 
     text: str = "python"
-    """python: the standard library's source. hub: C4 English, streamed. Anything else: a folder
-    with C4's own files (c4-train.*.json.gz and c4-validation.*.json.gz) or with token shards
-    (*_train_*.bin and *_val_*.bin, as llm.c and modded-nanogpt have them)."""
+    """python: the standard library's source. hub: C4 English, each file downloaded when it is first
+    read, into the hub's own cache. Anything else: a folder with C4's own files
+    (c4-train.*.json.gz and c4-validation.*.json.gz) or with token shards (*_train_*.bin and
+    *_val_*.bin, as llm.c and modded-nanogpt have them)."""
     tokenizer: str = "bytes"
     """bytes: each byte a token. bpe: byte pairs, learned from the training text, as many as
     --vocabulary. Anything else: the file of a SentencePiece model (*.model) or of the tokenizers

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,8 @@ class Validation:
     @property
     def bits_per_byte(self) -> float | None:
         """The loss in bits per byte of text, which compares between tokenizers."""
-        return None if self.bytes_per_token is None else self._bits / self.bytes_per_token
-
-    @property
-    def _bits(self) -> float:
-        return self.loss / math.log(2)
+        bytes_per_token = self.bytes_per_token
+        return None if bytes_per_token is None else self.loss / math.log(2) / bytes_per_token
 
     def as_json(self) -> dict[str, float | None]:
         """The three figures by name; JSON has no infinity, so such a perplexity is None."""
@@ -162,11 +159,8 @@ def _losses_of_rows(
     return jax.lax.fori_loop(0, count, batch, losses_KxB)
 
 
-class Validate(Protocol):
-    """Measures weights on the validation text."""
-
-    def __call__(self, params: Params, batches: int | None = None) -> Validation:
-        """The mean loss over all rows, or over those of the first few batches."""
+Validate = Callable[..., Validation]
+"""Measures weights, on all validation rows or with `batches=n` on those of the first n batches."""
 
 
 def make_validate(

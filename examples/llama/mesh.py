@@ -80,24 +80,17 @@ class Placement:
         if self.mesh is None:
             return SingleDeviceSharding(jax.local_devices()[0])
         path = jax.tree_util.keystr(keys, simple=True, separator="/")
-        spec = self._of_state(path, shape) if path.startswith(_STATE) else _spec(path, shape)
-        for size, axis in zip(shape, spec, strict=False):
-            if not self._divides(size, axis):
+        axes: list[str | None] = []
+        for size, axis in zip(shape, _spec(path, shape), strict=False):
+            divides = axis is None or size % self.mesh.shape[axis] == 0
+            if not (divides or path.startswith(_STATE)):
                 raise InputError(
                     f"{path} of shape {shape} cannot be spread over the mesh: {size} is not "
                     f"divisible by {self.mesh.shape[axis]}, the devices along {axis}; choose "
                     f"another --mesh, or another size of the model"
                 )
-        return NamedSharding(self.mesh, spec)
-
-    def _divides(self, size: int, axis: str | None) -> bool:
-        assert self.mesh is not None
-        return axis is None or size % self.mesh.shape[axis] == 0
-
-    def _of_state(self, path: str, shape: tuple[int, ...]) -> P:
-        """The spec of a leaf of the optimizer's state, whose shape may not be its parameter's."""
-        spec = _spec(path, shape)
-        return P(*(a if self._divides(n, a) else None for n, a in zip(shape, spec, strict=False)))
+            axes.append(axis if divides else None)
+        return NamedSharding(self.mesh, P(*axes))
 
     @property
     def devices(self) -> int:

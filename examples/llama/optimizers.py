@@ -1,12 +1,45 @@
-"""The table of optimizers: one entry makes one available to every command."""
+"""The table of optimizers: SinkGD, SWAN, the library's baselines and optax's own.
+
+One entry, a builder with its options, makes an optimizer available to every command. A builder
+takes a `Context` alone, so that it serves the LLaMA and any other tree of weights.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from examples.llama import builders
-from examples.llama.builders import Builder
+import jax
+import optax
+
+import multinorm_optax as mo
+from examples.llama.run.options import InputError
+
+MATRIX, REST = "matrix", "adam"
+"""The labels of `mo.group_labels`."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a builder needs."""
+
+    options: Mapping[str, Any]
+    """Every option of the optimizer."""
+    rates: Mapping[str, optax.ScalarOrSchedule]
+    """The learning rates by group, `MATRIX` and `REST`."""
+    axes: Any
+    """Axes or rules that say which leaves are matrices, see `mo.resolve_axes`."""
+    token_axes: Any = ()
+    """Rules for the tables with a row per token."""
+    blocks: Callable[[Any], Any] | None = None
+    """Adam-mini's blocks, from `value_blocks`; `None` for a block per output of each matrix."""
+    max_rank: int | None = None
+    """The largest rank that every matrix has; `None` does not check."""
+    state_dtype: Any = None
+    """The dtype of momentum and moments; `None` for at least float32."""
+
+
+Builder = Callable[[Context], optax.GradientTransformation]
 
 
 @dataclass(frozen=True)
@@ -33,91 +66,26 @@ class Optimizer:
         return "rest_learning_rate" in self.defaults
 
 
-_ADAM = {"b2": 0.999, "weight_decay": 0.0, "clip_norm": 0.0}
-_STATELESS = {"momentum": 0.0, "nesterov": False}
+OPTIMIZERS: dict[str, Optimizer] = {}
+"""Every optimizer by the name that `--optimizer` takes."""
 
 
-def _rates(matrices: float, rest: float) -> dict[str, Any]:
-    return {"learning_rate": matrices, "rest_learning_rate": rest}
+def _optimizer(
+    name: str, title: str, summary: str, defaults: Mapping[str, Any], *, layerwise: bool = True
+) -> Callable[[Builder], Builder]:
+    """Enter a builder into the table."""
+
+    def enter(build: Builder) -> Builder:
+        OPTIMIZERS[name] = Optimizer(title, build, defaults, summary, layerwise)
+        return build
+
+    return enter
 
 
-_BASE = {
-    "sinkgd": Optimizer(
-        "SinkGD",
-        builders.sinkgd,
-        _rates(1e-3, 8e-2)
-        | _STATELESS
-        | _ADAM
-        | {"num_iters": 5, "rest": "adam", "operator_norm": False},
-        "stateless on the matrices of the layers, Adam on every other parameter",
-    ),
-    "swan": Optimizer(
-        "SWAN",
-        builders.swan,
-        _rates(4e-3, 4e-2) | _STATELESS | _ADAM | {"orthogonalizer": "exact"},
-        "stateless too, with whitened gradients",
-    ),
-    "muon": Optimizer(
-        "Muon",
-        builders.muon,
-        _rates(1e-3, 2e-2) | {"momentum": 0.95, "nesterov": True, "b2": 0.999, "weight_decay": 0.0},
-        "orthogonalized momentum on the matrices, Adam on every other parameter",
-    ),
-    "adamw": Optimizer(
-        "AdamW, one rate",
-        builders.adamw,
-        {"learning_rate": 1.4e-3} | _ADAM,
-        "one rate for every parameter",
-    ),
-    "adamw2": Optimizer(
-        "AdamW, two rates",
-        builders.adamw2,
-        _rates(1.5e-3, 2e-2) | _ADAM,
-        "AdamW with two rates, as all others have",
-    ),
-    "sgd": Optimizer(
-        "SGD with momentum",
-        builders.sgd,
-        _rates(0.5, 0.5) | {"momentum": 0.9, "nesterov": False},
-        "gradient descent with momentum",
-    ),
-    "adam-mini": Optimizer(
-        "Adam-mini",
-        builders.adam_mini,
-        _rates(2e-3, 8e-2) | {"b2": 0.999, "weight_decay": 0.0, "value_blocks": "whole"},
-        "Adam with one second moment per block",
-    ),
-    "ldadam": Optimizer(
-        "LDAdam",
-        builders.ldadam,
-        _rates(8e-3, 8e-2) | {"rank": 16, "error_feedback": True, "b2": 0.99, "weight_decay": 0.0},
-        "Adam in a subspace that turns every step",
-    ),
-    "galore": Optimizer(
-        "GaLore",
-        builders.galore,
-        _rates(5.7e-3, 2e-2) | _ADAM | {"rank": 32, "update_proj_gap": 50},
-        "Adam in a subspace that is fixed for some steps",
-        layerwise=False,
-    ),
-    "lion": Optimizer(
-        "Lion",
-        builders.lion,
-        _rates(5e-4, 1e-2) | {"b2": 0.99, "weight_decay": 0.0},
-        "the sign of momentum",
-    ),
-    "adalomo": Optimizer(
-        "Adafactor as AdaLomo",
-        builders.adalomo,
-        _rates(0.04, 0.5),
-        "Adafactor with AdaLomo's settings",
-    ),
-}
-
-
-def _variant(of: str, title: str, **options: Any) -> Optimizer:
-    base = _BASE[of]
-    return dataclasses.replace(
+def _variant(name: str, title: str, of: str, **options: Any) -> None:
+    """Enter an optimizer with other options into the table."""
+    base = OPTIMIZERS[of]
+    OPTIMIZERS[name] = dataclasses.replace(
         base,
         title=title,
         defaults={**base.defaults, **options},
@@ -127,24 +95,346 @@ def _variant(of: str, title: str, **options: Any) -> Optimizer:
     )
 
 
-OPTIMIZERS: Mapping[str, Optimizer] = {
-    **_BASE,
-    "sinkgd-1": _variant("sinkgd", "SinkGD, 1 sweep", num_iters=1),
-    "sinkgd-2": _variant("sinkgd", "SinkGD, 2 sweeps", num_iters=2),
-    "sinkgd-operator": _variant(
-        "sinkgd",
-        "SinkGD, 2 sweeps, operator norm set",
-        num_iters=2,
-        operator_norm=True,
-        learning_rate=0.1,  # of another unit: an operator norm, not the size of an entry
-    ),
-    "sinkgd-momentum": _variant("sinkgd", "SinkGD, momentum", momentum=0.95, nesterov=True),
-    "sinkgd-tokens": _variant("sinkgd", "SinkGD, stateless embedding and head", rest="sinkhorn"),
-    "swan-paper": _variant("swan", "SWAN, the paper's whitening", orthogonalizer="paper"),
-    "sgd-plain": _variant("sgd", "SGD without momentum", momentum=0.0),
-    "ldadam-plain": _variant("ldadam", "LDAdam without error feedback", error_feedback=False),
-}
-"""Every optimizer by the name that `--optimizer` takes."""
+_ADAM = {"b2": 0.999, "weight_decay": 0.0, "clip_norm": 0.0}
+_STATELESS = {"momentum": 0.0, "nesterov": False}
+
+
+def _rates(matrices: float, rest: float) -> dict[str, Any]:
+    return {"learning_rate": matrices, "rest_learning_rate": rest}
+
+
+def by_group(
+    context: Context, groups: Mapping[str, optax.GradientTransformation]
+) -> optax.GradientTransformation:
+    """One transformation for the matrices and one for every other parameter."""
+    return optax.partition(dict(groups), mo.group_labels(context.axes))
+
+
+def per_layer(
+    transformation: optax.GradientTransformation, ndim: int
+) -> optax.GradientTransformation:
+    """Apply a transformation to each layer of a stack separately.
+
+    Leaves have a leading axis of layers, and so has the state, except for its scalars: counts of
+    steps are the same in all layers, and remain one number. A condition on such a count therefore
+    stays a branch.
+
+    Args:
+        transformation: applied to each layer.
+        ndim: axes of one layer's leaf. A leaf with no more axes is one layer, as in a layer-wise
+            step.
+    """
+
+    def is_stack(tree: Any) -> bool:
+        return {leaf.ndim for leaf in jax.tree.leaves(tree)} == {ndim + 1}
+
+    def layers_of(tree: optax.Params) -> Any:
+        layer = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape[1:], w.dtype), tree)
+        state = jax.eval_shape(transformation.init, layer)
+        return jax.tree.map(lambda leaf: 0 if leaf.ndim else None, state)
+
+    def init(params: optax.Params) -> optax.OptState:
+        if not is_stack(params):
+            return transformation.init(params)
+        return jax.vmap(transformation.init, out_axes=layers_of(params))(params)
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        if not is_stack(updates):
+            return transformation.update(updates, state, params)
+        axes = layers_of(updates)
+        mapped = jax.vmap(transformation.update, in_axes=(0, axes, 0), out_axes=(0, axes))
+        return mapped(updates, state, params)
+
+    return optax.GradientTransformation(init, update)
+
+
+def auxiliary_adam(
+    direction: Callable[[Any], optax.GradientTransformation], context: Context
+) -> optax.GradientTransformation:
+    """A direction for the matrices, Adam for every other parameter, each at its own rate."""
+    options = context.options
+    return mo.auxiliary_adam(
+        direction,
+        context.rates[MATRIX],
+        alpha=1.0,  # the rate given is the matrices' own, not a multiple of the other one
+        axes=context.axes,
+        momentum=options.get("momentum") or None,
+        momentum_dtype=context.state_dtype,
+        nesterov=options.get("nesterov", False),
+        weight_decay=options["weight_decay"],
+        adam_learning_rate=context.rates[REST],
+        adam_b2=options["b2"],
+        adam_clip_norm=options["clip_norm"] or None,
+        adam_moment_dtype=context.state_dtype,
+    )
+
+
+@_optimizer(
+    "sinkgd",
+    "SinkGD",
+    "stateless on the matrices of the layers, Adam on every other parameter",
+    _rates(1e-3, 8e-2)
+    | _STATELESS
+    | _ADAM
+    | {"num_iters": 5, "rest": "adam", "operator_norm": False},
+)
+def _sinkgd(context: Context) -> optax.GradientTransformation:
+    options = context.options
+
+    def direction(axes: Any) -> optax.GradientTransformation:
+        sinkhorn = mo.scale_by_sinkhorn(axes, options["num_iters"])
+        if not options["operator_norm"]:
+            return sinkhorn
+        return optax.chain(sinkhorn, mo.scale_by_operator_norm(axes))
+
+    def token_labels(params: Any) -> Any:
+        labels = mo.group_labels([*context.token_axes, (r".*", None)])(params)
+        return jax.tree.map(lambda label: "tokens" if label == MATRIX else "others", labels)
+
+    others = auxiliary_adam(direction, context)
+    if options["rest"] == "adam":
+        return others
+    tokens = optax.chain(
+        mo.scale_by_token_sinkhorn(context.token_axes),
+        optax.scale_by_learning_rate(context.rates[REST]),
+    )
+    return optax.partition({"tokens": tokens, "others": others}, token_labels)
+
+
+_variant("sinkgd-1", "SinkGD, 1 sweep", of="sinkgd", num_iters=1)
+_variant("sinkgd-2", "SinkGD, 2 sweeps", of="sinkgd", num_iters=2)
+_variant(
+    "sinkgd-operator",
+    "SinkGD, 2 sweeps, operator norm set",
+    of="sinkgd",
+    num_iters=2,
+    operator_norm=True,
+    learning_rate=0.1,  # of another unit: an operator norm, not the size of an entry
+)
+_variant("sinkgd-momentum", "SinkGD, momentum", of="sinkgd", momentum=0.95, nesterov=True)
+_variant("sinkgd-tokens", "SinkGD, stateless embedding and head", of="sinkgd", rest="sinkhorn")
+
+
+@_optimizer(
+    "swan",
+    "SWAN",
+    "stateless too, with whitened gradients",
+    _rates(4e-3, 4e-2) | _STATELESS | _ADAM | {"orthogonalizer": "exact"},
+)
+def _swan(context: Context) -> optax.GradientTransformation:
+    exact = context.options["orthogonalizer"] == "exact"
+    orthogonalizer = mo.polar_express() if exact else mo.swan_whitening()
+    return auxiliary_adam(
+        lambda axes: mo.scale_by_swan(axes, orthogonalizer=orthogonalizer), context
+    )
+
+
+_variant("swan-paper", "SWAN, the paper's whitening", of="swan", orthogonalizer="paper")
+
+
+@_optimizer(
+    "muon",
+    "Muon",
+    "orthogonalized momentum on the matrices, Adam on every other parameter",
+    _rates(1e-3, 2e-2) | {"momentum": 0.95, "nesterov": True, "b2": 0.999, "weight_decay": 0.0},
+)
+def _muon(context: Context) -> optax.GradientTransformation:
+    options = context.options
+    kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+    matrices = optax.contrib.muon(
+        context.rates[MATRIX],
+        beta=options["momentum"],
+        nesterov=options["nesterov"],
+        weight_decay=options["weight_decay"],
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: kernel, params),
+        consistent_rms=1.0,  # entries of root mean square 1, as for the others: rates compare
+    )
+    # not muon's own Adam, which follows its choice of nesterov
+    adam = optax.adam(context.rates[REST], b2=options["b2"])
+    return by_group(context, {MATRIX: matrices, REST: adam})
+
+
+@_optimizer(
+    "adamw",
+    "AdamW, one rate",
+    "one rate for every parameter",
+    {"learning_rate": 1.4e-3} | _ADAM,
+)
+def _adamw(context: Context) -> optax.GradientTransformation:
+    options = context.options
+
+    def is_matrix(params: Any) -> Any:
+        return jax.tree.map(lambda label: label == MATRIX, mo.group_labels(context.axes)(params))
+
+    norm = options["clip_norm"]
+    return optax.chain(
+        optax.clip_by_global_norm(norm) if norm else optax.identity(),
+        optax.adamw(
+            context.rates[MATRIX],
+            b2=options["b2"],
+            weight_decay=options["weight_decay"],
+            mask=is_matrix,
+        ),
+    )
+
+
+@_optimizer(
+    "adamw2",
+    "AdamW, two rates",
+    "AdamW with two rates, as all others have",
+    _rates(1.5e-3, 2e-2) | _ADAM,
+)
+def _adamw2(context: Context) -> optax.GradientTransformation:
+    return auxiliary_adam(lambda axes: optax.scale_by_adam(b2=context.options["b2"]), context)
+
+
+@_optimizer(
+    "sgd",
+    "SGD with momentum",
+    "gradient descent with momentum",
+    _rates(0.5, 0.5) | {"momentum": 0.9, "nesterov": False},
+)
+def _sgd(context: Context) -> optax.GradientTransformation:
+    momentum, nesterov = context.options["momentum"] or None, context.options["nesterov"]
+    return by_group(
+        context,
+        {group: optax.sgd(rate, momentum, nesterov) for group, rate in context.rates.items()},
+    )
+
+
+_variant("sgd-plain", "SGD without momentum", of="sgd", momentum=0.0)
+
+
+@_optimizer(
+    "adam-mini",
+    "Adam-mini",
+    "Adam with one second moment per block",
+    _rates(2e-3, 8e-2) | {"b2": 0.999, "weight_decay": 0.0, "value_blocks": "whole"},
+)
+def _adam_mini(context: Context) -> optax.GradientTransformation:
+    options = context.options
+    blocks = context.blocks(options["value_blocks"]) if context.blocks else context.axes
+    decay = {MATRIX: options["weight_decay"], REST: 0.0}
+    return by_group(
+        context,
+        {
+            group: mo.adam_mini(rate, blocks=blocks, b2=options["b2"], weight_decay=decay[group])
+            for group, rate in context.rates.items()
+        },
+    )
+
+
+def _rank(context: Context) -> int:
+    rank, most = context.options["rank"], context.max_rank
+    if most is not None and rank > most:
+        raise InputError(
+            f"--rank is {rank}, but the matrices have only {most} dimensions; choose 1 to {most}"
+        )
+    return rank
+
+
+@_optimizer(
+    "ldadam",
+    "LDAdam",
+    "Adam in a subspace that turns every step",
+    _rates(8e-3, 8e-2) | {"rank": 16, "error_feedback": True, "b2": 0.99, "weight_decay": 0.0},
+)
+def _ldadam(context: Context) -> optax.GradientTransformation:
+    """LDAdam for the matrices, AdamW with the same decays for every other parameter."""
+    options = context.options
+    return mo.ldadam(
+        context.rates[MATRIX],
+        axes=context.axes,
+        rank=_rank(context),
+        b2=options["b2"],
+        error_feedback=options["error_feedback"],
+        weight_decay=options["weight_decay"],
+        adam_learning_rate=context.rates[REST],
+        adam_b2=options["b2"],
+        adam_moment_dtype=context.state_dtype,
+    )
+
+
+_variant("ldadam-plain", "LDAdam without error feedback", of="ldadam", error_feedback=False)
+
+
+@_optimizer(
+    "galore",
+    "GaLore",
+    "Adam in a subspace that is fixed for some steps",
+    _rates(5.7e-3, 2e-2) | _ADAM | {"rank": 32, "update_proj_gap": 50},
+    layerwise=False,
+)
+def _galore(context: Context) -> optax.GradientTransformation:
+    """GaLore for the matrices, Adam for every other parameter.
+
+    optax projects the longer side of a matrix, the paper's program the shorter one, so the basis
+    has more numbers here and the moments fewer.
+    """
+    matrices = optax.contrib.scale_by_galore(
+        _rank(context),
+        context.options["update_proj_gap"],
+        base_optimizer=optax.scale_by_adam(b2=context.options["b2"]),
+    )
+    return auxiliary_adam(lambda axes: per_layer(matrices, ndim=2), context)
+
+
+@_optimizer(
+    "lion",
+    "Lion",
+    "the sign of momentum",
+    _rates(5e-4, 1e-2) | {"b2": 0.99, "weight_decay": 0.0},
+)
+def _lion(context: Context) -> optax.GradientTransformation:
+    b2, decay = context.options["b2"], {MATRIX: context.options["weight_decay"], REST: 0.0}
+    return by_group(
+        context,
+        {
+            group: optax.lion(rate, b2=b2, weight_decay=decay[group])
+            for group, rate in context.rates.items()
+        },
+    )
+
+
+@_optimizer(
+    "adalomo",
+    "Adafactor as AdaLomo",
+    "Adafactor with AdaLomo's settings",
+    _rates(0.04, 0.5),
+)
+def _adalomo(context: Context) -> optax.GradientTransformation:
+    """Adafactor with AdaLomo's settings (Lv et al., arXiv 2310.10195) for every parameter.
+
+    A rate is relative to the root mean square of a weight.
+    """
+
+    def adafactor(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        return optax.adafactor(
+            rate,
+            min_dim_size_to_factor=1,
+            decay_rate=0.8,
+            clipping_threshold=1.0,
+            momentum=None,
+            weight_decay_rate=None,
+            multiply_by_parameter_scale=True,
+        )
+
+    def labels(params: Any) -> Any:
+        found = mo.group_labels(context.axes)(params)
+        if "layers" not in params:  # a part of the model, in a layer-wise step
+            return found
+        gains = jax.tree.map(lambda label: "gain" if label == REST else label, found["layers"])
+        return {**found, "layers": gains}
+
+    groups = {
+        MATRIX: per_layer(adafactor(context.rates[MATRIX]), ndim=2),
+        "gain": per_layer(adafactor(context.rates[REST]), ndim=1),
+        REST: adafactor(context.rates[REST]),
+    }
+    return optax.partition(groups, labels)
+
 
 BASE_OPTIMIZERS = tuple(name for name, one in OPTIMIZERS.items() if one.variant_of is None)
 """The names of those that are not variants."""

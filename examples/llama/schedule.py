@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from examples.llama.builders import MATRIX, REST, Builder, Context
 from examples.llama.config import OptimizerConfig, Setup
-from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.rules import LLAMA_RULES, TOKEN_RULES, llama_blocks
+from examples.llama.model import LLAMA_RULES, TOKEN_RULES, llama_blocks
+from examples.llama.optimizers import MATRIX, OPTIMIZERS, REST, Builder, Context
 
 
 def schedule(

@@ -1,6 +1,5 @@
 """One step of training: gradients of a batch in parts, the optimizer, new weights."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 import optax
 
 import multinorm_optax as mo
-from examples.llama.config import Experiment, InputError, ModelConfig, OptimizerConfig, Setup
+from examples.llama.config import Experiment, InputError, ModelConfig
 from examples.llama.loss import inputs_and_targets, losses_of_features, mean_loss, token_losses
 from examples.llama.mesh import ONE_DEVICE, Placement
 from examples.llama.model import (
@@ -23,7 +22,7 @@ from examples.llama.model import (
     init_llama,
 )
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.schedule import make_optimizer, peak_rates
+from examples.llama.schedule import make_optimizer
 
 
 class TrainState(NamedTuple):
@@ -119,66 +118,39 @@ def check_layerwise(experiment: Experiment) -> None:
         )
 
 
+TrainStep = Callable[[TrainState, np.ndarray | jax.Array], tuple[TrainState, jax.Array]]
+
+
 @functools.cache
-def _compiled_step(
-    model: ModelConfig,
-    microbatches: int,
-    steps: int,
-    warm_up: int,
-    optimizer: OptimizerConfig,
-    placement: Placement,
-    layerwise: bool,
-) -> Callable[..., tuple[TrainState, jax.Array]]:
-    """The train step without its peak rates, which are an argument: tries of rates share it."""
-    like = Experiment(optimizer, Setup(model=model, steps=steps, warm_up_steps=warm_up))
-    definition, _ = abstract_llama(model)
-
-    def train_step(
-        state: TrainState, rows_BxS: jax.Array, peaks: dict[str, Any]
-    ) -> tuple[TrainState, jax.Array]:
-        transformation = make_optimizer(dataclasses.replace(optimizer, **peaks), like.setup)
-        before, params = state.optimizer_state, state.params
-        if layerwise:
-            training = mo.layerwise_training(layerwise_model(model), transformation)
-            params, after, loss = training.step(params, before, rows_BxS)
-        else:
-            loss, gradients = mean_loss_and_gradients(definition, params, rows_BxS, microbatches)
-            updates, after = transformation.update(gradients, before, params)
-            params = optax.apply_updates(params, updates)
-        return TrainState(state.step + 1, params, after), loss
-
-    shardings = placement.shardings(lambda: initial_state(like, layerwise=layerwise))
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, placement.everywhere))
-
-
 def make_train_step(
     experiment: Experiment, placement: Placement = ONE_DEVICE, *, layerwise: bool = False
-) -> Callable[[TrainState, np.ndarray | jax.Array], tuple[TrainState, jax.Array]]:
+) -> TrainStep:
     """The step (state, rows) -> (state, loss) of a resolved experiment; the state is donated.
 
     A layer-wise step does not materialize the full gradient. Its result differs by rounding only.
     """
     if layerwise:
         check_layerwise(experiment)
-    setup, optimizer = experiment.setup, experiment.optimizer
-    peaks = peak_rates(optimizer)
-    no_rates: dict[str, Any] = dict.fromkeys(peaks)
-    unrated = dataclasses.replace(optimizer, **no_rates)
-    step = _compiled_step(
-        setup.model,
-        setup.data.microbatches,
-        setup.length_of_schedule,
-        setup.warm_up,
-        unrated,
-        placement,
-        layerwise,
-    )
-    arrays = {name: jnp.float32(peak) for name, peak in peaks.items()}
+    model, microbatches = experiment.setup.model, experiment.setup.data.microbatches
+    definition, _ = abstract_llama(model)
+    optimizer = make_optimizer(experiment.optimizer, experiment.setup)
 
-    def train_step(
-        state: TrainState, rows_BxS: np.ndarray | jax.Array
-    ) -> tuple[TrainState, jax.Array]:
+    def train_step(state: TrainState, rows_BxS: jax.Array) -> tuple[TrainState, jax.Array]:
+        before, params = state.optimizer_state, state.params
+        if layerwise:
+            training = mo.layerwise_training(layerwise_model(model), optimizer)
+            params, after, loss = training.step(params, before, rows_BxS)
+        else:
+            loss, gradients = mean_loss_and_gradients(definition, params, rows_BxS, microbatches)
+            updates, after = optimizer.update(gradients, before, params)
+            params = optax.apply_updates(params, updates)
+        return TrainState(state.step + 1, params, after), loss
+
+    shardings = placement.shardings(lambda: initial_state(experiment, layerwise=layerwise))
+    step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, placement.everywhere))
+
+    def placed(state: TrainState, rows_BxS: np.ndarray | jax.Array) -> tuple[TrainState, jax.Array]:
         with placement.entered():
-            return step(state, placement.rows(rows_BxS), arrays)
+            return step(state, placement.rows(rows_BxS))
 
-    return train_step
+    return placed

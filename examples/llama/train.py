@@ -44,7 +44,13 @@ from examples.llama.run.processes import (
 from examples.llama.run.progress import Step, Validated, header
 from examples.llama.run.recording import recording
 from examples.llama.run.stop import StopSignals
-from examples.llama.step import TrainState, check_layerwise, initial_state, make_train_step
+from examples.llama.step import (
+    TrainState,
+    TrainStep,
+    check_layerwise,
+    initial_state,
+    make_train_step,
+)
 from examples.llama.text.corpus import Corpus, load_corpus
 
 DIVERGED = 1
@@ -87,7 +93,7 @@ class Task:
     experiment: Experiment
     definition: Definition
     batches: grain.IterDataset
-    train_step: Callable[[TrainState, np.ndarray | jax.Array], tuple[TrainState, jax.Array]]
+    train_step: TrainStep
     validate: Validate
     placement: Placement = ONE_DEVICE
     layerwise: bool = False
@@ -99,11 +105,6 @@ class Task:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of `initial_state()`; nothing is computed."""
         return self.placement.abstract(self._build_state)
-
-    def validates_after(self, number: int) -> bool:
-        """Whether the weights are validated after this step."""
-        setup = self.experiment.setup
-        return number > 0 and (number == setup.steps or number % setup.validate_every == 0)
 
     def _build_state(self) -> TrainState:
         return initial_state(self.experiment, layerwise=self.layerwise)
@@ -120,6 +121,7 @@ def prepare(
     setup = experiment.setup
     placement.check(setup)
     definition, _ = abstract_llama(setup.model)
+    rows, bytes_per_token = corpus.validation_data(setup.data)
     return Task(
         experiment=experiment,
         definition=definition,
@@ -127,9 +129,9 @@ def prepare(
         train_step=make_train_step(experiment, placement, layerwise=layerwise),
         validate=make_validate(
             definition,
-            corpus.validation_rows(setup.data),
+            rows,
             setup.data.batch_size // setup.data.microbatches,
-            corpus.validation_bytes_per_token(setup.data),
+            bytes_per_token,
             placement,
         ),
         placement=placement,
@@ -213,7 +215,7 @@ def fit(
             yield Compiled(perf_counter() - start)
             clock = perf_counter()
 
-        validates = task.validates_after(number)
+        validates = number == steps or number % task.experiment.setup.validate_every == 0
         saves = save_every is not None and (number == steps or number % save_every == 0)
         if not (validates or saves or stop.soon()):
             continue
@@ -278,7 +280,17 @@ def train(
             return 0
         return _train(experiment, corpus, folder, run, Identity(**claimed), console)
     except DivergedError as error:
-        say(_diverged_message(error, folder))
+        with Checkpoints(folder.checkpoints, writable=False) as checkpoints:
+            steps = checkpoints.steps()
+        kept = (
+            f"the last good checkpoint, of step {steps[0]}, is kept"
+            if steps
+            else "no checkpoint is"
+        )
+        say(
+            f"Stopped: {error}; {kept} in {folder.checkpoints}. Try a smaller rate, with --fresh "
+            f"to start over in the same folder or with another --run-dir."
+        )
         return DIVERGED
     except SaveError as error:
         say(f"Stopped: {error}")
@@ -310,22 +322,22 @@ def _train(
     say(header(experiment, placement, folder.path))
     signals = StopSignals(announce_stop)
     with (
+        contextlib.ExitStack() as closing,
         Checkpoints(folder.checkpoints, identity, run.keep) as checkpoints,
-        _iterating(task) as batches,
     ):
+        batches = iter(task.batches)
+        # documents are read ahead by a thread; not all of grain's iterators close
+        closing.callback(getattr(batches, "close", lambda: None))
         restored = checkpoints.restore_newest(task.abstract_state(), batches, say)
-        last, mark = 0, {}
+        last, record = 0, {}
         if restored is None:
             state = task.initial_state()
             if folder.metrics.exists():
                 say(f"{folder.checkpoints} has no checkpoint: starting at the beginning")
         else:
             state, saved = restored
-            last, mark = saved["step"], saved["metrics"]
+            last, record = saved["step"], saved["record"]
             say(f"Going on in {folder.path} after step {last}")
-        elapsed, whole = from_main_process(lambda: folder.cut_back(last, mark, say))
-        again = not whole and task.validates_after(last)
-        validated = Validated(last, task.validate(state.params)) if again else None
         events = fit(
             task,
             state,
@@ -342,47 +354,22 @@ def _train(
         with (
             signals,
             recording(
-                experiment, placement.devices, folder, run, identity.config, last, elapsed, console
-            ) as record,
+                experiment, placement.devices, folder, run, identity.config, last, record, console
+            ) as (take, sync),
         ):
-            if validated is not None:
-                record(validated)
             for event in events:
                 if isinstance(event, Savepoint):
-                    checkpoints.save(event.number, event.state, batches, record.sync())
-                    state, last = event.state, event.number
+                    state, last, record = event.state, event.number, sync()
+                    checkpoints.save(last, state, batches, record)
                 elif not isinstance(event, Compiled):
-                    record(event)
+                    take(event)
     if last != steps:
         say(f"Stopped after step {last}, saved in {folder.path}; the same command goes on")
         # another process may have been the one that got the signal
         return signals.exit_code or 128 + signal.SIGTERM
-    conclude(experiment, task.definition, state.params, corpus, folder, console)
+    if is_main_process():
+        conclude(experiment, task.definition, state.params, corpus, folder, record["text"], console)
     return 0
-
-
-@contextlib.contextmanager
-def _iterating(task: Task) -> Iterator[Any]:
-    batches = iter(task.batches)
-    try:
-        yield batches
-    finally:
-        # documents have threads and processes that read ahead; not all of grain's iterators close
-        getattr(batches, "close", lambda: None)()
-
-
-def _diverged_message(error: DivergedError, folder: RunFolder) -> str:
-    with Checkpoints(folder.checkpoints, writable=False) as checkpoints:
-        steps = checkpoints.steps()
-    kept = (
-        f"the last good checkpoint, of step {steps[0]}, is kept in {folder.checkpoints}"
-        if steps
-        else f"there is no checkpoint before it in {folder.checkpoints}"
-    )
-    return (
-        f"Stopped: {error}; {kept}. Try a smaller rate, with --fresh to start over in the same "
-        f"folder or with another --run-dir."
-    )
 
 
 @dataclass(frozen=True)

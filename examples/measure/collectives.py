@@ -20,7 +20,6 @@ from jax.sharding import AxisType, Mesh
 from rich.console import Console
 
 import multinorm_optax as mo
-from examples.llama.builders import MATRIX
 from examples.llama.config import (
     InputError,
     ModelConfig,
@@ -29,10 +28,9 @@ from examples.llama.config import (
     PresetName,
 )
 from examples.llama.mesh import Placement
-from examples.llama.model import Params, abstract_llama
-from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.model import LLAMA_RULES, Params, abstract_llama
+from examples.llama.optimizers import MATRIX, OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
-from examples.llama.rules import LLAMA_RULES
 from examples.llama.run.command import run_command
 from examples.llama.schedule import make_optimizer
 from examples.measure.exchanges import KINDS, Collective, collectives

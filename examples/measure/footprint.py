@@ -15,11 +15,10 @@ import numpy as np
 import optax
 
 import multinorm_optax as mo
-from examples.llama.builders import MATRIX
 from examples.llama.config import Experiment, InputError, Setup
-from examples.llama.model import abstract_llama
+from examples.llama.model import LLAMA_RULES, abstract_llama
+from examples.llama.optimizers import MATRIX
 from examples.llama.presets import PRESETS
-from examples.llama.rules import LLAMA_RULES
 from examples.llama.schedule import make_optimizer
 from examples.llama.step import TrainState, initial_state, make_train_step
 

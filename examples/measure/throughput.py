@@ -19,10 +19,10 @@ from examples.llama.config import (
     Setup,
     as_json,
 )
-from examples.llama.flops import flops_per_token, peak_flops
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import resolved
 from examples.llama.run.command import run_command
+from examples.llama.run.flops import flops_per_token, peak_flops
 from examples.llama.run.options import Checked, Count
 from examples.llama.run.stop import end_quietly
 from examples.llama.step import initial_state, make_train_step
@@ -45,8 +45,9 @@ class Command(Checked):
     The optimizers take turns in one process: one step of each is a round, in another order every
     time. What counts is the ratio to AdamW within a round, which a machine that is now faster and
     now slower changes little. Tokens are random and rates are the defaults, as neither changes the
-    speed; nothing is saved. The utilization is known for the devices in `examples.llama.flops`, not
-    for CPUs. The figures go to a JSON file, with a picture beside it.
+    speed; nothing is saved. The utilization is known for the devices in
+    `examples.llama.run.flops`, not for CPUs. The figures go to a JSON file, with a picture beside
+    it.
     """
 
     optimizers: tuple[OptimizerName, ...] = tuple(OPTIMIZERS)

@@ -11,9 +11,8 @@ import optax
 from rich.console import Console
 
 import multinorm_optax as mo
-from examples.llama.builders import MATRIX, REST, Context
 from examples.llama.config import PresetName
-from examples.llama.optimizers import OPTIMIZERS, Optimizer
+from examples.llama.optimizers import MATRIX, OPTIMIZERS, REST, Context, Optimizer
 from examples.llama.presets import PRESETS
 from examples.measure.timing import REFERENCE, Turn, competitors, spread, take_turns, within
 

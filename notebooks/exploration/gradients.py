@@ -22,9 +22,8 @@ from examples.llama.config import (
     OptimizerConfig,
     Setup,
 )
-from examples.llama.model import Definition, Params, abstract_llama
+from examples.llama.model import LLAMA_RULES, Definition, Params, abstract_llama
 from examples.llama.presets import resolve
-from examples.llama.rules import LLAMA_RULES
 from examples.llama.step import initial_state, make_train_step, mean_loss_and_gradients
 from examples.llama.text.corpus import load_corpus
 

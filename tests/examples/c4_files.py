@@ -14,9 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from tokenizers.processors import TemplateProcessing
 
 from examples.llama.config import DataConfig
-from examples.llama.text.c4 import DocumentCorpus, folder_documents
-from examples.llama.text.data import PADDING
-from examples.llama.text.tokenizer import ByteTokenizer
+from examples.llama.text.documents import PADDING, DocumentCorpus, folder_documents
+from examples.llama.text.tokenizer import BYTES
 
 
 def documents(split: str, file: int, count: int) -> list[str]:
@@ -88,20 +87,18 @@ def t5_tokenizer() -> bytes:
     return tokenizer.to_str().encode()
 
 
-BYTES = ByteTokenizer()
 LENGTH = 48
 FILES, EACH = 4, 25
 TRAINING = [text for file in range(FILES) for text in documents("train", file, EACH)]
 
 
 def make_config(**options: Any) -> DataConfig:
-    """Rows of 48 bytes, from two streams."""
+    """Rows of 48 bytes."""
     return DataConfig(
         **{
             "batch_size": 5,
             "sequence_length": LENGTH,
             "shuffle_window": 16,
-            "streams": 2,
             "validation_rows": 10,
             **options,
         }

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, DataConfig, ModelConfig, Setup
-from examples.llama.text.c4 import DocumentCorpus
 from examples.llama.text.corpus import Corpus, load_corpus
+from examples.llama.text.documents import DocumentCorpus
 from tests.examples.c4_files import EACH, FILES, corpus_of, write_c4
 
 

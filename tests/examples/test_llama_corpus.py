@@ -1,7 +1,6 @@
 import io
-import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +10,24 @@ from rich.console import Console
 
 from examples.llama.config import CorpusConfig, DataConfig, InputError
 from examples.llama.text.corpus import load_corpus
-from examples.llama.text.data import training_batches, validation_rows
-from examples.llama.text.stdlib_text import ContiguousCorpus, is_validation, source_files
+from examples.llama.text.python_source import is_validation, source_files
+from examples.llama.text.tokens import TokenCorpus, cut_rows
 from tests.examples.c4_files import sentencepiece_model
 
 
-def load(config: CorpusConfig, vocabulary: int = 256) -> ContiguousCorpus:
+def load(config: CorpusConfig, vocabulary: int = 256) -> TokenCorpus:
     corpus = load_corpus(config, vocabulary, Console(file=io.StringIO()))
-    assert isinstance(corpus, ContiguousCorpus)
+    assert isinstance(corpus, TokenCorpus)
     return corpus
+
+
+def _tokens(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    (tokens,) = arrays.values()
+    return tokens
+
+
+def _length(corpus: TokenCorpus) -> tuple[int, int]:
+    return len(_tokens(corpus.train)), len(_tokens(corpus.validation))
 
 
 def test_files_are_listed_in_order_without_tests_and_packages(source_folder: Path) -> None:
@@ -29,8 +37,8 @@ def test_files_are_listed_in_order_without_tests_and_packages(source_folder: Pat
     assert all(path.parts[0].startswith("package") for path in files)
 
 
-def test_every_file_is_in_one_split_whole(source_folder: Path, corpus: ContiguousCorpus) -> None:
-    for held_out, tokens in ((False, corpus.train), (True, corpus.validation)):
+def test_every_file_is_in_one_split_whole(source_folder: Path, corpus: TokenCorpus) -> None:
+    for held_out, tokens in ((False, _tokens(corpus.train)), (True, _tokens(corpus.validation))):
         files = [path for path in source_files(source_folder) if is_validation(path) is held_out]
         assert tokens.dtype == np.uint8
         assert tokens.tobytes().split(b"\0") == [
@@ -44,10 +52,10 @@ def test_split_depends_on_the_path_alone() -> None:
     assert 60 < len(held_out) < 140
 
 
-def _load(config: CorpusConfig) -> tuple[ContiguousCorpus, str]:
+def _load(config: CorpusConfig) -> tuple[TokenCorpus, str]:
     console = Console(file=io.StringIO(), width=500)
     loaded = load_corpus(config, 300, console)
-    assert isinstance(loaded, ContiguousCorpus)
+    assert isinstance(loaded, TokenCorpus)
     return loaded, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -86,8 +94,8 @@ def test_damaged_cache_is_made_again(
     path.write_bytes(damage(whole))
     second, output = _load(config)
     assert second.name == first.name
-    np.testing.assert_array_equal(second.train, first.train)
-    np.testing.assert_array_equal(second.validation, first.validation)
+    np.testing.assert_array_equal(_tokens(second.train), _tokens(first.train))
+    np.testing.assert_array_equal(_tokens(second.validation), _tokens(first.validation))
     # bits of a zip file that say nothing of its content may differ
     assert f"{path} is damaged" in output or kind == "npz"
     assert kind == "npz" or path.read_bytes() == whole
@@ -103,13 +111,11 @@ def test_changed_files_are_another_corpus(source_folder: Path, tmp_path: Path) -
     content, times = changed.read_bytes(), changed.stat()
     changed.write_bytes(content + b"more")
     longer = load(config)
-    assert len(longer.train) + len(longer.validation) == (
-        len(before.train) + len(before.validation) + 4
-    )
+    assert sum(_length(longer)) == sum(_length(before)) + 4
     changed.write_bytes(b"X" + content[1:])
     os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
     other = load(config)
-    assert (len(other.train), len(other.validation)) == (len(before.train), len(before.validation))
+    assert _length(other) == _length(before)
     assert len({before.name, longer.name, other.name}) == 3
     changed.write_bytes(content)
     assert load(config).name == before.name
@@ -121,18 +127,12 @@ def test_folder_without_python_files_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-def test_rows_are_those_of_the_bytes(corpus: ContiguousCorpus) -> None:
-    config = DataConfig(batch_size=4, sequence_length=16, validation_rows=12)
-    for made, expected in zip(
-        itertools.islice(iter(corpus.training_batches(config)), 3),
-        iter(training_batches(corpus.train, config)),
-        strict=False,
-    ):
-        np.testing.assert_array_equal(made, expected)
-    np.testing.assert_array_equal(
-        corpus.validation_rows(config), validation_rows(corpus.validation, config)
+def test_validation_rows_are_those_of_the_bytes(corpus: TokenCorpus) -> None:
+    rows, bytes_per_token = corpus.validation_data(
+        DataConfig(sequence_length=16, validation_rows=0)
     )
-    assert corpus.validation_bytes_per_token(config) == 1
+    np.testing.assert_array_equal(rows, cut_rows(_tokens(corpus.validation), 16))
+    assert bytes_per_token == 1
 
 
 def _by_kind(source_folder: Path, folder: Path, kind: str) -> CorpusConfig:
@@ -147,7 +147,7 @@ def test_text_of_other_tokens_is_the_same_text(
 ) -> None:
     made = load(_by_kind(source_folder, tmp_path, kind), 400)
     tokenizer = made.tokenizer
-    for held_out, tokens in ((False, made.train), (True, made.validation)):
+    for held_out, tokens in ((False, _tokens(made.train)), (True, _tokens(made.validation))):
         files = [path for path in source_files(source_folder) if is_validation(path) is held_out]
         texts = [(source_folder / path).read_text() for path in files]
         if tokenizer.end is None:
@@ -159,10 +159,10 @@ def test_text_of_other_tokens_is_the_same_text(
             assert [tokenizer.decode(piece) for piece in pieces] == [
                 tokenizer.decode(tokenizer.encode(text)) for text in texts
             ]
-    assert made.train.dtype == (np.uint16 if tokenizer.vocabulary > 256 else np.uint8)
+    assert _tokens(made.train).dtype == (np.uint16 if tokenizer.vocabulary > 256 else np.uint8)
     if kind == "bpe":
         size = sum(len(text) for text in texts) + len(texts) - 1
-        assert made.validation_bytes_per_token(DataConfig()) == size / len(made.validation) > 1
+        assert made.bytes_per_token == size / len(_tokens(made.validation)) > 1
 
 
 def test_other_tokens_are_learned_and_cached_once(source_folder: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_other_tokens_are_learned_and_cached_once(source_folder: Path, tmp_path:
     second = load(config, 300)
     assert first.name == second.name
     assert sorted(tmp_path.glob("*.*")) == written
-    np.testing.assert_array_equal(first.train, second.train)
+    np.testing.assert_array_equal(_tokens(first.train), _tokens(second.train))
     assert load(config, 290).name != first.name != load(replace(config, tokenizer="bytes")).name
 
 

@@ -5,18 +5,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from examples.llama.config import DataConfig, InputError
-from examples.llama.text.data import (
-    PADDING,
-    cut_rows,
-    document_tokens,
-    pad_rows,
-    training_batches,
-    validation_rows,
-)
-from examples.llama.text.tokenizer import JsonTokenizer
+from examples.llama.text.documents import PADDING, document_tokens, pad_rows
+from examples.llama.text.tokenizer import json_tokenizer
+from examples.llama.text.tokens import TokenText, cut_rows
 from tests.examples.c4_files import LINES, t5_tokenizer
 
 TOKENS = np.arange(201, dtype=np.uint8)
+TEXT = TokenText("text", {"train": TOKENS}, {"validation": TOKENS}, 256)
 CONFIG = DataConfig(batch_size=4, sequence_length=10, validation_rows=0)
 
 
@@ -33,7 +28,7 @@ def test_text_shorter_than_a_row_is_refused() -> None:
 
 
 def _first(config: DataConfig, count: int) -> np.ndarray:
-    return np.stack(list(itertools.islice(iter(training_batches(TOKENS, config)), count)))
+    return np.stack(list(itertools.islice(iter(TEXT.training_batches(config)), count)))
 
 
 def test_order_is_a_function_of_the_data_seed() -> None:
@@ -50,14 +45,14 @@ def test_each_epoch_has_every_row_once_in_a_new_order() -> None:
 
 
 def test_validation_rows_are_spread_and_fixed() -> None:
-    some = validation_rows(TOKENS, DataConfig(sequence_length=10, validation_rows=4))
+    some, _ = TEXT.validation_data(DataConfig(sequence_length=10, validation_rows=4))
     np.testing.assert_array_equal(some[:, 0], [0, 50, 100, 150])
-    assert validation_rows(TOKENS, CONFIG).shape == (20, 11)
+    assert TEXT.validation_data(CONFIG)[0].shape == (20, 11)
 
 
 def test_more_validation_rows_than_there_are_is_refused() -> None:
     with pytest.raises(InputError, match=r"20 rows.*fewer than --validation-rows 21"):
-        validation_rows(TOKENS, DataConfig(sequence_length=10, validation_rows=21))
+        TEXT.validation_data(DataConfig(sequence_length=10, validation_rows=21))
 
 
 @pytest.mark.parametrize("length", [2, 7, 20, 30, 100])
@@ -65,7 +60,7 @@ def test_document_is_ended_cut_and_padded_as_t5_does_it(length: int) -> None:
     reference = Tokenizer.from_str(t5_tokenizer().decode())
     reference.enable_truncation(length)
     reference.enable_padding(length=length)
-    tokenizer = JsonTokenizer.from_bytes(t5_tokenizer())
+    tokenizer = json_tokenizer(t5_tokenizer())
     for text in (LINES[0], " ".join(LINES[:5]), "fox", ""):
         expected = reference.encode(text)
         tokens = document_tokens(tokenizer.encode(text), tokenizer.end, length)

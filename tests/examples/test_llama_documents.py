@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from examples.llama.config import InputError
-from examples.llama.text.c4 import folder_documents
+from examples.llama.text.documents import folder_documents
 from tests.examples.c4_files import (
     corpus_of,
     make_config,
@@ -48,7 +48,7 @@ def test_fault_in_a_file_is_reported_with_its_place(tmp_path: Path, split: str, 
     corpus = corpus_of(tmp_path)
     read: dict[str, Callable[[], Any]] = {
         "train": lambda: texts(corpus, 50),
-        "validation": lambda: corpus.validation_rows(make_config(validation_rows=0)),
+        "validation": lambda: corpus.validation_data(make_config(validation_rows=0))[0],
     }
     with pytest.raises(InputError, match=str(path) + ".*" + message):
         read[split]()

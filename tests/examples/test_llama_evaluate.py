@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from examples.llama.config import ModelConfig, Precision
 from examples.llama.loss import Validation, make_validate, predicted, token_losses
 from examples.llama.model import Params, abstract_llama, init_llama
-from examples.llama.text.data import pad_rows
+from examples.llama.text.documents import pad_rows
 
 LENGTHS = (17, 9, 2, 17, 5, 1, 12)
 """Tokens of each row; the row of one token predicts nothing."""

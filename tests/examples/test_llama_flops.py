@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from examples.llama import flops
 from examples.llama.config import ModelConfig
 from examples.llama.model import abstract_llama
 from examples.llama.presets import PRESETS
+from examples.llama.run import flops
 
 
 @pytest.mark.parametrize("preset", ["cpu", "60m", "7b"])

@@ -7,13 +7,13 @@ import pytest
 from examples.llama.config import InputError, ModelConfig
 from examples.llama.generate import generate
 from examples.llama.model import Params, abstract_llama, init_llama
-from examples.llama.text.tokenizer import ByteTokenizer
+from examples.llama.text.tokenizer import BYTES
 
 
 def _generate(model: ModelConfig, params: Params, prompt: str = "def ", **options: float) -> str:
     definition, _ = abstract_llama(model)
     options = {"length": 20, "window": 8} | options
-    return generate(definition, params, ByteTokenizer(), prompt=prompt, **options)  # type: ignore[arg-type]
+    return generate(definition, params, BYTES, prompt=prompt, **options)  # type: ignore[arg-type]
 
 
 def _always(model: ModelConfig, token: int) -> Params:
@@ -53,7 +53,7 @@ def test_bytes_that_cannot_be_shown_are_replaced(tiny_model: ModelConfig) -> Non
 
 
 def test_text_ends_where_the_model_ends_it(tiny_model: ModelConfig) -> None:
-    assert ByteTokenizer.end == 0
+    assert BYTES.end == 0
     assert _generate(tiny_model, _always(tiny_model, 0)) == "def "
 
 

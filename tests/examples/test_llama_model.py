@@ -10,9 +10,8 @@ from flax import nnx, traverse_util
 
 import multinorm_optax as mo
 from examples.llama.config import InputError, ModelConfig, Precision, PresetName
-from examples.llama.model import Params, abstract_llama, init_llama, rotate_positions
+from examples.llama.model import LLAMA_RULES, Params, abstract_llama, init_llama, rotate_positions
 from examples.llama.presets import PRESETS
-from examples.llama.rules import LLAMA_RULES
 
 
 def _forward(config: ModelConfig) -> Callable[[Params, jax.Array], jax.Array]:

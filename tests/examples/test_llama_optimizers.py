@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import multinorm_optax as mo
-from examples.llama.builders import MATRIX, REST, Context, per_layer
 from examples.llama.config import (
     InputError,
     ModelConfig,
@@ -21,10 +20,9 @@ from examples.llama.config import (
     PresetName,
     Setup,
 )
-from examples.llama.model import abstract_llama, init_llama
-from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
+from examples.llama.model import LLAMA_RULES, abstract_llama, init_llama
+from examples.llama.optimizers import BASE_OPTIMIZERS, MATRIX, OPTIMIZERS, REST, Context, per_layer
 from examples.llama.presets import PRESETS, resolve
-from examples.llama.rules import LLAMA_RULES
 from examples.llama.schedule import make_optimizer, peak_rates, schedule, scheduled_rates
 from tests.examples.trajectories import BATCHES, COMBINED, experiment_of, trajectory
 

@@ -89,7 +89,7 @@ LINES = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25}]
 def test_lines_cut_anywhere_are_those_before_the_cut(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_lines(path) == []
-    with MetricsLog(path) as log:
+    with MetricsLog(path, "") as log:
         for line in LINES:
             log.write(line)
     content = path.read_bytes()
@@ -112,11 +112,11 @@ def test_what_is_not_json_is_named(tmp_path: Path, bad: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (b"[]", "a list"),
-        (b"null", "null"),
-        (b"7", "a number"),
-        (b'"a"', "a string"),
-        (b"true", "a truth value"),
+        (b"[]", r"holds \[\], not"),
+        (b"null", "holds null, not"),
+        (b"7", "holds 7, not"),
+        (b'"a"', 'holds "a", not'),
+        (b"true", "holds true, not"),
         (b'{"a": NaN}', "no NaN"),
         (b'{"a": -Infinity}', "no -Infinity"),
         (b"[" * 100_000, "is not JSON"),

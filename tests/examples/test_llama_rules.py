@@ -4,8 +4,7 @@ import pytest
 
 import multinorm_optax as mo
 from examples.llama.config import ModelConfig
-from examples.llama.model import abstract_llama
-from examples.llama.rules import LLAMA_RULES, llama_blocks
+from examples.llama.model import LLAMA_RULES, abstract_llama, llama_blocks
 from multinorm_optax._baselines.adam_mini.blocks import resolve_blocks
 
 QUERY = "layers/attention/query/kernel"

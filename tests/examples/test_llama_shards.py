@@ -12,11 +12,10 @@ from examples.llama.text.corpus import load_corpus
 from examples.llama.text.shards import (
     MAGIC,
     VERSION,
-    ShardCorpus,
-    ShardRows,
     open_shard,
     shard_tokens,
 )
+from examples.llama.text.tokens import Rows, TokenCorpus
 from examples.measure.study.plan import CELLS
 from examples.measure.study.points import Rates
 from examples.measure.study.runs import Trial
@@ -45,9 +44,8 @@ def tokens_of(path: Path) -> np.ndarray:
 
 
 def test_rows_are_those_of_the_shards_in_turn(folder: Path) -> None:
-    paths = sorted(folder.glob("*train*"))
-    rows = ShardRows(paths, 8, VOCABULARY)
-    first, second = map(tokens_of, paths)
+    rows = Rows(shard_tokens(folder, VOCABULARY).train, 8, VOCABULARY)
+    first, second = map(tokens_of, sorted(folder.glob("*train*")))
     assert len(rows) == 11 + 6
     np.testing.assert_array_equal(rows[1], first[8:17])
     np.testing.assert_array_equal(rows[10], first[80:89])
@@ -65,14 +63,14 @@ def test_batches_hold_every_row_once_in_an_epoch(folder: Path) -> None:
     tokens = shard_tokens(folder, VOCABULARY)
     batches = iter(tokens.training_batches(DATA))
     found = np.concatenate([next(batches) for _ in range(8)])
-    rows = [tuple(row) for row in ShardRows(tokens.train, 8, VOCABULARY)]
+    rows = [tuple(row) for row in Rows(tokens.train, 8, VOCABULARY)]
     assert len({tuple(row) for row in found}) == 16
     assert {tuple(row) for row in found} < set(rows)
 
 
 def test_validation_rows_are_spread_evenly(folder: Path) -> None:
     tokens = tokens_of(folder / "a_val_000000.bin")
-    rows = shard_tokens(folder, VOCABULARY).validation_rows(DATA)
+    rows = shard_tokens(folder, VOCABULARY).validation_data(DATA)[0]
     np.testing.assert_array_equal(rows, [tokens[8 * k : 8 * k + 9] for k in (0, 2, 4)])
 
 
@@ -111,7 +109,7 @@ def test_token_beyond_the_vocabulary_is_named(folder: Path) -> None:
     tokens[36] = 777
     write_shard(folder / "a_val_000000.bin", tokens)
     with pytest.raises(InputError, match=r"val_000000.bin: token 36 has id 777.* only 500"):
-        shard_tokens(folder, VOCABULARY).validation_rows(DATA)
+        shard_tokens(folder, VOCABULARY).validation_data(DATA)[0]
     tokens = tokens_of(folder / "a_train_000001.bin").copy()
     tokens[:] = 60_000
     write_shard(folder / "a_train_000001.bin", tokens)
@@ -136,10 +134,10 @@ def test_trainer_knows_the_bytes_of_a_token(folder: Path) -> None:
     tokenizer.save(str(path))
     config = CorpusConfig(text=str(folder), tokenizer=str(path), cache=folder)
     corpus = load_corpus(config, VOCABULARY, Console(file=io.StringIO()))
-    assert isinstance(corpus, ShardCorpus)
-    rows = corpus.validation_rows(DATA)[:, 1:]
+    assert isinstance(corpus, TokenCorpus)
+    rows = corpus.validation_data(DATA)[0][:, 1:]
     text = [" ".join(f"w{token}" for token in row) for row in rows.tolist()]
-    assert corpus.validation_bytes_per_token(DATA) == sum(map(len, text)) / rows.size
+    assert corpus.validation_data(DATA)[1] == sum(map(len, text)) / rows.size
 
 
 def test_study_trains_on_shards(tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples.llama.config import InputError
-from examples.llama.text.c4 import DocumentCorpus
+from examples.llama.text.documents import DocumentCorpus
 from tests.examples.c4_files import (
     EACH,
-    FILES,
     TRAINING,
     corpus_of,
     documents,
@@ -39,7 +38,7 @@ def test_order_is_a_function_of_the_data_seed(c4: DocumentCorpus) -> None:
 
 
 def test_without_a_window_files_are_read_in_a_new_order_each_epoch(c4: DocumentCorpus) -> None:
-    read = texts(c4, 500, streams=1, shuffle_window=1)
+    read = texts(c4, 500, shuffle_window=1)
     orders = set()
     for start in range(0, 500, 100):
         order = [int(text.split()[1]) for text in read[start : start + 100 : EACH]]
@@ -50,35 +49,23 @@ def test_without_a_window_files_are_read_in_a_new_order_each_epoch(c4: DocumentC
     assert len(orders) > 1
 
 
-def test_rows_come_from_the_streams_in_turn(c4: DocumentCorpus) -> None:
-    read = texts(c4, 100, streams=9, shuffle_window=1)
-    for stream in range(FILES):
-        (file,) = {int(text.split()[1]) for text in read[stream::FILES]}
-        assert read[stream::FILES] == documents("train", file, EACH)
-
-
-def test_a_window_holds_its_share_of_documents(c4: DocumentCorpus) -> None:
-    read = texts(c4, 100, streams=4, shuffle_window=20)
-    for stream in range(4):
-        numbers = [int(text.split()[2]) for text in read[stream::4]]
-        for start in range(0, EACH, 5):
-            assert sorted(numbers[start : start + 5]) == list(range(start, start + 5))
-        assert numbers != sorted(numbers)
+def test_a_window_holds_its_documents(c4: DocumentCorpus) -> None:
+    read, in_order = texts(c4, 100, shuffle_window=20), texts(c4, 100, shuffle_window=1)
+    for start in range(0, 100, 20):
+        assert sorted(read[start : start + 20]) == sorted(in_order[start : start + 20])
+        assert read[start : start + 20] != in_order[start : start + 20]
 
 
 @settings(max_examples=30, deadline=None)
 @given(
     before=st.integers(0, 45),
-    streams=st.sampled_from([1, 2, 3, 4]),
     window=st.sampled_from([1, 7, 40, 1000]),
     batch_size=st.sampled_from([1, 3, 8]),
 )
 def test_a_saved_iterator_goes_on_as_if_nothing_had_happened(
-    c4: DocumentCorpus, before: int, streams: int, window: int, batch_size: int
+    c4: DocumentCorpus, before: int, window: int, batch_size: int
 ) -> None:
-    batches = c4.training_batches(
-        make_config(streams=streams, shuffle_window=window, batch_size=batch_size)
-    )
+    batches = c4.training_batches(make_config(shuffle_window=window, batch_size=batch_size))
     first = iter(batches)
     for _ in range(before):
         next(first)
@@ -98,7 +85,7 @@ def test_a_saved_iterator_goes_on_as_if_nothing_had_happened(
 
 def test_a_file_that_lost_lines_since_the_checkpoint_is_noticed(tmp_path: Path) -> None:
     corpus = corpus_of(write_c4(tmp_path, [30], [1]))
-    batches = corpus.training_batches(make_config(batch_size=1, streams=1, shuffle_window=5))
+    batches = corpus.training_batches(make_config(batch_size=1, shuffle_window=5))
     first = iter(batches)
     for _ in range(23):
         next(first)

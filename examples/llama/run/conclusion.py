@@ -1,7 +1,7 @@
 """What a finished run leaves: a sample of text, a picture, a summary."""
 
+import json
 import statistics
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,17 +10,16 @@ from rich.panel import Panel
 from rich.text import Text
 
 import multinorm_optax as mo
-from examples.llama.builders import MATRIX
 from examples.llama.config import Experiment
 from examples.llama.generate import generate
 from examples.llama.loss import Validation
-from examples.llama.model import Definition, Params
-from examples.llama.rules import LLAMA_RULES
+from examples.llama.model import LLAMA_RULES, Definition, Params
+from examples.llama.optimizers import MATRIX
 from examples.llama.run.environment import machine, versions
-from examples.llama.run.folder import RunFolder, read_metrics
+from examples.llama.run.folder import RunFolder
 from examples.llama.run.options import as_json
-from examples.llama.run.plot import plot_run
-from examples.llama.run.processes import is_main_process
+from examples.llama.run.plot import Curve, plot_run
+from examples.llama.run.records import write_json
 from examples.llama.schedule import make_optimizer
 from examples.llama.text.corpus import Corpus
 
@@ -33,18 +32,17 @@ def conclude(
     params: Params,
     corpus: Corpus,
     folder: RunFolder,
+    metrics: str,
     console: Console,
 ) -> None:
     """Sample, draw, and write the summary last, which marks the run as finished.
 
-    Of several processes, each has a part of the weights only and one writes: there is no sample
-    then; `examples.llama.generate` makes one.
+    `metrics` are the lines that the last checkpoint kept. Of several processes, each has a part of
+    the weights only: there is no sample then; `examples.llama.generate` makes one.
     """
-    if not is_main_process():
-        return
     name = experiment.optimizer.name
     total = experiment.setup.steps
-    lines = read_metrics(folder.metrics)
+    lines = [json.loads(line) for line in metrics.splitlines()]
     steps = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation_loss" in line]
     assert validations[-1]["step"] == total
@@ -61,18 +59,16 @@ def conclude(
     plot_run(
         folder.picture,
         f"{name}: {result}",
-        ([line["tokens"] for line in steps], [line["loss"] for line in steps]),
-        (
-            [line["tokens"] for line in validations],
-            [line["validation_loss"] for line in validations],
-        ),
+        _curve(steps, "loss"),
+        _curve(validations, "validation_loss"),
     )
     optimizer = make_optimizer(experiment.optimizer, experiment.setup)
     audit = mo.audit(params, optimizer, axes=LLAMA_RULES)
-    speed = statistics.median(line["tokens_per_second"] for line in steps) if steps else None
+    speed = statistics.median(line["tokens_per_second"] for line in steps)
+    last_tenth = steps[-max(1, total // 10) :]
     summary = {
         "run": folder.identity().run,
-        "train_loss": _loss_of_last_tenth(steps, total),
+        "train_loss": statistics.fmean(line["loss"] for line in last_tenth),
         **result.as_json(),
         "steps": total,
         "tokens": total * experiment.setup.data.tokens_per_step,
@@ -88,19 +84,15 @@ def conclude(
         "versions": versions(),
         "machine": machine(),
     }
-    folder.finish(summary)
+    write_json(folder.summary, summary)  # which marks the run as finished
     if sample is not None:
         console.print(Panel(Text(sample), title="sample", title_align="left"))
     console.print(audit.summary(), soft_wrap=True)
     console.print(
-        f"{name}: {result}; {'unknown' if speed is None else f'{speed:,.0f}'} tokens/s, "
-        f"{summary['seconds']:.0f} s; see {folder.path}",
+        f"{name}: {result}; {speed:,.0f} tokens/s, {summary['seconds']:.0f} s; see {folder.path}",
         soft_wrap=True,
     )
 
 
-def _loss_of_last_tenth(steps: Sequence[Mapping[str, Any]], total: int) -> float | None:
-    """The mean training loss of the last tenth of all steps; None if one of them is missing."""
-    wanted = max(1, total // 10)
-    losses = [line["loss"] for line in steps if line["step"] > total - wanted]
-    return statistics.fmean(losses) if len(losses) == wanted else None
+def _curve(lines: list[dict[str, Any]], name: str) -> Curve:
+    return [line["tokens"] / 1e6 for line in lines], [line[name] for line in lines]

@@ -11,9 +11,8 @@ damaged/        checkpoints that could not be used
 lock            the process that is writing
 """
 
-import hashlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,10 @@ from examples.llama.config import CorpusConfig, Experiment
 from examples.llama.run.lock import LOCK, LockedFolder
 from examples.llama.run.options import InputError, as_json
 from examples.llama.run.records import (
+    check_types,
     is_unfinished,
     read_json,
     read_lines,
-    write_atomically,
     write_json,
 )
 from examples.llama.text.corpus import Corpus
@@ -42,7 +41,6 @@ def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False)
     config = as_json(experiment)
     config["setup"]["schedule_steps"] = experiment.setup.length_of_schedule
     config["setup"]["warm_up_steps"] = experiment.setup.warm_up
-    del config["setup"]["data"]["workers"]  # the rows are the same with any number of them
     config |= {"corpus": corpus.name, "tokenizer": corpus.tokenizer.name}
     return config | ({"layerwise": True} if layerwise else {})
 
@@ -70,19 +68,15 @@ class RunFolder(LockedFolder):
         Raises:
             ConfigMismatchError: the folder was not made by a run.
         """
-        contents = {path.name for path in self._contents()}
+        contents = set()
+        if self.path.exists():  # without what a killed process left
+            contents = {p.name for p in self.path.iterdir() if not is_unfinished(p)} - {LOCK}
         if not fresh and contents and self.config.name not in contents:
             raise ConfigMismatchError(
                 f"{self.path} is not empty, and has no config.json of a run. Choose another folder "
                 f"with --run-dir, or add --fresh, which moves this one aside."
             )
         return super().lock(fresh=fresh)
-
-    def _contents(self) -> list[Path]:
-        """What is in the folder, without what a killed process left."""
-        if not self.path.exists():
-            return []
-        return [p for p in self.path.iterdir() if p.name != LOCK and not is_unfinished(p)]
 
     def claim(
         self, config: dict[str, Any], source: CorpusConfig, *, accept_changed_text: bool = False
@@ -100,15 +94,15 @@ class RunFolder(LockedFolder):
         """
         if not self.config.exists():
             write_json(self.config, config | {"run": secrets.token_hex(8), "earlier_texts": []})
-        stored = read_json(self.config)
-        check_types(str(self.config), stored, _CONFIG)
+        stored = self._stored()
         beside = {name: stored[name] for name in _BESIDE}
         difference = _difference(stored, config | beside)
         texts = [*stored["earlier_texts"], stored["corpus"]]
         if accept_changed_text and "corpus" in difference:
             del difference["corpus"]
             beside["earlier_texts"] = texts
-        if _steps(config) > _steps(stored):
+        before = stored["setup"].get("steps")
+        if isinstance(before, int) and config["setup"]["steps"] > before:
             difference.pop("setup.steps", None)
         if difference:
             raise ConfigMismatchError(self._mismatch(difference))
@@ -119,10 +113,14 @@ class RunFolder(LockedFolder):
 
     def identity(self) -> Identity:
         """Who the run is, as config.json has it."""
-        stored = read_json(self.config)
-        check_types(str(self.config), stored, _CONFIG)
+        stored = self._stored()
         config = {name: value for name, value in stored.items() if name not in _BESIDE}
         return Identity(stored["run"], config, [*stored["earlier_texts"], stored["corpus"]])
+
+    def _stored(self) -> dict[str, Any]:
+        stored = read_json(self.config)
+        check_types(str(self.config), stored, _CONFIG)
+        return stored
 
     def _mismatch(self, difference: Mapping[str, tuple[Any, Any]]) -> str:
         lines = [
@@ -141,44 +139,6 @@ class RunFolder(LockedFolder):
             f"moves the folder aside."
         )
 
-    def cut_back(
-        self, step: int, mark: Mapping[str, Any], report: Callable[[str], None]
-    ) -> tuple[float, bool]:
-        """Drop the metrics after `step`, which will be measured anew.
-
-        Args:
-            step: the step of the checkpoint from which the run continues, 0 for the beginning.
-            mark: what `MetricsLog.sync` gave before it was saved.
-            report: is told which lines are missing.
-
-        Returns:
-            Seconds that the run took up to then, and whether the lines are those of the mark. If
-            they are not, a validation of this step is dropped too: it is to be computed again.
-        """
-        content = self.metrics.read_bytes() if self.metrics.exists() else b""
-        count = mark.get("lines", 0)
-        lines = content.split(b"\n")[:-1][:count]
-        whole = _digest(lines) == mark.get("sha256", _digest([]))
-        if not whole:
-            records = [r for r in read_metrics(self.metrics) if r["step"] <= step]
-            if len(records) >= count:
-                raise InputError(
-                    f"{self.metrics} was changed: its lines up to step {step} are not those that "
-                    f"were written before the checkpoint of this step was saved; put back a whole "
-                    f"copy, or move it aside and the run goes on without it"
-                )
-            report(
-                f"{self.metrics} lacks lines from before the checkpoint of step {step}: the losses "
-                f"of {_steps_without(records, step)}. They are lost; the weights are whole"
-            )
-            lines = [
-                line
-                for line, record in zip(lines, records, strict=False)
-                if record["step"] < step or "loss" in record
-            ]
-        write_atomically(self.metrics, lambda file: file.writelines(line + b"\n" for line in lines))
-        return mark.get("elapsed_seconds", 0.0), whole
-
     def result(self, steps: int) -> dict[str, Any] | None:
         """The summary of a run that finished after `steps` steps, else None."""
         if not self.summary.exists():
@@ -192,10 +152,6 @@ class RunFolder(LockedFolder):
         check_types(str(self.summary), summary, _SUMMARY)
         return summary if summary["steps"] == steps else None
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary, which marks the run as finished."""
-        write_json(self.summary, summary)
-
 
 _NUMBER = (int, float)
 _OPTIONAL = (int, float, type(None))
@@ -205,58 +161,23 @@ _STEP = _WHERE | {"loss": _NUMBER, "tokens_per_second": _NUMBER}
 _BESIDE = {"run": (str,), "earlier_texts": (list,)}
 _CONFIG = _BESIDE | {"corpus": (str,), "tokenizer": (str,), "optimizer": (dict,), "setup": (dict,)}
 _SUMMARY = _VALIDATION | {
-    "train_loss": _OPTIONAL,
+    "train_loss": _NUMBER,
     "steps": (int,),
     "tokens": (int,),
     "parameter_bytes": (int,),
     "state_bytes": (int,),
     "state_bytes_matrices": (int,),
-    "tokens_per_second": _OPTIONAL,
+    "tokens_per_second": _NUMBER,
 }
-
-
-def check_types(
-    what: str, values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
-) -> None:
-    """Check that all of these are there."""
-    for name, allowed in types.items():
-        if name not in values or type(values[name]) not in allowed:
-            found = f"the value {values[name]!r}" if name in values else "no value"
-            raise InputError(
-                f"{what} has {found} for {name}; put back a whole copy of it, or move it aside and "
-                f"try again"
-            )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read metrics.jsonl; a last line cut short by a crash is left out."""
     records = read_lines(path)
-    last = (0, False)
     for number, record in enumerate(records, start=1):
-        is_step = "loss" in record
-        check_types(f"{path}, line {number}", record, _STEP if is_step else _WHERE | _VALIDATION)
-        place = (record["step"], not is_step)
-        if place <= last:
-            raise InputError(
-                f"{path}, line {number} is of step {place[0]}, but comes after step {last[0]}; put "
-                f"back a whole copy of it, or move it aside and try again"
-            )
-        last = place
+        types = _STEP if "loss" in record else _WHERE | _VALIDATION
+        check_types(f"{path}, line {number}", record, types)
     return records
-
-
-def _digest(lines: Sequence[bytes]) -> str:
-    return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
-
-
-def _steps_without(records: Sequence[Mapping[str, Any]], last: int) -> str:
-    """The steps up to `last` without a loss, in words."""
-    missing = sorted(set(range(1, last + 1)) - {r["step"] for r in records if "loss" in r})
-    if not missing:
-        return "a validation"
-    if len(missing) == 1:
-        return f"step {missing[0]}"
-    return f"{len(missing)} steps, {missing[0]} to {missing[-1]}"
 
 
 def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -266,9 +187,3 @@ def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tup
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)  # an option that is new may be left out
     }
-
-
-def _steps(config: Mapping[str, Any]) -> int:
-    """The number of steps of a configuration, 0 if it has none."""
-    steps = config["setup"].get("steps")
-    return steps if isinstance(steps, int) else 0

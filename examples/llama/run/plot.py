@@ -19,21 +19,9 @@ def style(axes: Axes, x_label: str, y_label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _figure(x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    style(axes, x_label, y_label)
-    axes.set_title(title, loc="left", fontsize=11)
-    return figure, axes
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG file, whole or not at all."""
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
-
-
-def _millions(tokens: Sequence[float]) -> list[float]:
-    return [value / 1e6 for value in tokens]
 
 
 def show_from(axes: Axes, curves: Sequence[Curve], share: float) -> None:
@@ -50,10 +38,13 @@ def show_from(axes: Axes, curves: Sequence[Curve], share: float) -> None:
 
 
 def plot_run(path: Path, title: str, train: Curve, validation: Curve) -> None:
-    """Draw training and validation loss against tokens."""
-    figure, axes = _figure("million tokens", "loss (nats per byte)", title)
-    axes.plot(_millions(train[0]), train[1], linewidth=0.8, alpha=0.55, label="training, each step")
-    axes.plot(_millions(validation[0]), validation[1], "o-", markersize=4, label="validation")
+    """Draw training and validation loss against millions of tokens."""
+    figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    style(axes, "million tokens", "loss (nats per token)")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.plot(*train, linewidth=0.8, alpha=0.55, label="training, each step")
+    axes.plot(*validation, "o-", markersize=4, label="validation")
     show_from(axes, [train, validation], 0.03)
     axes.legend(frameon=False)
     save(figure, path)

@@ -6,14 +6,13 @@ or what is in a folder, is therefore shared before it decides anything. With one
 costs nothing.
 """
 
+import asyncio
 import contextlib
 import functools
 import json
 import math
 import os
-import socket
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -102,19 +101,16 @@ def leaving_together() -> Iterator[None]:
     """End this process with a line if one of the others ends while they compute together."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, OSError) as error:
         if jax.process_count() == 1:
             raise
-        print(
-            f"Stopped: another process is gone ({str(error).splitlines()[0][:200]}). The "
-            f"checkpoints are whole; start all processes again to go on",
-            flush=True,
+        line = (
+            f"Error: {fault(error)}"
+            if isinstance(error, OSError)
+            else f"Stopped: another process is gone ({str(error).splitlines()[0][:200]}). The "
+            f"checkpoints are whole; start all processes again to go on"
         )
-        leave(LOST)
-    except OSError as error:
-        if jax.process_count() == 1:
-            raise
-        print(f"Error: {fault(error)}", flush=True)
+        print(line, flush=True)
         leave(LOST)
 
 
@@ -130,26 +126,23 @@ def from_main_process(action: Callable[[], Any]) -> Any:
     """
     if jax.process_count() == 1:
         return action()
-    failure, answer = None, {}
+    failure: Exception | None = None
+    answer: dict[str, Any] = {}
     if is_main_process():
         try:
-            answer = {"result": action()}
+            answer["result"] = action()
         except Exception as error:
-            failure, answer = error, {"failure": str(error)}
-    answer = _from_main_process(answer)
+            failure, answer["failure"] = error, str(error)
+    text = json.dumps(answer).encode()
+    # all processes have to bring an array of the same size, so the size comes first
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.frombuffer(text[:size].ljust(size), np.uint8)
+    answer = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
     if failure is not None:
         raise failure
     if "failure" in answer:
         raise InputError(f"process 0 ended: {answer['failure']}")
     return answer["result"]
-
-
-def _from_main_process(value: Any) -> Any:
-    text = json.dumps(value).encode()
-    # all processes have to bring an array of the same size, so the size comes first
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    padded = np.frombuffer(text[:size].ljust(size), np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
 class Agreement:
@@ -183,10 +176,8 @@ class Agreement:
 
 def _any_process(flag: bool) -> jax.Array:
     """Whether a flag is set on any process; dispatched, not awaited."""
-    sharding, reduce = _reduction()
-    flags = jax.make_array_from_callback(
-        (jax.device_count(),), sharding, lambda _: np.array([flag])
-    )
+    apart, reduce = _reduction()
+    flags = jax.make_array_from_callback((jax.device_count(),), apart, lambda _: np.array([flag]))
     return reduce(flags)
 
 
@@ -199,74 +190,65 @@ def _reduction() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
 
 _GO = b"go"
 _PAUSE = 0.2
-_SECONDS_TO_SPEAK = 5
 
 
 def meet(host: str, port: int, processes: int, number: int, seconds: float) -> None:
-    """Wait until all processes are there, for a time."""
+    """Wait until all processes are there, for a time; JAX itself would abort without their names.
+
+    The others tell process 0 their numbers, and wait for its word. Whoever says anything else is
+    no process of this run.
+    """
+    present: dict[int, asyncio.StreamWriter] = {}
+
+    async def gather() -> None:
+        complete = asyncio.Event()
+        arrived: list[asyncio.StreamWriter] = []
+
+        async def arrive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            arrived.append(writer)
+            said = (await reader.readline()).strip()
+            if said.isdigit() and 0 < int(said) < processes:
+                present[int(said)] = writer  # in place of the one before, if it was started again
+            if len(present) == processes - 1:
+                complete.set()
+
+        server = await asyncio.start_server(arrive, port=port)
+        try:
+            await complete.wait()
+            for writer in present.values():
+                writer.write(_GO)
+        finally:
+            server.close()
+            for writer in arrived:
+                writer.close()
+            closed = (writer.wait_closed() for writer in arrived)
+            await asyncio.gather(*closed, return_exceptions=True)
+
+    async def join() -> None:
+        while True:
+            with contextlib.suppress(OSError):  # it is not there yet, or not any more
+                reader, writer = await asyncio.open_connection(host, port)
+                with contextlib.closing(writer):
+                    writer.write(f"{number}\n".encode())
+                    if await reader.read(len(_GO)) == _GO:
+                        return
+            await asyncio.sleep(_PAUSE)
+
+    async def wait() -> None:
+        await asyncio.wait_for(join() if number else gather(), seconds)
+
     if processes == 1:
         return
-    deadline = time.monotonic() + seconds
-    if number == 0:
-        _gather(host, port, processes, deadline, seconds)
-    else:
-        _join(host, port, number, deadline, seconds)
-
-
-def _gather(host: str, port: int, processes: int, deadline: float, seconds: float) -> None:
-    present: dict[int, socket.socket] = {}
     try:
-        with socket.create_server(("", port)) as server:
-            while missing := sorted(set(range(1, processes)) - present.keys()):
-                server.settimeout(max(0.01, deadline - time.monotonic()))
-                try:
-                    connection, _ = server.accept()
-                except TimeoutError:
-                    raise InputError(
-                        f"{len(missing)} of {processes} processes did not come to {host}:{port} "
-                        f"within {seconds:g} seconds: --process-id "
-                        f"{', '.join(map(str, missing))}; start the same command there too, or "
-                        f"wait longer with --join-timeout"
-                    ) from None
-                number = _number(connection)
-                if number is None or not 0 < number < processes:
-                    connection.close()
-                    continue
-                if number in present:  # it was started again
-                    present[number].close()
-                present[number] = connection
-        for connection in present.values():
-            connection.sendall(_GO)
-    finally:
-        for connection in present.values():
-            connection.close()
-
-
-def _number(connection: socket.socket) -> int | None:
-    """The number that a process says; None for anybody else."""
-    connection.settimeout(_SECONDS_TO_SPEAK)
-    try:
-        said = connection.recv(100).decode(errors="replace").strip()
-    except OSError:
-        return None
-    return int(said) if said.isascii() and said.isdecimal() else None
-
-
-def _join(host: str, port: int, number: int, deadline: float, seconds: float) -> None:
-    while True:
-        try:
-            left = max(0.01, deadline - time.monotonic())
-            with socket.create_connection((host, port), timeout=left) as connection:
-                connection.sendall(f"{number}\n".encode())
-                connection.settimeout(left)
-                if connection.recv(len(_GO)) == _GO:
-                    return
-        except OSError:
-            pass  # it is not there yet, or not any more
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"process {number} was not joined by all others at {host}:{port} within "
-                f"{seconds:g} seconds; process 0, --process-id 0, says who is missing, if it is "
-                f"there; wait longer with --join-timeout"
-            )
-        time.sleep(_PAUSE)
+        asyncio.run(wait())
+    except TimeoutError:
+        missing = sorted(set(range(1, processes)) - present.keys())
+        raise InputError(
+            f"process {number} was not joined by all others at {host}:{port} within {seconds:g} "
+            f"seconds; process 0, --process-id 0, says who is missing, if it is there; wait longer "
+            f"with --join-timeout"
+            if number
+            else f"{len(missing)} of {processes} processes did not come to {host}:{port} within "
+            f"{seconds:g} seconds: --process-id {', '.join(map(str, missing))}; start the same "
+            f"command there too, or wait longer with --join-timeout"
+        ) from None

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from examples.llama.config import Experiment
-from examples.llama.flops import utilization
 from examples.llama.loss import Validation
 from examples.llama.mesh import Placement
 from examples.llama.model import abstract_llama
+from examples.llama.run.flops import utilization
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """The record of a run: metrics.jsonl, and everything else that gets its lines."""
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from rich.console import Console
 
@@ -16,24 +15,25 @@ from examples.llama.run.folder import RunFolder
 from examples.llama.run.processes import is_main_process
 from examples.llama.run.profile import profile_steps
 from examples.llama.run.progress import Reporter, Step, Validated
-from examples.llama.run.records import naming
-from examples.llama.run.tracking import Log, track
+from examples.llama.run.records import naming, write_atomically
+from examples.llama.run.tracking import track
 from examples.llama.schedule import scheduled_rates
 
 
 class MetricsLog:
-    """Appends a JSON line per event; use it as a context manager."""
+    """Appends a JSON line per event to a file that begins with `text`; use it as a context manager.
 
-    def __init__(self, path: Path):
-        """Name the file."""
-        self._path = path
+    `text` is what a checkpoint kept: the file follows from it, whatever became of the file before.
+    """
+
+    def __init__(self, path: Path, text: str):
+        self._path, self._kept = path, [text]
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "MetricsLog":
+        write_atomically(self._path, lambda file: file.write(self._kept[0].encode()))
         with naming(self._path):
             self._file = self._path.open("ab")
-            content = self._path.read_bytes()
-        self._digest, self._lines = hashlib.sha256(content), content.count(b"\n")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
@@ -45,71 +45,27 @@ class MetricsLog:
     def write(self, line: dict[str, Any]) -> None:
         """Append one line."""
         assert self._file is not None
-        content = json.dumps(line, allow_nan=False).encode() + b"\n"
+        added = json.dumps(line, allow_nan=False) + "\n"
         with naming(self._path):
-            self._file.write(content)
+            self._file.write(added.encode())
             self._file.flush()
-        self._digest.update(content)
-        self._lines += 1
+        self._kept.append(added)
 
-    def sync(self) -> dict[str, Any]:
-        """Write through to the disk; return the mark that tells these lines from any others."""
+    def sync(self) -> str:
+        """Write through to the disk; return all lines."""
         assert self._file is not None
         with naming(self._path):
             os.fsync(self._file.fileno())
-        return {"lines": self._lines, "sha256": self._digest.hexdigest()}
+        return "".join(self._kept)
 
 
-class Recording:
-    """Takes what happened, in order; this one shows and keeps nothing."""
+class Recording(NamedTuple):
+    """Takes what happened, in order."""
 
-    def __call__(self, event: Step | Validated) -> None:
-        """Show and record an event."""
-
-    def sync(self) -> dict[str, Any]:
-        """Write the record through to the disk; return its mark, which a checkpoint keeps."""
-        return {}
-
-
-class _Kept(Recording):
-    def __init__(
-        self,
-        experiment: Experiment,
-        elapsed: float,
-        bar: Reporter,
-        log: MetricsLog,
-        track: Log,
-        profile: Callable[[int], None],
-    ):
-        self._tokens_per_step = experiment.setup.data.tokens_per_step
-        self._rates = scheduled_rates(experiment.optimizer, experiment.setup)
-        self._start = perf_counter() - elapsed
-        self._bar, self._log, self._track, self._profile = bar, log, track, profile
-
-    @property
-    def _elapsed_seconds(self) -> float:
-        return round(perf_counter() - self._start, 3)
-
-    def __call__(self, event: Step | Validated) -> None:
-        line: dict[str, Any] = {
-            "step": event.number,
-            "tokens": event.number * self._tokens_per_step,
-            "elapsed_seconds": self._elapsed_seconds,
-        }
-        if isinstance(event, Step):
-            line["loss"] = event.loss
-            line |= {name: float(rates[event.number - 1]) for name, rates in self._rates.items()}
-            line["tokens_per_second"] = round(self._tokens_per_step / event.seconds, 1)
-            self._bar.step(event)
-            self._profile(event.number)
-        else:
-            line |= event.validation.as_json()
-            self._bar.validation(event)
-        self._log.write(line)
-        self._track(line)
-
-    def sync(self) -> dict[str, Any]:
-        return self._log.sync() | {"elapsed_seconds": self._elapsed_seconds}
+    take: Callable[[Step | Validated], None]
+    """Show and record an event."""
+    sync: Callable[[], dict[str, Any]]
+    """Write the record through to the disk; return it, for a checkpoint to keep."""
 
 
 @contextlib.contextmanager
@@ -120,20 +76,50 @@ def recording(
     run: RunConfig,
     config: Mapping[str, Any],
     done: int,
-    elapsed: float,
+    record: Mapping[str, Any],
     console: Console,
 ) -> Iterator[Recording]:
-    """Show and record a run after its first `done` steps, which took `elapsed` seconds.
+    """Show and record a run after its first `done` steps, whose record is given.
 
     Process 0 does it; the others get a recording that does nothing.
     """
     if not is_main_process():
-        yield Recording()
+        yield Recording(lambda event: None, dict)
         return
+    tokens_per_step = experiment.setup.data.tokens_per_step
+    schedules = scheduled_rates(experiment.optimizer, experiment.setup)
+    start = perf_counter() - record.get("elapsed_seconds", 0.0)
+
+    def elapsed_seconds() -> dict[str, float]:
+        return {"elapsed_seconds": round(perf_counter() - start, 3)}
+
     with (
         Reporter(console, experiment, devices, done, run.log_every) as bar,
-        MetricsLog(folder.metrics) as log,
+        MetricsLog(folder.metrics, record.get("text", "")) as log,
         track(run.track, folder.path, config, done) as also_log,
         profile_steps(folder.profile if run.profile else None) as profile,
     ):
-        yield _Kept(experiment, elapsed, bar, log, also_log, profile)
+
+        def take(event: Step | Validated) -> None:
+            number = event.number
+            line: dict[str, Any] = {
+                "step": number,
+                "tokens": number * tokens_per_step,
+                **elapsed_seconds(),
+            }
+            if isinstance(event, Step):
+                line["loss"] = event.loss
+                line |= {name: float(rates[number - 1]) for name, rates in schedules.items()}
+                line["tokens_per_second"] = round(tokens_per_step / event.seconds, 1)
+                bar.step(event)
+                profile(number)
+            else:
+                line |= event.validation.as_json()
+                bar.validation(event)
+            log.write(line)
+            also_log(line)
+
+        def sync() -> dict[str, Any]:
+            return {"text": log.sync(), **elapsed_seconds()}
+
+        yield Recording(take, sync)

@@ -3,8 +3,8 @@
 import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,22 +42,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         OSError: it cannot be written; the error names `path`, which is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     with naming(path):
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent
-        )
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())  # or a power cut after the renaming could leave it empty
-            # mkstemp makes files private; results are as readable as any other new file
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-            os.replace(temporary, path)
+            temporary.replace(path)
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise
 
 
@@ -80,30 +74,29 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [_object(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1)]
 
 
+def damaged(fault: str) -> InputError:
+    """The error about a file that is not as it was written; `fault` begins with its name."""
+    return InputError(f"{fault}; put back a whole copy of it, or move it aside and try again")
+
+
 def _object(what: str, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{what} is not JSON ({error}); put back a whole copy of it, or move it aside and try "
-            f"again"
-        ) from error
+        raise damaged(f"{what} is not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise InputError(
-            f"{what} holds {_KINDS[type(value)]}, not an object; put back a whole copy of it, or "
-            f"move it aside and try again"
-        )
+        raise damaged(f"{what} holds {json.dumps(value)[:80]}, not an object")
     return value
 
 
-_KINDS = {
-    type(None): "null",
-    bool: "a truth value",
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    list: "a list",
-}
+def check_types(
+    what: str, values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
+) -> None:
+    """Check that all of these are there."""
+    for name, allowed in types.items():
+        if name not in values or type(values[name]) not in allowed:
+            found = f"the value {values[name]!r}" if name in values else "no value"
+            raise damaged(f"{what} has {found} for {name}")
 
 
 def _no_constant(name: str) -> None:

@@ -1,11 +1,12 @@
 """What the trainer trains on: a text with a tokenizer, as rows of token ids.
 
-The text is the Python standard library's source, cut into rows of T + 1 tokens, or C4 with one
-document per row of T tokens, padded with `examples.llama.text.data.PADDING`, or token shards, cut
-into rows of T + 1 tokens. In all of them a row of S tokens predicts S - 1, except padding.
+The text is the Python standard library's source or token shards, cut into rows of T + 1 tokens, or
+C4 with one document per row of T tokens, padded with `examples.llama.text.documents.PADDING`. In
+all of them a row of S tokens predicts S - 1, except padding.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -14,11 +15,10 @@ import numpy as np
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, DataConfig, InputError
-from examples.llama.text.c4 import folder_documents, hub_documents
-from examples.llama.text.documents import HubDataset
+from examples.llama.text.documents import folder_documents, hub_documents
+from examples.llama.text.python_source import python_source
 from examples.llama.text.shards import ShardText, shard_files
-from examples.llama.text.stdlib_text import python_source
-from examples.llama.text.tokenizer import ByteTokenizer, Tokenizer, check_vocabulary, read_tokenizer
+from examples.llama.text.tokenizer import BYTES, Tokenizer, byte_pair_tokenizer, read_tokenizer
 
 
 class Corpus(Protocol):
@@ -38,13 +38,10 @@ class Corpus(Protocol):
         An iterator over them has `get_state` and `set_state` with a small state that JSON can hold.
         """
 
-    def validation_rows(self, config: DataConfig) -> np.ndarray:
-        """The fixed validation rows (R, S)."""
+    def validation_data(self, config: DataConfig) -> tuple[np.ndarray, float]:
+        """The fixed validation rows (R, S), and the text's bytes of UTF-8 per token.
 
-    def validation_bytes_per_token(self, config: DataConfig) -> float:
-        """Bytes of UTF-8 in the validation text, divided by its tokens.
-
-        With it a loss per token becomes one per byte, which can be compared across tokenizers:
+        With these a loss per token becomes one per byte, which can be compared across tokenizers:
         bits per byte = loss in nats / log(2) / bytes per token.
         """
 
@@ -52,8 +49,12 @@ class Corpus(Protocol):
 class Text(Protocol):
     """A text without a tokenizer."""
 
-    def byte_pairs(self, vocabulary: int, cache: Path, console: Console) -> Tokenizer:
-        """Byte pairs learned from its training part."""
+    @property
+    def name(self) -> str:
+        """Says which text it is."""
+
+    def training_texts(self) -> Iterator[str]:
+        """The training part, from which byte pairs can be learned."""
 
     def tokenized(self, tokenizer: Tokenizer, cache: Path, console: Console) -> Corpus:
         """The text as token ids."""
@@ -68,15 +69,9 @@ def _text(config: CorpusConfig) -> Text:
             f"files or token shards use --text FOLDER"
         )
     if config.text == "hub":
-        return hub_documents(HubDataset())
+        return hub_documents()
     folder = Path(config.text).expanduser()
     return ShardText(folder) if shard_files(folder, "train") else folder_documents(folder)
-
-
-def _cache_folder(config: CorpusConfig) -> Path:
-    if config.cache is not None:
-        return config.cache
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multinorm_optax"
 
 
 def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corpus:
@@ -88,12 +83,18 @@ def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corp
             pairs, the number to learn.
         console: told about what takes time.
     """
-    text, cache = _text(config), _cache_folder(config)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    text, cache = _text(config), config.cache or home / "multinorm_optax"
     if config.tokenizer == "bytes":
-        tokenizer: Tokenizer = ByteTokenizer()
+        tokenizer = BYTES
     elif config.tokenizer == "bpe":
-        tokenizer = text.byte_pairs(vocabulary, cache, console)
+        tokenizer = byte_pair_tokenizer(text.training_texts, text.name, vocabulary, cache, console)
     else:
         tokenizer = read_tokenizer(Path(config.tokenizer).expanduser())
-    check_vocabulary(tokenizer, config.tokenizer, vocabulary)
+    if tokenizer.vocabulary > vocabulary:
+        raise InputError(
+            f"the tokenizer {config.tokenizer} has {tokenizer.vocabulary} tokens, but the model "
+            f"only {vocabulary}; choose --vocabulary {tokenizer.vocabulary} or more, or another "
+            f"--tokenizer"
+        )
     return text.tokenized(tokenizer, cache, console)

@@ -1,204 +1,360 @@
-"""Documents: C4's own files, gzipped lines of JSON, or a data set streamed from the hub."""
+"""C4 English, one document per row, from a folder with C4's own files or from the hub.
 
-import functools
+This is the protocol of GaLore's benchmark (arXiv 2403.03507): a document is tokenized, ended, cut
+or padded to the sequence length, and a batch is that many documents. The files are read one after
+another, and each document is drawn from a window of documents, in an order that follows from the
+data seed. A position is a few numbers: everything random is drawn from the seed and the position.
+"""
+
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
-from examples.llama.config import InputError
+import grain
+import numpy as np
+from rich.console import Console
+
+from examples.llama.config import DataConfig, InputError
 from examples.llama.run.records import naming
-from examples.llama.text.tokenizer import import_extra
+from examples.llama.text.tokenizer import Tokenizer, import_extra
 
-_END = 2**16
-"""Bytes at each end of a file that identify it."""
+PADDING = -1
+"""Stands where a row has no token; the loss leaves it out."""
+
+_AT_ONCE = 512
+"""Validation documents that are tokenized together."""
 
 
-class Part(Protocol):
-    """A part of a text, such as a file: documents in an order that never changes.
+def _bad_line(path: Path, number: int, fault: str) -> InputError:
+    return InputError(
+        f"{path}, line {number} {fault}; the files must have C4's format, a line like "
+        f'{{"text": "...", "timestamp": "...", "url": "..."}} for each document'
+    )
 
-    It can be pickled, so that a worker process can read it.
-    """
 
-    def documents(self, start: int) -> Iterator[str]:
-        """The texts of the documents from number `start` on, the first is 0."""
+def _text_of(path: Path, number: int, line: bytes) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise _bad_line(path, number, f"is not JSON ({error})") from error
+    if not isinstance(record, dict) or "text" not in record:
+        raise _bad_line(path, number, "has no key 'text'")
+    text = record["text"]
+    if not isinstance(text, str):
+        raise _bad_line(path, number, f"has a 'text' of type {type(text).__name__}, not a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _bad_line(path, number, "has a text with half a surrogate pair") from error
+    return text
+
+
+def read_documents(path: Path, start: int = 0) -> Iterator[str]:
+    """The texts of a file of C4 from line `start` + 1 on; lines before it are not looked into."""
+    number = 0
+    try:
+        with gzip.open(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                if number > start:
+                    yield _text_of(path, number, line)
+    except EOFError as error:
+        raise InputError(
+            f"{path} ends in the middle of line {number + 1}: it was cut short; download it again"
+        ) from error
+    except (OSError, zlib.error) as error:
+        raise InputError(
+            f"{path} cannot be read after line {number} ({error}); download it again"
+        ) from error
+    if number < max(1, start):
+        found = f"has {number} lines, but {start} were read before" if number else "is empty"
+        raise InputError(f"{path} {found}; download it again")
+
+
+class Position(NamedTuple):
+    """A position among the training documents: in a window, which begins somewhere in an epoch."""
+
+    epoch: int = 0
+    """Epochs that are over."""
+    window: int = 0
+    """Windows of the epoch that are over."""
+    file: int = 0
+    """Where the window begins: the file's place in the epoch's order."""
+    document: int = 0
+    """Where the window begins: the document's number in the file."""
+    taken: int = 0
+    """Documents already taken from the window."""
 
 
 @dataclass(frozen=True)
-class C4File:
-    """A file of C4, for example c4-train.00000-of-01024.json.gz; document n is line n + 1."""
+class Documents:
+    """Training and validation documents without a tokenizer: a `Text`."""
 
-    path: Path
+    name: str
+    """Says where they come from: two of one name are equal."""
+    train: tuple[str, ...]
+    """Names of the files."""
+    validation: tuple[str, ...]
+    locate: Callable[[str], Path]
+    """Finds a file by its name, and downloads it first where necessary."""
 
-    def identity(self) -> str:
-        """A digest that tells its content from any other, without reading all of a large file.
+    def training_texts(self) -> Iterator[str]:
+        """All training documents, in the order of the files."""
+        return self._texts(self.train)
 
-        It covers the size and both ends of the file. A gzip file ends with the CRC-32 and
-        the length of what was compressed, with which the content is compared when it is read.
+    def validation_texts(self) -> Iterator[str]:
+        """All validation documents, in the order of the files."""
+        return self._texts(self.validation)
+
+    def _texts(self, files: Sequence[str]) -> Iterator[str]:
+        return itertools.chain.from_iterable(read_documents(self.locate(file)) for file in files)
+
+    def shuffled(
+        self, seed: int, window: int, position: Position
+    ) -> Iterator[tuple[str, Position]]:
+        """Endless training documents from a position on, each with the position after it.
+
+        In each epoch the files come in a new order, and each run of `window` documents in an order
+        drawn for it: every document once per epoch. A window that was begun is read again.
         """
-        with naming(self.path), self.path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            digest = hashlib.sha256(f"{size}\n".encode())
-            for start in (0, max(0, size - _END)):
-                file.seek(start)
-                digest.update(file.read(_END))
-        return digest.hexdigest()
 
-    def documents(self, start: int) -> Iterator[str]:
-        """The texts from line `start` + 1 on; lines before it are not looked into."""
-        number = 0
-        try:
-            with gzip.open(self.path) as lines:
-                for number, line in enumerate(lines, start=1):
-                    if number > start:
-                        yield self._text(number, line)
-        except EOFError as error:
-            raise InputError(
-                f"{self.path} ends in the middle of line {number + 1}: it was cut short; download "
-                f"it again"
-            ) from error
-        except (OSError, zlib.error) as error:
-            raise InputError(
-                f"{self.path} cannot be read after line {number} ({error}); download it again"
-            ) from error
-        if number < max(1, start):
-            found = f"has {number} lines, but {start} were read before" if number else "is empty"
-            raise InputError(f"{self.path} {found}; download it again")
+        def random(*purpose: int) -> np.random.Generator:
+            return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))
 
-    def _text(self, number: int, line: bytes) -> str:
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise self._bad_line(number, f"is not JSON ({error})") from error
-        if not isinstance(record, dict) or "text" not in record:
-            raise self._bad_line(number, "has no key 'text'")
-        text = record["text"]
-        if not isinstance(text, str):
-            raise self._bad_line(
-                number, f"has a 'text' of type {type(text).__name__}, not a string"
+        def documents(epoch: int, file: int, document: int) -> Iterator[tuple[str, int, int]]:
+            """The epoch's documents from a place on, each with the place after it."""
+            order = random(epoch).permutation(len(self.train))
+            for place in range(file, len(order)):
+                start = document if place == file else 0
+                path = self.locate(self.train[order[place]])
+                for number, text in enumerate(read_documents(path, start), start=start + 1):
+                    yield text, place, number
+
+        epoch, number, file, document, taken = position
+        while True:
+            texts = documents(epoch, file, document)
+            while held := list(itertools.islice(texts, window)):
+                order = random(epoch, number).permutation(len(held))
+                for index in range(taken, len(held)):
+                    after = Position(epoch, number, file, document, index + 1)
+                    yield held[order[index]][0], after
+                _, file, document = held[-1]
+                number, taken = number + 1, 0
+            epoch, number, file, document = epoch + 1, 0, 0, 0
+
+    def tokenized(self, tokenizer: Tokenizer, cache: Path, console: Console) -> "DocumentCorpus":
+        """The documents with a tokenizer; they are tokenized when they are read."""
+        return DocumentCorpus(self, tokenizer)
+
+
+def document_tokens(tokens: np.ndarray, end: int | None, sequence_length: int) -> np.ndarray:
+    """Put `end`, if there is one, after a document's tokens; cut to `sequence_length` in all.
+
+    A document that is too long loses tokens before its end, not the end: this is what T5's
+    tokenizer makes of it in the transformers library (`truncation=True`, `max_length`), with which
+    the published C4 benchmarks prepare their rows.
+    """
+    if end is None:
+        return tokens[:sequence_length]
+    return np.append(tokens[: sequence_length - 1], end).astype(tokens.dtype)
+
+
+def pad_rows(rows: Sequence[np.ndarray], sequence_length: int) -> np.ndarray:
+    """Stack rows of up to `sequence_length` tokens as int32, with `PADDING` after each."""
+    padded = np.full((len(rows), sequence_length), PADDING, np.int32)
+    for row, tokens in zip(padded, rows, strict=True):
+        row[: len(tokens)] = tokens
+    return padded
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentCorpus:
+    """Documents with a tokenizer: a `Corpus`."""
+
+    documents: Documents
+    tokenizer: Tokenizer
+
+    @property
+    def name(self) -> str:
+        """Names of documents and tokenizer."""
+        return f"{self.documents.name}-{self.tokenizer.name}"
+
+    def training_batches(self, config: DataConfig) -> grain.IterDataset:
+        """Endless batches (B, S) of S tokens each, S - 1 of which are predicted, read ahead."""
+        _check_length(config)
+        return grain.experimental.ThreadPrefetchIterDataset(
+            _Batches(self.documents, self.tokenizer, config), prefetch_buffer_size=2
+        )
+
+    def validation_data(self, config: DataConfig) -> tuple[np.ndarray, float]:
+        """The first rows (R, S) of the validation text, and bytes of UTF-8 per token.
+
+        Documents count in full even if their rows are cut. The end of a document counts as a byte
+        where it is a token.
+        """
+        _check_length(config)
+        wanted, ending = config.validation_rows, 0 if self.tokenizer.end is None else 1
+        rows: list[np.ndarray] = []
+        num_bytes = num_tokens = 0
+        texts = self.documents.validation_texts()
+        missing = wanted or _AT_ONCE
+        while missing > 0 and (some := list(itertools.islice(texts, min(missing, _AT_ONCE)))):
+            for text, tokens in zip(some, self.tokenizer.encode_all(some), strict=True):
+                row = document_tokens(tokens, self.tokenizer.end, config.sequence_length)
+                if len(row) >= 2:
+                    rows.append(row)
+                    num_bytes += len(text.encode()) + ending
+                    num_tokens += len(tokens) + ending
+            missing = wanted - len(rows) if wanted else _AT_ONCE
+        if len(rows) < max(1, wanted):
+            raise InputError(
+                f"the validation text has {len(rows)} documents of two tokens or more, fewer "
+                f"than --validation-rows {wanted}; 0 takes all"
             )
-        if not is_unicode(text):
-            raise self._bad_line(number, "has a text with half a surrogate pair")
-        return text
+        return pad_rows(rows, config.sequence_length), num_bytes / num_tokens
 
-    def _bad_line(self, number: int, fault: str) -> InputError:
-        return InputError(
-            f"{self.path}, line {number} {fault}; the files must have C4's format, a line like "
-            f'{{"text": "...", "timestamp": "...", "url": "..."}} for each document'
+
+def _check_length(config: DataConfig) -> None:
+    if config.sequence_length < 2:
+        raise InputError(
+            f"--sequence-length {config.sequence_length} leaves nothing to predict in a document "
+            f"of its own row; choose 2 or more"
         )
 
 
-def is_unicode(text: str) -> bool:
-    """Whether the text can be encoded; JSON can hold halves of surrogate pairs, which cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+class _Batches(grain.IterDataset):
+    """What grain asks for: makes iterators."""
+
+    def __init__(self, documents: Documents, tokenizer: Tokenizer, config: DataConfig):
+        super().__init__()
+        self.documents, self.tokenizer, self.config = documents, tokenizer, config
+
+    def __iter__(self) -> "_BatchIterator":
+        return _BatchIterator(self)
 
 
-def c4_files(folder: Path, split: str) -> tuple[C4File, ...]:
-    """The files of a split, `train` or `validation`, in the order of their names."""
-    pattern = f"c4-{split}.*.json.gz"
+class _BatchIterator(grain.DatasetIterator):
+    """Batches from a position on, which is its state."""
+
+    def __init__(self, batches: _Batches):
+        super().__init__()
+        self._batches = batches
+        self._position: Position
+        self._documents: Iterator[tuple[str, Position]]
+        self.set_state({"position": Position()})
+
+    def __next__(self) -> np.ndarray:
+        config, tokenizer = self._batches.config, self._batches.tokenizer
+        rows: list[np.ndarray] = []
+        epoch = self._position.epoch
+        while len(rows) < config.batch_size:
+            found = list(itertools.islice(self._documents, config.batch_size - len(rows)))
+            for tokens in tokenizer.encode_all([text for text, _ in found]):
+                row = document_tokens(tokens, tokenizer.end, config.sequence_length)
+                if len(row) >= 2:  # or nothing could be predicted
+                    rows.append(row)
+            self._position = found[-1][1]
+            if not rows and self._position.epoch > epoch + 1:
+                raise InputError(
+                    f"no document has two tokens or more in "
+                    f"{', '.join(self._batches.documents.train)}; choose another --text"
+                )
+        return pad_rows(rows, config.sequence_length)
+
+    def get_state(self) -> dict[str, Any]:
+        """The position after the last batch."""
+        return {"position": list(self._position)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there with the next batch."""
+        self._position = Position(*state["position"])
+        config = self._batches.config
+        self._documents = self._batches.documents.shuffled(
+            config.data_seed, config.shuffle_window, self._position
+        )
+
+
+_DIGESTED = 2**16
+"""Bytes at each end of a file that identify it."""
+
+
+def _identity(path: Path) -> str:
+    """A digest that tells a file's content from any other, without reading all of a large file.
+
+    It covers the size and both ends of the file. A gzip file ends with the CRC-32 and the length of
+    what was compressed, with which the content is compared when it is read.
+    """
+    with naming(path), path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = hashlib.sha256(f"{size}\n".encode())
+        for start in (0, max(0, size - _DIGESTED)):
+            file.seek(start)
+            digest.update(file.read(_DIGESTED))
+    return digest.hexdigest()
+
+
+def folder_documents(folder: Path) -> Documents:
+    """The documents of a folder with files c4-train.*.json.gz and c4-validation.*.json.gz.
+
+    The text is known by the content of its files.
+    """
     if not folder.is_dir():
         raise InputError(
             f"--text {folder} is not a folder; it takes python, hub, or a folder with C4's files "
             f"(c4-train.*.json.gz and c4-validation.*.json.gz) or token shards (*_train_*.bin and "
             f"*_val_*.bin)"
         )
-    files = tuple(C4File(path) for path in sorted(folder.glob(pattern)) if path.is_file())
-    if not files:
-        raise InputError(
-            f"{folder} has no {split} files: none has a name like {pattern}, for example "
-            f"c4-{split}.00000-of-{'01024' if split == 'train' else '00008'}.json.gz; download "
-            f"some of C4's, or choose another folder with --text"
-        )
-    return files
+    splits = []
+    for split, example in (("train", "00000-of-01024"), ("validation", "00000-of-00008")):
+        pattern = f"c4-{split}.*.json.gz"
+        splits.append(tuple(p.name for p in sorted(folder.glob(pattern)) if p.is_file()))
+        if not splits[-1]:
+            raise InputError(
+                f"{folder} has no {split} files: none has a name like {pattern}, for example "
+                f"c4-{split}.{example}.json.gz; download some of C4's, or choose another folder "
+                f"with --text"
+            )
+    files = "".join(f"{name} {_identity(folder / name)}\n" for name in splits[0] + splits[1])
+    digest = hashlib.sha256(files.encode(errors="surrogateescape")).hexdigest()[:16]
+    return Documents(f"c4-{digest}", splits[0], splits[1], folder.joinpath)
 
+
+HUB, REVISION = "allenai/c4", "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
+"""The data set on the hub, and a commit of it, so that the text is the same whenever it is read."""
 
 _SECONDS_TO_REACH_THE_HUB = 10
 
 
-@dataclass(frozen=True)
-class HubDataset:
-    """A data set of the hub, or a folder with the files of one."""
-
-    name: str = "allenai/c4"
-    """Owner and name, or a folder."""
-    configuration: str | None = "en"
-    """Which of the data set's configurations."""
-    revision: str | None = "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
-    """Commit, so that the text is the same whenever it is read."""
-
-    def __str__(self) -> str:
-        """Name, configuration and the beginning of the revision."""
-        return "-".join(filter(None, (self.name, self.configuration, (self.revision or "")[:8])))
-
-    def parts(self, split: str) -> tuple["HubFile", ...]:
-        """The files of a split, `train` or `validation`."""
-        count = _open(self, split).num_shards
-        return tuple(HubFile(self, split, index, count) for index in range(count))
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """One file of a split."""
-
-    dataset: HubDataset
-    split: str
-    index: int
-    count: int
-
-    def documents(self, start: int) -> Iterator[str]:
-        """The texts from row `start` on; the rows before it are read too."""
-        number = start
-        try:
-            rows = _open(self.dataset, self.split).shard(num_shards=self.count, index=self.index)
-            for number, row in enumerate(rows.skip(start), start=start + 1):
-                text = row.get("text")
-                if not isinstance(text, str) or not is_unicode(text):
-                    raise InputError(f"{self}, row {number} has no text under the key 'text'")
-                yield text
-        except InputError:
-            raise
-        except Exception as error:  # those of the network, of decompression and of JSON
-            raise InputError(
-                f"{self} cannot be read after row {number} ({type(error).__name__}: {error})"
-            ) from error
-        if number == 0:
-            raise InputError(f"{self} is empty")
-
-    def __str__(self) -> str:
-        """Where it is, for a message."""
-        return f"{self.dataset}, split {self.split}, file {self.index + 1} of {self.count}"
-
-
-@functools.cache
-def _open(dataset: HubDataset, split: str) -> Any:
-    """The split as an iterable of `datasets`; nothing but a list of files is read yet."""
-    datasets = import_extra("datasets")
-    datasets.disable_progress_bars()
+def _download(name: str) -> Path:
+    hub = import_extra("huggingface_hub")
+    file = {"repo_type": "dataset", "revision": REVISION}
     try:
-        if not Path(dataset.name).is_dir():
-            # one request first: `datasets` tries for half a minute if there is no network
-            import_extra("huggingface_hub").HfApi().dataset_info(
-                dataset.name, revision=dataset.revision, timeout=_SECONDS_TO_REACH_THE_HUB
-            )
-        return datasets.load_dataset(
-            dataset.name,
-            dataset.configuration,
-            split=split,
-            revision=dataset.revision,
-            streaming=True,
-        )
+        if not isinstance(hub.try_to_load_from_cache(HUB, name, **file), str):
+            # one request first: a download tries for half a minute if there is no network
+            hub.HfApi().dataset_info(HUB, revision=REVISION, timeout=_SECONDS_TO_REACH_THE_HUB)
+        path = hub.hf_hub_download(HUB, name, **file)
     except Exception as error:  # those of the network have no common class
         raise InputError(
-            f"cannot open {dataset} from the hub ({type(error).__name__}: {error}); check the "
-            f"network, or download C4's files (en/c4-train.*.json.gz and "
+            f"cannot read {name} of {HUB} from the hub ({type(error).__name__}: {error}); check "
+            f"the network, or download C4's files (en/c4-train.*.json.gz and "
             f"en/c4-validation.*.json.gz) and use --text FOLDER"
         ) from error
+    return Path(path)
+
+
+def hub_documents() -> Documents:
+    """The documents of C4 on the hub; a file is downloaded when its first document is read.
+
+    It is kept in the hub's own cache. The first one is downloaded here, which shows whether the hub
+    can be reached.
+    """
+    train = tuple(f"en/c4-train.{n:05d}-of-01024.json.gz" for n in range(1024))
+    validation = tuple(f"en/c4-validation.{n:05d}-of-00008.json.gz" for n in range(8))
+    _download(validation[0])
+    return Documents(f"{HUB}-en-{REVISION[:8]}", train, validation, _download)

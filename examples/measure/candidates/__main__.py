@@ -10,9 +10,9 @@ from pathlib import Path
 import optax
 from rich.console import Console
 
-from examples.llama import builders
-from examples.llama.builders import Context
+from examples.llama import optimizers
 from examples.llama.config import CorpusConfig
+from examples.llama.optimizers import Context
 from examples.llama.run.command import run_command
 from examples.llama.run.environment import machine, versions
 from examples.llama.text.corpus import load_corpus
@@ -111,7 +111,7 @@ def _build(name: str, context: Context) -> optax.GradientTransformation:
     candidate = CANDIDATES[name]
     momentum = {"momentum": candidate.momentum, "nesterov": candidate.momentum > 0}
     options = {**context.options, **momentum}
-    return builders.auxiliary_adam(candidate.direction, replace(context, options=options))
+    return optimizers.auxiliary_adam(candidate.direction, replace(context, options=options))
 
 
 def carry_out(command: Command, file: RunsFile, console: Console) -> None:

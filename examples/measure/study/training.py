@@ -8,20 +8,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from examples.llama.builders import Builder
 from examples.llama.config import Experiment, OptimizerConfig, Setup
 from examples.llama.loss import make_validate
 from examples.llama.model import abstract_llama, init_llama
+from examples.llama.optimizers import Builder
 from examples.llama.presets import resolved
 from examples.llama.schedule import make_optimizer, peak_rates
 from examples.llama.step import TrainState, mean_loss_and_gradients
 from examples.llama.text.corpus import Corpus
-from examples.llama.text.shards import ShardTokens
+from examples.llama.text.tokens import TokenText
 from examples.llama.train import Compiled, DivergedError, Task, Validated, fit
 from examples.measure.study.plan import Cell
 from examples.measure.study.runs import Run, Trial
 
-Tokens: TypeAlias = Corpus | ShardTokens
+Tokens: TypeAlias = Corpus | TokenText
 """A text as token ids."""
 
 
@@ -42,7 +42,7 @@ class Trainer:
         definition, _ = abstract_llama(setup.model)
         self._experiment, self._corpus, self._definition = experiment, corpus, definition
         self._validate = make_validate(
-            definition, corpus.validation_rows(data), data.batch_size // data.microbatches
+            definition, corpus.validation_data(data)[0], data.batch_size // data.microbatches
         )
 
         def optimizer(peaks: dict[str, Any], steps: Any) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""The embedded corpus: the Python standard library's own source.
+"""The embedded text: the Python standard library's own source.
 
 It is on every machine that can run this example: about 12 MiB of real text, no download. Training
 and validation text are split by file, so that no validation text has a beginning in the training
@@ -13,19 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import grain
 import numpy as np
 from rich.console import Console
 
-from examples.llama.config import DataConfig, InputError
+from examples.llama.config import InputError
 from examples.llama.run.records import write_atomically
-from examples.llama.text.data import training_batches, validation_rows
-from examples.llama.text.tokenizer import (
-    ByteTokenizer,
-    Tokenizer,
-    byte_pair_tokenizer,
-    smallest_dtype,
-)
+from examples.llama.text.tokenizer import BYTES, Tokenizer
+from examples.llama.text.tokens import TokenCorpus
 
 VALIDATION_FRACTION = 0.05
 """Share of the files that are validation text."""
@@ -48,39 +42,9 @@ def source_files(root: Path) -> list[Path]:
     return sorted(path for path in found if _LEFT_OUT.isdisjoint(path.parts[:-1]))
 
 
-@dataclass(frozen=True, eq=False)
-class ContiguousCorpus:
-    """Two long rows of tokens, for training and for validation: a `Corpus`."""
-
-    name: str
-    """Python version, digest of the files, and tokenizer unless it is bytes."""
-    tokenizer: Tokenizer
-    train: np.ndarray
-    """Tokens of the training files, joined by the token that ends a text, if there is one."""
-    validation: np.ndarray
-    """Tokens of the validation files, likewise."""
-    bytes_per_token: float
-    """Bytes of the validation text, divided by its tokens."""
-
-    def training_batches(self, config: DataConfig) -> grain.IterDataset:
-        """Endless shuffled batches (B, T + 1), each of which predicts T tokens."""
-        return training_batches(self.train, config)
-
-    def validation_rows(self, config: DataConfig) -> np.ndarray:
-        """Rows (R, T + 1), spread evenly over the validation text."""
-        return validation_rows(self.validation, config)
-
-    def validation_bytes_per_token(self, config: DataConfig) -> float:
-        """The ratio in all of the validation text; a token that ends a file counts as a byte.
-
-        1 where tokens are bytes.
-        """
-        return self.bytes_per_token
-
-
 @dataclass(frozen=True)
 class PythonSource:
-    """Files of Python source without a tokenizer."""
+    """Files of Python source without a tokenizer: a `Text`."""
 
     root: Path
     train: tuple[Path, ...]
@@ -95,22 +59,35 @@ class PythonSource:
             digest.update(f"{path.as_posix()} {content}\n".encode(errors="surrogateescape"))
         return f"python-{platform.python_version()}-{digest.hexdigest()[:16]}"
 
-    def byte_pairs(self, vocabulary: int, cache: Path, console: Console) -> Tokenizer:
-        """The byte pairs of the training files."""
-        return byte_pair_tokenizer(
-            lambda: self._texts(self.train), self.name, vocabulary, cache, console
-        )
+    def training_texts(self) -> Iterator[str]:
+        """The training files."""
+        return self._texts(self.train)
 
-    def tokenized(self, tokenizer: Tokenizer, cache: Path, console: Console) -> ContiguousCorpus:
-        """The files as tokens: read, or from the cache where a tokenizer has to make them."""
-        if isinstance(tokenizer, ByteTokenizer):
-            name = self.name
-            train, validation = self._bytes(self.train), self._bytes(self.validation)
+    def tokenized(self, tokenizer: Tokenizer, cache: Path, console: Console) -> TokenCorpus:
+        """The files as tokens, joined by the token that ends a text, if there is one.
+
+        Bytes are those of the files, whatever their encoding; other tokens are kept in the cache.
+        """
+        name = self.name
+        if tokenizer is BYTES:
+            train, validation = (
+                np.frombuffer(_SEPARATOR.join(self._contents(files)), np.uint8)
+                for files in (self.train, self.validation)
+            )
         else:
-            name = f"{self.name}-{tokenizer.name}"
+            name = f"{name}-{tokenizer.name}"
             train, validation = self._cached(tokenizer, cache / f"{name}.npz", console)
-        num_bytes = self._num_bytes(self.validation, separated=tokenizer.end is not None)
-        return ContiguousCorpus(name, tokenizer, train, validation, num_bytes / len(validation))
+        # a token that ends a file counts as a byte
+        ends = 0 if tokenizer.end is None else len(self.validation) - 1
+        num_bytes = sum(map(len, self._contents(self.validation))) + ends
+        return TokenCorpus(
+            name,
+            {"the training text": train},
+            {"the validation text": validation},
+            tokenizer.vocabulary,
+            tokenizer,
+            num_bytes / len(validation),
+        )
 
     def _cached(
         self, tokenizer: Tokenizer, path: Path, console: Console
@@ -130,29 +107,24 @@ class PythonSource:
         console.print(
             f"Tokenizing {count} files below {self.root} (once; kept in {path})", soft_wrap=True
         )
-        tokens = [self._tokens(files, tokenizer) for files in (self.train, self.validation)]
-        write_atomically(path, lambda file: np.savez(file, train=tokens[0], validation=tokens[1]))
-        return tokens[0], tokens[1]
+        train, validation = (
+            self._tokens(files, tokenizer) for files in (self.train, self.validation)
+        )
+        write_atomically(path, lambda file: np.savez(file, train=train, validation=validation))
+        return train, validation
 
-    def _bytes(self, files: Sequence[Path]) -> np.ndarray:
-        """The files exactly as they are, whatever their encoding."""
-        joined = _SEPARATOR.join((self.root / path).read_bytes() for path in files)
-        return np.frombuffer(joined, np.uint8)
+    def _contents(self, files: Sequence[Path]) -> Iterator[bytes]:
+        return ((self.root / path).read_bytes() for path in files)
 
     def _texts(self, files: Sequence[Path]) -> Iterator[str]:
-        for path in files:
-            yield (self.root / path).read_bytes().decode(errors="replace")
+        return (content.decode(errors="replace") for content in self._contents(files))
 
     def _tokens(self, files: Sequence[Path], tokenizer: Tokenizer) -> np.ndarray:
-        separator = [] if tokenizer.end is None else [tokenizer.end]
-        pieces: list[np.ndarray | list[int]] = []
-        for text in self._texts(files):
-            pieces += [tokenizer.encode(text), separator]
-        return np.concatenate(pieces[:-1]).astype(smallest_dtype(tokenizer.vocabulary))
-
-    def _num_bytes(self, files: Sequence[Path], *, separated: bool) -> int:
-        sizes = [(self.root / path).stat().st_size for path in files]
-        return sum(sizes) + (len(sizes) - 1 if separated else 0)
+        separator = np.array([] if tokenizer.end is None else [tokenizer.end], np.int32)
+        pieces: list[np.ndarray] = []
+        for tokens in tokenizer.encode_all(list(self._texts(files))):
+            pieces += [tokens, separator]
+        return np.concatenate(pieces[:-1]).astype(np.min_scalar_type(tokenizer.vocabulary - 1))
 
 
 def python_source(root: Path | None) -> PythonSource:

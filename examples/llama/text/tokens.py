@@ -1,0 +1,113 @@
+"""Texts that are arrays of token ids, cut into rows of T + 1 tokens and shuffled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from examples.llama.config import DataConfig, InputError
+from examples.llama.text.tokenizer import Tokenizer
+
+
+def cut_rows(tokens: np.ndarray, sequence_length: int) -> np.ndarray:
+    """Cut into rows of `sequence_length` + 1 tokens, so that every token but the first is predicted
+    once: a row starts with the token that ends the row before. A remainder is left out."""
+    if len(tokens) <= sequence_length:
+        raise InputError(
+            f"the text has {len(tokens)} tokens, too few for one row of sequence length "
+            f"{sequence_length}; choose a smaller --sequence-length or more text"
+        )
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, sequence_length + 1)
+    return windows[::sequence_length]
+
+
+class Rows(Sequence[np.ndarray]):
+    """Rows of T + 1 tokens of several arrays, each cut for itself; a row is read when asked for."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], sequence_length: int, vocabulary: int):
+        """Cut the arrays, whose names are for messages."""
+        self._names, self._vocabulary = list(arrays), vocabulary
+        self._length = sequence_length
+        self._rows = [cut_rows(tokens, sequence_length) for tokens in arrays.values()]
+        self._ends = np.cumsum([len(rows) for rows in self._rows])
+
+    def __len__(self) -> int:
+        """Rows of all arrays."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        """Row `index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        array = int(np.searchsorted(self._ends, index, side="right"))
+        rows = self._rows[array]
+        row = int(index - self._ends[array]) + len(rows)
+        tokens = np.array(rows[row])
+        if tokens.max() >= self._vocabulary:
+            at = int(np.argmax(tokens >= self._vocabulary))
+            raise InputError(
+                f"{self._names[array]}: token {row * self._length + at} has id {tokens[at]}, but "
+                f"the vocabulary only {self._vocabulary}; choose --vocabulary {tokens[at] + 1} or "
+                f"more, or the tokenizer that the tokens were made with"
+            )
+        return tokens
+
+
+@dataclass(frozen=True, eq=False)
+class TokenText:
+    """Token ids without a tokenizer: enough to train and to validate."""
+
+    name: str
+    """Two texts of one name are equal."""
+    train: Mapping[str, np.ndarray]
+    """Arrays of ids by the name that messages give them."""
+    validation: Mapping[str, np.ndarray]
+    vocabulary: int
+    """Number of ids."""
+
+    def training_batches(self, config: DataConfig) -> grain.IterDataset:
+        """Endless batches (B, T + 1), reshuffled in every epoch; the data seed alone says how."""
+        return (
+            grain.MapDataset.source(Rows(self.train, config.sequence_length, self.vocabulary))
+            .seed(config.data_seed)
+            .shuffle()
+            .repeat()
+            .batch(config.batch_size)
+            .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+        )
+
+    def validation_data(self, config: DataConfig) -> tuple[np.ndarray, float | None]:
+        """Rows (R, T + 1), spread evenly over the validation text, whose bytes are not known."""
+        rows = Rows(self.validation, config.sequence_length, self.vocabulary)
+        if config.validation_rows > len(rows):
+            raise InputError(
+                f"the validation text has {len(rows)} rows of sequence length "
+                f"{config.sequence_length}, fewer than --validation-rows "
+                f"{config.validation_rows}; 0 takes all"
+            )
+        count = config.validation_rows or len(rows)
+        spread = np.arange(count) * len(rows) // count
+        return np.stack([rows[index] for index in spread.tolist()]), None
+
+
+@dataclass(frozen=True, eq=False)
+class TokenCorpus(TokenText):
+    """Token ids with the tokenizer that made them: a `Corpus`."""
+
+    tokenizer: Tokenizer
+    bytes_per_token: float | None = None
+    """Bytes of the validation text, divided by its tokens; None has the validation rows decoded."""
+
+    def validation_data(self, config: DataConfig) -> tuple[np.ndarray, float]:
+        """The validation rows, and the bytes of text per token.
+
+        Where rows are decoded, a character that a row's end cuts counts as the character that
+        stands for a broken one.
+        """
+        rows, _ = super().validation_data(config)
+        if self.bytes_per_token is not None:
+            return rows, self.bytes_per_token
+        predicted = rows[:, 1:]
+        size = sum(len(self.tokenizer.decode(row.tolist()).encode()) for row in predicted)
+        return rows, size / predicted.size
