@@ -125,7 +125,8 @@ class OptimizerConfig(Checked):
     """What trains embedding and head: Adam, or the stateless alternation that ends with tokens of
     root mean square 1; norms stay with Adam (sinkgd)."""
     num_iters: Count | None = None
-    """Sweeps of row and column normalization (sinkgd)."""
+    """Sweeps of row and column normalization; for swan those before it whitens, by default none:
+    only rows are normalized (sinkgd, swan)."""
     operator_norm: bool | None = None
     """Whether the matrices' directions are scaled to operator norm sqrt(rows / columns), so that a
     rate suits every width (sinkgd)."""

@@ -221,17 +221,26 @@ _variant("sinkgd-tokens", "SinkGD, stateless embedding and head", of="sinkgd", r
     "swan",
     "SWAN",
     "stateless too, with whitened gradients",
-    _rates(4e-3, 4e-2) | _STATELESS | _ADAM | {"orthogonalizer": "exact"},
+    _rates(4e-3, 4e-2) | _STATELESS | _ADAM | {"orthogonalizer": "exact", "num_iters": None},
 )
 def _swan(context: Context) -> optax.GradientTransformation:
     exact = context.options["orthogonalizer"] == "exact"
     orthogonalizer = mo.polar_express() if exact else mo.swan_whitening()
-    return auxiliary_adam(
-        lambda axes: mo.scale_by_swan(axes, orthogonalizer=orthogonalizer), context
-    )
+
+    def direction(axes: Any) -> optax.GradientTransformation:
+        if context.options["num_iters"] is None:
+            return mo.scale_by_swan(axes, orthogonalizer=orthogonalizer)
+        return optax.chain(
+            mo.scale_by_sinkhorn(axes, context.options["num_iters"]),
+            mo.normalize_spectral(axes, orthogonalizer),
+            mo.normalize(mo.FrobeniusNorm(), axes),
+        )
+
+    return auxiliary_adam(direction, context)
 
 
 _variant("swan-paper", "SWAN, the paper's whitening", of="swan", orthogonalizer="paper")
+_variant("swan-sweeps", "SWAN after 2 sweeps", of="swan", num_iters=2)
 
 
 @_optimizer(

@@ -81,6 +81,18 @@ DIRECTIONS: Mapping[str, Candidate] = {
         lambda axes: optax.chain(mo.scale_by_swan(axes), scale_by_side_variance()),
         "swan",
     ),
+    "side-norm": Candidate(
+        "SWAN, then equal columns",
+        lambda axes: optax.chain(mo.scale_by_swan(axes), scale_by_side_variance(decay=0.0)),
+        "swan",
+    ),
+    "sweeps-polar-variance": Candidate(
+        "2 sweeps, then 12 quintics, then variance per column",
+        lambda axes: optax.chain(
+            after_sweeps(axes, 2, mo.polar_express()), scale_by_side_variance()
+        ),
+        "swan",
+    ),
     "moving-scales": Candidate(
         "moving averages of the scales (RACS)", lambda axes: moving_scales(), "sinkgd-2"
     ),

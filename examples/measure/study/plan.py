@@ -121,6 +121,7 @@ SPACES: Mapping[str, Space] = {
     "muon": _space(16, (2e-3, 8e-2), (4e-3, 8e-2), (2e-3, 8e-2), (1e-3, 1e-2)),
     "swan": _space(16, (2e-3, 4e-2), (4e-3, 4e-2), (4e-3, 1.6e-1), (1e-3, 2e-2)),
     "swan-paper": _space(16, (2e-3, 4e-2), (4e-3, 4e-2), (4e-3, 1.6e-1), (1e-3, 2e-2)),
+    "swan-sweeps": _space(16, (2e-3, 4e-2), (4e-3, 4e-2), (4e-3, 1.6e-1), (1e-3, 2e-2)),
     "sinkgd-2": _space(16, (5e-4, 4e-2), (2e-3, 8e-2), (2e-3, 8e-2), (1e-3, 2e-2)),
     "sinkgd-operator": _space(16, (1e-1, 4e-2), (1e-1, 8e-2), (1e-1, 8e-2), (5e-2, 2e-2)),
     "adamw": _space(8, (2.8e-3,), (2.8e-3,), (1e-3,), (1e-3,)),
