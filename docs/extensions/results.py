@@ -48,7 +48,8 @@ def update_time() -> Table:
         "sinkgd-1": "SinkGD, 1 sweep",
         "sinkgd-tol": "SinkGD, tolerance 1e-3",
         "literal": "SinkGD as the paper writes it",
-        "swan-quintic": "SWAN",
+        "swan": "SWAN",
+        "swan-quintic": "SWAN, Muon's quintic",
         "muon": "Muon",
         "sgd-plain": "SGD",
     }
@@ -85,7 +86,9 @@ def singular_values() -> Table:
 
 
 TABLES: dict[str, Callable[[], Table]] = {
-    "study": overview.study,
+    "study": overview.TABLES["study"],
+    "study-small-1k": overview.TABLES["study-small-1k"],
+    "candidates": overview.TABLES["candidates"],
     "memory": memory,
     "largest": largest,
     "update-time": update_time,

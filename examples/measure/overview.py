@@ -10,6 +10,8 @@ from typing import Any
 
 from examples.llama.optimizers import OPTIMIZERS
 from examples.measure import bench, collectives, compilation, throughput
+from examples.measure.candidates.search import tabulate
+from examples.measure.candidates.table import CANDIDATES
 from examples.measure.results import RECORDED, recorded
 from examples.measure.study.findings import findings, findings_table
 from examples.measure.study.runs import RunsFile
@@ -18,8 +20,6 @@ from examples.measure.timing import REFERENCE
 
 PAGES = (RECORDED.parent / "README.md", RECORDED.parent.parent.parent / "README.md")
 
-STUDIED = "small-8k"
-"""The cell of the learning study that is complete."""
 _IMPLEMENTED_HERE = ("sinkgd", "swan", "adam-mini", "ldadam")
 
 LIMITS: Mapping[str, str] = {
@@ -142,10 +142,16 @@ def step_memory() -> Table:
     )
 
 
-def study() -> Table:
-    """The findings of the learning study in its completed cell."""
+def study(cell: str) -> Table:
+    """The findings of the learning study in a cell."""
     runs = RunsFile(RECORDED / "study.jsonl").runs()
-    return findings_table(STUDIED, findings(STUDIED, runs))
+    return findings_table(cell, findings(cell, runs))
+
+
+def tried_candidates() -> Table:
+    """The candidates for SWAN's and SinkGD's directions."""
+    runs = RunsFile(RECORDED / "candidates.jsonl").runs()
+    return tabulate("small-8k", tuple(CANDIDATES), runs)
 
 
 def _groups(file: str, section: str) -> list[dict[str, Any]]:
@@ -157,7 +163,9 @@ TABLES: Mapping[str, Callable[[], Table]] = {
     "memory": memory,
     "brief-memory": brief_memory,
     "brief-time": lambda: table(_BRIEF_TIME, {"optimizer": _brief, "time of an update": _time}),
-    "study": study,
+    "study": lambda: study("small-8k"),
+    "study-small-1k": lambda: study("small-1k"),
+    "candidates": tried_candidates,
     "largest": largest,
     "throughput": lambda: throughput.make_table(recorded("throughput.json")),
     "step": lambda: bench.ratio_table(_groups("benchmark.json", "step")),

@@ -26,7 +26,7 @@ class Table:
     """Stands above it."""
 
     def __rich__(self) -> Group:
-        """For a terminal: where it is narrow, names are broken, figures never are."""
+        """For a terminal: where it is narrow, names are broken, figures only between words."""
         table = rich.Table(
             box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
         )
@@ -34,7 +34,8 @@ class Table:
         for head, *figures in list(zip(self.heads, *self.rows, strict=True))[1:]:
             width = max(1, *map(len, [*head.split(), *figures, ""]))
             broken = textwrap.fill(head, width, break_on_hyphens=False)
-            table.add_column(broken, justify="right", no_wrap=True)
+            words = any(" " in each for each in figures)
+            table.add_column(broken, justify="right", no_wrap=not words)
         for row in self.rows:
             table.add_row(*row)
         return Group(*[Text(self.title, "italic")][: bool(self.title)], table)

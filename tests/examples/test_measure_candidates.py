@@ -11,12 +11,13 @@ import pytest
 import multinorm_optax as mo
 from examples.llama.config import DataConfig, ModelConfig, Setup
 from examples.measure.candidates import table
-from examples.measure.candidates.__main__ import due_trials, main
+from examples.measure.candidates.__main__ import main
 from examples.measure.candidates.directions import (
     joint_rows_and_spectral,
     moving_scales,
     scale_by_side_variance,
 )
+from examples.measure.candidates.search import due_trials
 from examples.measure.study import plan
 from examples.measure.study.plan import CELLS
 from examples.measure.study.runs import Run, Trial

@@ -56,18 +56,24 @@ def _memory(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
         "optimizer state, bytes for each float32 weight of the model",
         "final validation loss, nats",
     )
-    largest = 0.0
+    points = {}
     for one in rows:
         memory = kept(resolved(Experiment(OptimizerConfig(one.optimizer), CELLS[cell].setup)))
         at = memory.state_bytes / memory.parameters, mean_loss(one.winner)
-        largest = max(largest, at[0])
         if math.isfinite(at[1]):
+            points[OPTIMIZERS[one.optimizer].title] = at
             spread = statistics.stdev(one.losses)
             axes.errorbar(*at, yerr=spread, fmt="o", capsize=3, color=_look(one)["color"])
-            title = OPTIMIZERS[one.optimizer].title
-            axes.annotate(title, at, (8, 0), textcoords="offset points", fontsize=9, va="center")
-    axes.set_xlim(0, 1.4 * largest)
+    axes.set_xlim(0, 1.4 * max((at[0] for at in points.values()), default=1))
     axes.margins(y=0.12)
+    low, high = axes.get_ylim()
+    last: dict[float, float] = {}
+    for title, (x, y) in sorted(points.items(), key=lambda point: point[1][1]):
+        # labels of nearly equal points stand apart
+        last[x] = max(y, last.get(x, -math.inf) + (high - low) / 20)
+        place = (8, last[x])
+        coordinates = ("offset points", "data")
+        axes.annotate(title, (x, y), place, textcoords=coordinates, fontsize=9, va="center")
 
 
 PICTURES: Mapping[str, Callable[[Axes, str, Sequence[Search]], None]] = {
