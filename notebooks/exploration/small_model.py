@@ -52,8 +52,9 @@ def loss(params: Params, windows: jax.Array) -> jax.Array:
 def batches(steps: int, size: int = 128, config: CorpusConfig | None = None) -> jax.Array:
     """Windows of the standard library's source: (steps, size, CONTEXT + 1)."""
     corpus: Any = load_corpus(config or CorpusConfig(), VOCABULARY, Console(file=io.StringIO()))
-    starts = np.random.default_rng(0).integers(0, len(corpus.train) - CONTEXT, (steps, size, 1))
-    return jnp.int32(corpus.train[starts + np.arange(CONTEXT + 1)])
+    (train,) = corpus.train.values()
+    starts = np.random.default_rng(0).integers(0, len(train) - CONTEXT, (steps, size, 1))
+    return jnp.int32(train[starts + np.arange(CONTEXT + 1)])
 
 
 @partial(jax.jit, static_argnames="make")

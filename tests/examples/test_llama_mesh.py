@@ -103,7 +103,7 @@ def test_checkpoint_moves_between_meshes(tmp_path: Path) -> None:
     spread = jax.device_put(state, place((2, 2, 2)).shardings(lambda: initial_state(experiment)))
     identity = Identity("a run", {"setup": {}, "corpus": "a text"}, ["a text"])
     with Checkpoints(tmp_path / "checkpoints", identity) as checkpoints:
-        checkpoints.save(3, spread, Nowhere())
+        checkpoints.save(3, spread, Nowhere(), {})
         for placement in (place((1, 8, 1)), ONE_DEVICE):
             restored = checkpoints.restore_newest(like(placement), Nowhere(), print)
             assert restored is not None

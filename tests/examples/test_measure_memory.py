@@ -285,7 +285,7 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
     [
         (
             ["--optimizers", "adam"],
-            "--optimizers: adam is none of sinkgd, swan, muon, adamw, adamw2",
+            "--optimizers: adam is none of sinkgd, sinkgd-1,",
         ),
         (["--optimizers"], "--optimizers names none"),
         (["--presets"], "--presets names none"),
