@@ -145,8 +145,14 @@ def test_a_wrong_argument_names_itself(make, name):
 
 
 def test_wrong_kinds_of_arguments():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'adam'"):
+    with pytest.raises(TypeError, match=r"^sinkgd\(\) got an unexpected keyword argument 'adam'"):
         mo.sinkgd(adam=optax.adam(1e-3))
+    with pytest.raises(
+        TypeError, match=r"^swan\(\) got an unexpected keyword argument 'direction'"
+    ):
+        mo.swan(direction=1)
+    with pytest.raises(TypeError, match=r"^mngd\(\) got an unexpected keyword argument 'momentun'"):
+        mo.mngd(0.1, (mo.RowNorm(),), momentun=0.9)
     with pytest.raises(TypeError, match="direction is a function from axes"):
         mo.auxiliary_adam(mo.scale_by_swan())
 

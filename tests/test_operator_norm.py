@@ -40,6 +40,13 @@ def test_each_matrix_keeps_its_direction_and_gets_at_least_its_norm(shape, seed)
     np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1, :1], g.shape), rtol=1e-4)
 
 
+def test_each_matrix_of_a_stack_is_scaled_as_it_would_be_alone(rng):
+    g = jnp.asarray(rng.normal(size=(4, 20, 30)), jnp.float32)
+    tx = mo.scale_by_operator_norm(TALL, 2)
+    alone = [updated(tx, each) for each in g]
+    np.testing.assert_allclose(updated(tx, g), jnp.stack(alone), rtol=1e-5)
+
+
 def with_a_gap(rng, shape):
     """Noise, and a direction about three times as large as the largest of the noise."""
     *batch, m, n = shape
@@ -122,13 +129,20 @@ def test_a_gpu_runs_no_branch():
 
 
 @pytest.mark.devices(4)
-@pytest.mark.parametrize("spec", [P("r", None), P(None, "r")])
-def test_devices_exchange_vectors_only(spec):
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((64, 32), P("r", None)),
+        ((64, 32), P(None, "r")),
+        ((32, 4, 16), P(None, None, "r")),  # inside of merged axes
+    ],
+)
+def test_devices_exchange_vectors_only(shape, spec):
     mesh = jax.make_mesh((4,), ("r",), axis_types=(jax.sharding.AxisType.Auto,))
     g = jax.device_put(
-        jax.random.normal(jax.random.key(0), (64, 32)), jax.sharding.NamedSharding(mesh, spec)
+        jax.random.normal(jax.random.key(0), shape), jax.sharding.NamedSharding(mesh, spec)
     )
-    tx = mo.scale_by_operator_norm(TALL)
+    tx = mo.scale_by_operator_norm(TALL if len(shape) == 2 else mo.MatrixAxes((1, 2), 0))
     compiled = jax.jit(lambda g: updated(tx, g)).lower(g).compile()
     text = compiled.as_text()
     assert "all-gather" not in text

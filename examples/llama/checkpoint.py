@@ -139,10 +139,7 @@ class Checkpoints:
             raise InputError(f"{folder} does not exist: there is no checkpoint to read")
         if writable:
             self.folder.mkdir(parents=True, exist_ok=True)
-        for name in (
-            "absl",
-            "asyncio",
-        ):  # orbax logs the errors that it raises, which are said once
+        for name in ("absl", "asyncio"):  # orbax also logs the errors that it raises
             logging.getLogger(name).setLevel(logging.CRITICAL)
         policy = ocp.training.preservation_policies.LatestN(keep) if writable else None
         self._checkpointer = ocp.training.Checkpointer(
@@ -242,7 +239,7 @@ class Checkpoints:
         fault: str | None = None
         try:
             saved = self._checkpointer.checkpointables_metadata(step).custom_metadata
-            if not isinstance(saved, dict) or "seal" not in saved:
+            if not isinstance(saved, dict) or not {"seal", "record"} <= set(saved):
                 raise DamagedError("its metadata are missing")
             if saved["seal"] != _seal(saved):
                 raise DamagedError("its metadata are not what was saved")

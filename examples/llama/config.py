@@ -124,9 +124,9 @@ class OptimizerConfig(Checked):
     rest: Literal["adam", "sinkhorn"] | None = None
     """What trains embedding and head: Adam, or the stateless alternation that ends with tokens of
     root mean square 1; norms stay with Adam (sinkgd)."""
-    num_iters: Count | None = None
-    """Sweeps of row and column normalization; for swan those before it whitens, by default none:
-    only rows are normalized (sinkgd, swan)."""
+    num_iters: Natural | None = None
+    """Sweeps of row and column normalization; for swan those before it whitens, 0 normalizes only
+    rows (sinkgd, swan)."""
     operator_norm: bool | None = None
     """Whether the matrices' directions are scaled to operator norm sqrt(rows / columns), so that a
     rate suits every width (sinkgd)."""
@@ -221,8 +221,8 @@ class CorpusConfig:
     corpus_root: Path | None = None
     """Folder whose *.py files are the text; by default the standard library of this Python."""
     cache: Path | None = None
-    """Folder for the text as one array; by default multinorm_optax in the user's cache folder
-    ($XDG_CACHE_HOME or ~/.cache)."""
+    """Folder for the text as arrays of tokens; by default multinorm_optax in the user's cache
+    folder ($XDG_CACHE_HOME or ~/.cache)."""
 
 
 Tracker = Literal["tensorboard", "wandb"]

@@ -182,6 +182,8 @@ def auxiliary_adam(
 )
 def _sinkgd(context: Context) -> optax.GradientTransformation:
     options = context.options
+    if options["num_iters"] == 0:
+        raise InputError("--num-iters is 0, but sinkgd takes one sweep at least")
 
     def direction(axes: Any) -> optax.GradientTransformation:
         sinkhorn = mo.scale_by_sinkhorn(axes, options["num_iters"])
@@ -221,14 +223,14 @@ _variant("sinkgd-tokens", "SinkGD, stateless embedding and head", of="sinkgd", r
     "swan",
     "SWAN",
     "stateless too, with whitened gradients",
-    _rates(4e-3, 4e-2) | _STATELESS | _ADAM | {"orthogonalizer": "exact", "num_iters": None},
+    _rates(4e-3, 4e-2) | _STATELESS | _ADAM | {"orthogonalizer": "exact", "num_iters": 0},
 )
 def _swan(context: Context) -> optax.GradientTransformation:
     exact = context.options["orthogonalizer"] == "exact"
     orthogonalizer = mo.polar_express() if exact else mo.swan_whitening()
 
     def direction(axes: Any) -> optax.GradientTransformation:
-        if context.options["num_iters"] is None:
+        if context.options["num_iters"] == 0:
             return mo.scale_by_swan(axes, orthogonalizer=orthogonalizer)
         return optax.chain(
             mo.scale_by_sinkhorn(axes, context.options["num_iters"]),

@@ -108,7 +108,9 @@ class Command(Checked):
             if not getattr(self, option):
                 raise InputError(f"--{option} names none; leave the option out to take all")
         if unknown := [name for name in self.optimizers if name not in _NAMES]:
-            raise InputError(f"--optimizers: {', '.join(unknown)} is none of {', '.join(_NAMES)}")
+            raise InputError(
+                f"--optimizers: {', '.join(unknown)} is not one of {', '.join(_NAMES)}"
+            )
         if self.run and not (self.compile and len(self.presets) == len(self.optimizers) == 1):
             raise InputError("--run needs one of --presets and one of --optimizers, compiled")
 

@@ -110,6 +110,14 @@ def takes_options_of(inner: Callable[..., Any]) -> Callable[[Function], Function
     return complete
 
 
+def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise a TypeError, as Python does, for an option that the function's signature lacks."""
+    known = inspect.signature(function).parameters
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
+
+
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise a TypeError for an argument of the wrong type, by its name."""
     for name, value in arguments.items():

@@ -10,7 +10,7 @@ from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.rules import AxesLike
 from multinorm_optax._norms.base import Projection
 from multinorm_optax._norms.normalize import normalize
-from multinorm_optax._optimizers.arguments import documented, takes_options_of
+from multinorm_optax._optimizers.arguments import check_options, documented, takes_options_of
 from multinorm_optax._optimizers.auxiliary_adam import AuxiliaryAdamOptions, auxiliary_adam
 
 
@@ -44,4 +44,5 @@ def mngd(
         projections = (normalize(norm, axes) for norm in norms)
         return multi_normalize(*projections, num_iters=num_iters, tol=tol)
 
+    check_options(mngd, options)
     return auxiliary_adam(direction, learning_rate, axes=axes, **options)

@@ -1,6 +1,5 @@
 """Updates of a given operator norm, by power iteration."""
 
-import functools
 import math
 
 import jax
@@ -9,7 +8,7 @@ import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes, is_integer
 from multinorm_optax._matrices.rules import AxesLike, map_matrices
-from multinorm_optax._matrices.stacks import as_matrices, left_to_xla
+from multinorm_optax._matrices.stacks import left_to_xla
 from multinorm_optax._norms.precision import (
     abs_sq,
     compute_dtype,
@@ -68,29 +67,38 @@ def scale_by_operator_norm(
         return of_matrices(g, found)
 
     def of_matrices(g: jax.Array, found: MatrixAxes) -> jax.Array:
-        x, restore = as_matrices(g.astype(compute_dtype(g.dtype)), found)
-        x = x * unit_scale(x, (-2, -1))
-        m, n = x.shape[-2:]
-        factor = math.sqrt(m / n) * inverse_or_one(_largest_singular_value(x, num_iters))
-        return restore(x * factor).astype(g.dtype)
+        x = g.astype(compute_dtype(g.dtype))
+        x = x * unit_scale(x, found.matrix)
+        m, n = found.matrix_shape(g.shape)
+        factor = math.sqrt(m / n) * inverse_or_one(_largest_singular_value(x, found, num_iters))
+        return (x * factor).astype(g.dtype)
 
     return optax.stateless(lambda updates, _: map_matrices(scaled, axes, updates))
 
 
-def _largest_singular_value(x: jax.Array, num_iters: int) -> jax.Array:
+def _largest_singular_value(x: jax.Array, axes: MatrixAxes, num_iters: int) -> jax.Array:
     """A lower bound for each matrix (axes keep size one) that improves with every iteration."""
     # As sums, products with vectors take a hundred times as long on a CPU for large matrices.
-    product = functools.partial(jnp.matmul, precision="highest")
-    shape = (*x.shape[:-2], x.shape[-1], 1)
+    shape = [size if axis in axes.input else 1 for axis, size in enumerate(x.shape)]
     u = jax.random.normal(jax.random.key(0), shape, jnp.finfo(x.dtype).dtype)
     length = jnp.ones((), u.dtype)
     for _ in range(num_iters):
-        v = product(x, u * inverse_or_one(length))
-        v = v * inverse_or_one(_length(v))
-        u = product(jnp.conj(jnp.swapaxes(x, -1, -2)), v)
-        length = _length(u)
+        v = _product(x, u * inverse_or_one(length), axes.input, axes.output)
+        v = v * inverse_or_one(_length(v, axes.output))
+        u = _product(jnp.conj(x), v, axes.output, axes.input)
+        length = _length(u, axes.input)
     return length
 
 
-def _length(v: jax.Array) -> jax.Array:
-    return sqrt_or_zero(jnp.sum(abs_sq(v), axis=-2, keepdims=True))
+def _product(
+    x: jax.Array, vector: jax.Array, over: tuple[int, ...], kept: tuple[int, ...]
+) -> jax.Array:
+    """The sum of x * vector over some axes, which keep size one; the vector has it along `kept`."""
+    every = range(x.ndim)
+    of_vector, of_result = ([i for i in every if i not in axes] for axes in (kept, over))
+    factors = x, [*every], jnp.squeeze(vector, kept), of_vector
+    return jnp.expand_dims(jnp.einsum(*factors, of_result, precision="highest"), over)
+
+
+def _length(v: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return sqrt_or_zero(jnp.sum(abs_sq(v), axis=axes, keepdims=True))

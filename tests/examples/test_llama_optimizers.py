@@ -255,6 +255,12 @@ def test_per_layer_is_a_loop_over_layers(tiny_model: ModelConfig) -> None:
     assert "conditional" in update.lower(stack[0], state, stack[0]).compile().as_text()
 
 
+def test_sinkgd_without_a_sweep_is_refused(tiny_model: ModelConfig) -> None:
+    config = resolve(OptimizerConfig("sinkgd", num_iters=0))
+    with pytest.raises(InputError, match="--num-iters is 0, but sinkgd takes one sweep at least"):
+        make_optimizer(config, Setup(model=tiny_model))
+
+
 @pytest.mark.parametrize("name", ["ldadam", "galore"])
 def test_rank_that_the_matrices_do_not_have_is_refused(
     name: OptimizerName, tiny_model: ModelConfig

@@ -46,7 +46,8 @@ BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
         ),
         **dict.fromkeys(("momentum", "b2"), (-0.1, 1.0, 2.0, float("nan"))),
         **dict.fromkeys(("weight_decay", "clip_norm"), (-0.1, float("nan"), float("inf"))),
-        **dict.fromkeys(("num_iters", "rank", "update_proj_gap"), (0, -1)),
+        **dict.fromkeys(("rank", "update_proj_gap"), (0, -1)),
+        "num_iters": (-1,),
     },
     Setup: {**dict.fromkeys(("steps", "schedule_steps", "validate_every"), (0, -1)), "seed": (-1,)},
     RunConfig: {

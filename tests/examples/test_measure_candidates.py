@@ -1,6 +1,7 @@
 """The candidates: their directions beside NumPy, the search of a rate, and the command."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from examples.measure.candidates.directions import (
     moving_scales,
     scale_by_side_variance,
 )
-from examples.measure.candidates.search import due_trials
+from examples.measure.candidates.search import due_trials, tabulate
 from examples.measure.study import plan
 from examples.measure.study.plan import CELLS
 from examples.measure.study.runs import Run, Trial
@@ -119,6 +120,22 @@ def test_a_diverged_rate_is_no_best_one() -> None:
     assert [run.trial.point for run in runs] == [0, -1, 1, -2]
 
 
+def test_a_repetition_that_diverges_is_said() -> None:
+    runs: list[Run] = []
+    while due := due_trials(CELL, ["polar-8"], runs):
+        loss = None if due[0].seed == 2 else due[0].point ** 2 + 1.0
+        runs.append(Run(due[0], loss, None if loss else 5, 1.0, 0))
+    (row,) = tabulate(CELL, ["polar-8"], runs).rows
+    assert row[-2:] == ["1.000", "diverged"]
+
+
+@pytest.mark.parametrize("option", ["--cells", "--candidates"])
+def test_unknown_names_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([option, "nope"])
+    assert f"{option}: nope is not one of" in " ".join(capsys.readouterr().err.split())
+
+
 def test_command_trains_searches_and_goes_on(
     tmp_path: Path,
     source_folder: Path,
@@ -139,3 +156,9 @@ def test_command_trains_searches_and_goes_on(
     before = results.read_bytes()
     assert main([*arguments, "--cache", str(tmp_path)]) == 0
     assert results.read_bytes() == before
+    shutil.copytree(source_folder, tmp_path / "other")
+    for path in (tmp_path / "other").rglob("*.py"):
+        path.write_text("# changed\n" + path.read_text())
+    other = [*arguments[:-1], str(tmp_path / "other"), "--cache", str(tmp_path / "cache")]
+    assert main(other) != 0
+    assert "losses do not compare" in " ".join(capsys.readouterr().out.split())

@@ -285,11 +285,11 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
     [
         (
             ["--optimizers", "adam"],
-            "--optimizers: adam is none of sinkgd, sinkgd-1,",
+            "--optimizers: adam is not one of sinkgd, sinkgd-1,",
         ),
         (["--optimizers"], "--optimizers names none"),
         (["--presets"], "--presets names none"),
-        (["--optimizers", "galore-layerwise"], "galore-layerwise is none of"),
+        (["--optimizers", "galore-layerwise"], "galore-layerwise is not one of"),
         (["--run"], "--run needs one of --presets and one of --optimizers, compiled"),
     ],
 )

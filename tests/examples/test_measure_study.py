@@ -522,8 +522,8 @@ class TestStudy:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cells", "none"], "--cells: none is none of large-8k"),
-        (["--optimizers", "none"], "--optimizers: none is none of adamw2"),
+        (["--cells", "none"], "--cells: none is not one of large-8k"),
+        (["--optimizers", "none"], "--optimizers: none is not one of adamw2"),
         (["--cells", "60m"], "60m trains on token shards; give --tokens"),
     ],
 )

@@ -87,7 +87,7 @@ class RunFolder(LockedFolder):
         folder's, and the text another if that is accepted; config.json then says so.
 
         Returns:
-            Who the run is, for its checkpoints.
+            The run's identity, for its checkpoints.
 
         Raises:
             ConfigMismatchError: the folder was made with another configuration.
@@ -112,7 +112,7 @@ class RunFolder(LockedFolder):
         return self.identity()
 
     def identity(self) -> Identity:
-        """Who the run is, as config.json has it."""
+        """The run's identity, as config.json has it."""
         stored = self._stored()
         config = {name: value for name, value in stored.items() if name not in _BESIDE}
         return Identity(stored["run"], config, [*stored["earlier_texts"], stored["corpus"]])

@@ -195,8 +195,8 @@ _PAUSE = 0.2
 def meet(host: str, port: int, processes: int, number: int, seconds: float) -> None:
     """Wait until all processes are there, for a time; JAX itself would abort without their names.
 
-    The others tell process 0 their numbers, and wait for its word. Whoever says anything else is
-    no process of this run.
+    The others tell process 0 their numbers, and wait for its word. A connection that sends anything
+    else is ignored.
     """
     present: dict[int, asyncio.StreamWriter] = {}
 

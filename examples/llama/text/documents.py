@@ -57,7 +57,7 @@ def _text_of(path: Path, number: int, line: bytes) -> str:
 
 
 def read_documents(path: Path, start: int = 0) -> Iterator[str]:
-    """The texts of a file of C4 from line `start` + 1 on; lines before it are not looked into."""
+    """The texts of a file of C4 from line `start` + 1 on; earlier lines are skipped."""
     number = 0
     try:
         with gzip.open(path) as lines:

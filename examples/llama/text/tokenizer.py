@@ -115,7 +115,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer's file: *.model by SentencePiece, *.json by the tokenizers package."""
     kinds = {".model": sentencepiece_tokenizer, ".json": json_tokenizer}
     if path.suffix not in kinds or not path.is_file():
-        fault = "is no file" if path.suffix in kinds else "is no tokenizer"
+        fault = "is not a file" if path.suffix in kinds else "is not a tokenizer's file"
         raise InputError(
             f"{path} {fault}; --tokenizer takes bytes, bpe, or the path of a SentencePiece model "
             f"(*.model) or of a file of the tokenizers package (*.json)"

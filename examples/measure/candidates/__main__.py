@@ -1,6 +1,7 @@
 """`python -m examples.measure.candidates`: final losses of the candidates on the study's models."""
 
 import functools
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from examples.llama.text.corpus import load_corpus
 from examples.measure.candidates.search import due_trials, tabulate
 from examples.measure.candidates.table import CANDIDATES, CENTERS
 from examples.measure.study.plan import CELLS
-from examples.measure.study.runs import Run, RunsFile, Trial
+from examples.measure.study.runs import Run, RunsFile, Trial, refuse_unknown
 from examples.measure.study.training import Trainer
 
 
@@ -41,6 +42,11 @@ class Command:
     show: bool = False
     """Train nothing; show what the results file holds."""
 
+    def __post_init__(self) -> None:
+        """Refuse names that do not exist."""
+        refuse_unknown("--cells", self.cells, CENTERS)
+        refuse_unknown("--candidates", self.candidates, CANDIDATES)
+
 
 def _build(name: str, context: Context) -> optax.GradientTransformation:
     candidate = CANDIDATES[name]
@@ -53,6 +59,8 @@ def carry_out(command: Command, file: RunsFile, console: Console) -> None:
     """Make all runs that are due."""
     vocabulary = CELLS[command.cells[0]].setup.model.vocabulary
     corpus = load_corpus(command.corpus, vocabulary, console)
+    for cell in command.cells:
+        file.check_text(cell, corpus.name)
     environment = file.environment({"corpus": corpus.name, **versions(), **machine()})
 
     @functools.lru_cache(maxsize=1)
@@ -78,8 +86,12 @@ def carry_out(command: Command, file: RunsFile, console: Console) -> None:
 def run(command: Command, console: Console) -> int:
     """Carry out what is missing, then report; return the exit code."""
     file = RunsFile(command.results)
-    if not command.show:
-        carry_out(command, file, console)
+    try:
+        if not command.show:
+            carry_out(command, file, console)
+    except KeyboardInterrupt:
+        console.print(f"Stopped; the same command goes on after the runs in {command.results}")
+        return 128 + signal.SIGINT
     runs = file.runs()
     for cell in command.cells:
         console.print(tabulate(cell, command.candidates, runs), "")

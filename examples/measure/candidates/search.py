@@ -1,5 +1,6 @@
 """Which rates of a candidate are tried, and what the runs say."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -66,8 +67,14 @@ def tabulate(cell: str, names: Sequence[str], runs: Sequence[Run]) -> Table:
         seeds = [_of(cell, name, runs, seed).get(power) for seed in SEEDS]
         scores = [best.score, *(run.score for run in seeds if run)]
         full = len(scores) == 1 + len(SEEDS)
-        mean = f"{statistics.fmean(scores):.3f} ± {statistics.stdev(scores):.3f}" if full else "-"
+        if math.isinf(max(scores)):
+            mean = "diverged"
+        elif full:
+            mean = f"{statistics.fmean(scores):.3f} ± {statistics.stdev(scores):.3f}"
+        else:
+            mean = "-"
         figures = [str(len(_of(cell, name, runs, 0))), str(best.trial.rates)]
-        rows.append([CANDIDATES[name].title, *figures, f"{best.score:.3f}", mean])
+        cells = [CANDIDATES[name].title, *figures, f"{best.score:.3f}", mean]
+        rows.append((best.score, cells))
     heads = ["", "rates tried", "best rates", "final loss, nats: seed 0", "three seeds"]
-    return Table(heads, sorted(rows, key=lambda row: row[3]), CELLS[cell].title)
+    return Table(heads, [cells for _, cells in sorted(rows)], CELLS[cell].title)

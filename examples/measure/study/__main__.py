@@ -19,7 +19,7 @@ from examples.llama.text.shards import shard_tokens
 from examples.measure.study.findings import findings, findings_table, progress_table
 from examples.measure.study.pictures import PICTURES, plot
 from examples.measure.study.plan import CELLS, CPU_CELLS, SPACES
-from examples.measure.study.runs import Run, RunsFile, Trial
+from examples.measure.study.runs import Run, RunsFile, Trial, refuse_unknown
 from examples.measure.study.search import due_trials, left, seconds_per_step
 from examples.measure.study.training import Tokens, Trainer
 from examples.measure.tables import Table
@@ -51,12 +51,8 @@ class Command:
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist, and text that is missing."""
-        for option, chosen, known in (
-            ("--cells", self.cells, CELLS),
-            ("--optimizers", self.optimizers, SPACES),
-        ):
-            if unknown := set(chosen) - set(known):
-                raise InputError(f"{option}: {', '.join(unknown)} is none of {', '.join(known)}")
+        refuse_unknown("--cells", self.cells, CELLS)
+        refuse_unknown("--optimizers", self.optimizers, SPACES)
         shards = [cell for cell in self.cells if CELLS[cell].shards]
         if shards and self.tokens is None and not (self.show or self.estimate):
             raise InputError(f"--cells {' '.join(shards)} trains on token shards; give --tokens")
@@ -79,13 +75,7 @@ def read_text(command: Command, cell: str, file: RunsFile, console: Console) -> 
         corpus = shard_tokens(command.tokens, vocabulary)
     else:
         corpus = load_corpus(command.corpus, vocabulary, console)
-    texts = [each["corpus"] for each in file.environments()]
-    used = {texts[run.environment] for run in file.runs() if run.trial.cell == cell}
-    if other := used - {corpus.name}:
-        raise InputError(
-            f"{file.path}: the runs of {cell} are of the text {', '.join(other)}, this would be "
-            f"{corpus.name}; losses do not compare; choose other --results"
-        )
+    file.check_text(cell, corpus.name)
     return corpus
 
 

@@ -1,4 +1,4 @@
-"""What the runs say of each optimizer in a cell, and the tables of it."""
+"""Findings for each optimizer in a cell, and their tables."""
 
 import math
 import statistics

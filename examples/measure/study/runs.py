@@ -6,7 +6,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -69,12 +69,28 @@ class Run(NamedTuple):
         return cls(trial, *(record[name] for name in cls._fields[1:]))
 
 
+def refuse_unknown(option: str, chosen: Collection[str], known: Collection[str]) -> None:
+    """Raise an error that names the option unless all names are known."""
+    if unknown := [name for name in chosen if name not in known]:
+        raise InputError(f"{option}: {', '.join(unknown)} is not one of {', '.join(known)}")
+
+
 class RunsFile:
     """Runs, and lines with the text, versions and machine of the runs."""
 
     def __init__(self, path: Path):
         """Remember the path; nothing is written."""
         self.path = path
+
+    def check_text(self, cell: str, name: str) -> None:
+        """Raise an error if runs of a cell are of another text."""
+        texts = [each["corpus"] for each in self.environments()]
+        used = {texts[run.environment] for run in self.runs() if run.trial.cell == cell}
+        if other := used - {name}:
+            raise InputError(
+                f"{self.path}: the runs of {cell} are of the text {', '.join(other)}, this would "
+                f"be {name}; losses do not compare; choose other --results"
+            )
 
     def runs(self) -> list[Run]:
         """All runs so far; a line that is not of this study is an error."""
