@@ -84,6 +84,10 @@ def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     assert code == 0
     assert f"after step {stopped_at}" in output
     assert _without_times(tmp_path / "parts") == _without_times(tmp_path / "whole")
+    lines = read_lines(tmp_path / "parts" / "metrics.jsonl")
+    elapsed = [line["elapsed_seconds"] for line in lines if "elapsed_seconds" in line]
+    assert elapsed == sorted(elapsed)
+    assert len(elapsed) > 6
     task = prepare(experiment, corpus)
     whole, whole_batch = _last_state(tmp_path / "whole", task)
     parts, parts_batch = _last_state(tmp_path / "parts", task)
