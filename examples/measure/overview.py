@@ -148,10 +148,10 @@ def study(cell: str) -> Table:
     return findings_table(cell, findings(cell, runs))
 
 
-def tried_candidates() -> Table:
-    """The candidates for SWAN's and SinkGD's directions."""
+def tried_candidates(cell: str) -> Table:
+    """The candidates for SWAN's and SinkGD's directions in a cell."""
     runs = RunsFile(RECORDED / "candidates.jsonl").runs()
-    return tabulate("small-8k", tuple(CANDIDATES), runs)
+    return tabulate(cell, tuple(CANDIDATES), runs)
 
 
 def _groups(file: str, section: str) -> list[dict[str, Any]]:
@@ -165,7 +165,8 @@ TABLES: Mapping[str, Callable[[], Table]] = {
     "brief-time": lambda: table(_BRIEF_TIME, {"optimizer": _brief, "time of an update": _time}),
     "study": lambda: study("small-8k"),
     "study-small-1k": lambda: study("small-1k"),
-    "candidates": tried_candidates,
+    "candidates": lambda: tried_candidates("small-8k"),
+    "candidates-small-1k": lambda: tried_candidates("small-1k"),
     "largest": largest,
     "throughput": lambda: throughput.make_table(recorded("throughput.json")),
     "step": lambda: bench.ratio_table(_groups("benchmark.json", "step")),
