@@ -124,8 +124,8 @@ def test_byte_pairs_need_room_for_all_bytes() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("absent.json", None, r"absent.json is no file; --tokenizer takes bytes, bpe, or"),
-        ("bytess", None, r"bytess is no tokenizer; --tokenizer takes bytes, bpe, or"),
+        ("absent.json", None, r"absent.json is not a file; --tokenizer takes bytes, bpe, or"),
+        ("bytess", None, r"bytess is not a tokenizer's file; --tokenizer takes bytes, bpe, or"),
         ("empty.model", b"", r"empty.model holds no tokenizer: the file is empty"),
         ("nonsense.model", b"nonsense", r"nonsense.model holds no tokenizer: .*; choose another"),
         ("nonsense.json", b"nonsense", r"nonsense.json holds no tokenizer: .*; choose another"),
