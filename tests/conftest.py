@@ -7,6 +7,10 @@ import os
 # and with each program in one part. `make test-oldest` and `make test-latest` set this to 0: there
 # everything is compiled as it is for users.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# The eight devices share one pool of threads, as many as there are cores, and each collective holds
+# a thread until all devices are there. Devices may start independent collectives in different
+# orders: with few threads all of them then wait for each other for ever.
+os.environ.setdefault("PJRT_NPROC", "64")
 
 import chex
 import hypothesis

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from tokenizers.processors import TemplateProcessing
 
 from examples.llama.config import DataConfig
-from examples.llama.text.documents import PADDING, DocumentCorpus, folder_documents
+from examples.llama.text.c4 import folder_documents
+from examples.llama.text.documents import PADDING, DocumentCorpus
 from examples.llama.text.tokenizer import BYTES
 
 

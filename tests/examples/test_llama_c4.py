@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, InputError
+from examples.llama.text.c4 import folder_documents
 from examples.llama.text.corpus import load_corpus
-from examples.llama.text.documents import PADDING, DocumentCorpus, folder_documents
+from examples.llama.text.documents import PADDING, DocumentCorpus
 from examples.llama.text.tokenizer import sentencepiece_tokenizer
 from tests.examples.c4_files import (
     BYTES,

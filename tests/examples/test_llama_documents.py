@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from examples.llama.config import InputError
-from examples.llama.text.documents import folder_documents
+from examples.llama.text.c4 import folder_documents
 from tests.examples.c4_files import (
     corpus_of,
     make_config,

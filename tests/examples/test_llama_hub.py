@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, InputError
+from examples.llama.text.c4 import REVISION, hub_documents
 from examples.llama.text.corpus import load_corpus
-from examples.llama.text.documents import REVISION, DocumentCorpus, hub_documents
+from examples.llama.text.documents import DocumentCorpus
 from tests.examples.c4_files import BYTES, make_config, write_c4
 
 

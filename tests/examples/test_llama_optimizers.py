@@ -21,7 +21,8 @@ from examples.llama.config import (
     Setup,
 )
 from examples.llama.model import LLAMA_RULES, abstract_llama, init_llama
-from examples.llama.optimizers import BASE_OPTIMIZERS, MATRIX, OPTIMIZERS, REST, Context, per_layer
+from examples.llama.optimizers import BASE_OPTIMIZERS, MATRIX, OPTIMIZERS, REST, Context
+from examples.llama.per_layer import per_layer
 from examples.llama.presets import PRESETS, resolve
 from examples.llama.schedule import make_optimizer, peak_rates, schedule, scheduled_rates
 from tests.examples.trajectories import BATCHES, COMBINED, experiment_of, trajectory

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from examples.llama.config import CorpusConfig, DataConfig, InputError
-from examples.llama.text.documents import folder_documents, hub_documents
+from examples.llama.text.c4 import folder_documents, hub_documents
 from examples.llama.text.python_source import python_source
 from examples.llama.text.shards import ShardText, shard_files
 from examples.llama.text.tokenizer import BYTES, Tokenizer, byte_pair_tokenizer, read_tokenizer

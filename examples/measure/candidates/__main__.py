@@ -1,7 +1,6 @@
 """`python -m examples.measure.candidates`: final losses of the candidates on the study's models."""
 
 import functools
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -86,12 +85,9 @@ def carry_out(command: Command, file: RunsFile, console: Console) -> None:
 def run(command: Command, console: Console) -> int:
     """Carry out what is missing, then report; return the exit code."""
     file = RunsFile(command.results)
-    try:
-        if not command.show:
-            carry_out(command, file, console)
-    except KeyboardInterrupt:
-        console.print(f"Stopped; the same command goes on after the runs in {command.results}")
-        return 128 + signal.SIGINT
+    make = functools.partial(carry_out, command, file, console)
+    if not command.show and (code := file.until_stopped(make, console)):
+        return code
     runs = file.runs()
     for cell in command.cells:
         console.print(tabulate(cell, command.candidates, runs), "")

@@ -1,7 +1,6 @@
 """The learning study: `python -m examples.measure.study`."""
 
 import functools
-import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -140,12 +139,9 @@ def run(command: Command, console: Console) -> int:
         console.print(Table(["", "runs", "time"], rows, "Left"))
         console.print("if no box moves; where nothing was timed, from the plan's guess")
         return 0
-    try:
-        if not command.show:
-            carry_out(command, file, console)
-    except KeyboardInterrupt:
-        console.print(f"Stopped; the same command goes on after the runs in {command.results}")
-        return 128 + signal.SIGINT
+    make = functools.partial(carry_out, command, file, console)
+    if not command.show and (code := file.until_stopped(make, console)):
+        return code
     report(command, file.runs(), console)
     return 0
 

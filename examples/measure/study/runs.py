@@ -4,11 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+from rich.console import Console
 
 from examples.llama.config import InputError
 from examples.llama.run.records import read_lines
@@ -81,6 +84,15 @@ class RunsFile:
     def __init__(self, path: Path):
         """Remember the path; nothing is written."""
         self.path = path
+
+    def until_stopped(self, carry_out: Callable[[], None], console: Console) -> int:
+        """Make runs; return 0, or after Ctrl-C an exit code."""
+        try:
+            carry_out()
+        except KeyboardInterrupt:
+            console.print(f"Stopped; the same command goes on after the runs in {self.path}")
+            return 128 + signal.SIGINT
+        return 0
 
     def check_text(self, cell: str, name: str) -> None:
         """Raise an error if runs of a cell are of another text."""
