@@ -368,7 +368,7 @@ def _train(
         # another process may have been the one that got the signal
         return signals.exit_code or 128 + signal.SIGTERM
     if is_main_process():
-        conclude(experiment, task.definition, state.params, corpus, folder, record["text"], console)
+        conclude(experiment, task.definition, state.params, corpus, folder, console)
     return 0
 
 

@@ -162,7 +162,7 @@ def test_metrics_are_on_the_disk_before_the_checkpoint(
         lambda saved: saved.update(step=10),
         lambda saved: saved.update(run="another"),
         lambda saved: saved.update(record={}),
-        lambda saved: saved["record"].update(text=saved["record"]["text"].replace("4", "5", 1)),
+        lambda saved: saved["record"].update(metrics=saved["record"]["metrics"].swapcase()),
         lambda saved: saved.update(seal=None),
         lambda saved: saved.pop("seal"),
         lambda saved: saved.clear(),

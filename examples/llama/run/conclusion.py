@@ -1,6 +1,5 @@
 """What a finished run leaves: a sample of text, a picture, a summary."""
 
-import json
 import statistics
 from typing import Any
 
@@ -16,7 +15,7 @@ from examples.llama.loss import Validation
 from examples.llama.model import LLAMA_RULES, Definition, Params
 from examples.llama.optimizers import MATRIX
 from examples.llama.run.environment import machine, versions
-from examples.llama.run.folder import RunFolder
+from examples.llama.run.folder import RunFolder, read_metrics
 from examples.llama.run.options import as_json
 from examples.llama.run.plot import Curve, plot_run
 from examples.llama.run.records import write_json
@@ -32,17 +31,16 @@ def conclude(
     params: Params,
     corpus: Corpus,
     folder: RunFolder,
-    metrics: str,
     console: Console,
 ) -> None:
     """Sample, draw, and write the summary last, which marks the run as finished.
 
-    `metrics` are the lines that the last checkpoint kept. Of several processes, each has a part of
-    the weights only: there is no sample then; `examples.llama.generate` makes one.
+    Of several processes, each has a part of the weights only: there is no sample then;
+    `examples.llama.generate` makes one.
     """
     name = experiment.optimizer.name
     total = experiment.setup.steps
-    lines = [json.loads(line) for line in metrics.splitlines()]
+    lines = read_metrics(folder.metrics)
     steps = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation_loss" in line]
     assert validations[-1]["step"] == total

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
@@ -21,17 +23,20 @@ from examples.llama.schedule import scheduled_rates
 
 
 class MetricsLog:
-    """Appends a JSON line per event to a file that begins with `text`; use it as a context manager.
+    """Appends a JSON line per event to a file; use it as a context manager.
 
-    `text` is what a checkpoint kept: the file follows from it, whatever became of the file before.
+    The file begins with the lines that a checkpoint kept, compressed: it follows from them,
+    whatever became of the file before.
     """
 
-    def __init__(self, path: Path, text: str):
-        self._path, self._kept = path, [text]
+    def __init__(self, path: Path, kept: str):
+        self._path, self._before = path, zlib.decompress(b64decode(kept)) if kept else b""
+        self._compressor = zlib.compressobj()
+        self._compressed = [self._compressor.compress(self._before)]
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "MetricsLog":
-        write_atomically(self._path, lambda file: file.write(self._kept[0].encode()))
+        write_atomically(self._path, lambda file: file.write(self._before))
         with naming(self._path):
             self._file = self._path.open("ab")
         return self
@@ -45,18 +50,18 @@ class MetricsLog:
     def write(self, line: dict[str, Any]) -> None:
         """Append one line."""
         assert self._file is not None
-        added = json.dumps(line, allow_nan=False) + "\n"
+        added = json.dumps(line, allow_nan=False).encode() + b"\n"
         with naming(self._path):
-            self._file.write(added.encode())
+            self._file.write(added)
             self._file.flush()
-        self._kept.append(added)
+        self._compressed.append(self._compressor.compress(added))
 
     def sync(self) -> str:
-        """Write through to the disk; return all lines."""
+        """Write through to the disk; return all lines, compressed."""
         assert self._file is not None
         with naming(self._path):
             os.fsync(self._file.fileno())
-        return "".join(self._kept)
+        return b64encode(b"".join([*self._compressed, self._compressor.copy().flush()])).decode()
 
 
 class Recording(NamedTuple):
@@ -95,7 +100,7 @@ def recording(
 
     with (
         Reporter(console, experiment, devices, done, run.log_every) as bar,
-        MetricsLog(folder.metrics, record.get("text", "")) as log,
+        MetricsLog(folder.metrics, record.get("metrics", "")) as log,
         track(run.track, folder.path, config, done) as also_log,
         profile_steps(folder.profile if run.profile else None) as profile,
     ):
@@ -120,6 +125,6 @@ def recording(
             also_log(line)
 
         def sync() -> dict[str, Any]:
-            return {"text": log.sync(), **elapsed_seconds()}
+            return {"metrics": log.sync(), **elapsed_seconds()}
 
         yield Recording(take, sync)
