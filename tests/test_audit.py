@@ -127,3 +127,5 @@ def test_axes_are_those_of_the_optimizer():
 def test_axes_in_the_place_of_the_optimizer():
     with pytest.raises(TypeError, match=r"write audit\(params, axes=...\)"):
         mo.audit({"kernel": jnp.ones((4, 6))}, [(".*", None)])
+    with pytest.raises(TypeError, match=r"write .*optimizer\.gradient_transformation\(\)"):
+        mo.audit({"kernel": jnp.ones((4, 6))}, optax.MultiSteps(mo.sinkgd(), 2))

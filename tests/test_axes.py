@@ -20,6 +20,11 @@ def test_layouts(layout):
     assert (m, n) == tuple(sorted(matrices.shape[1:]))
 
 
+def test_integers_of_numpy_are_integers():
+    axes = mo.MatrixAxes(output=np.int64(1), input=[np.int32(0)])
+    assert repr(axes) == "MatrixAxes(output=(1,), input=(0,))"
+
+
 def test_integers_and_sequences_say_the_same():
     assert mo.MatrixAxes(output=1, input=0) == mo.MatrixAxes(output=[1], input=range(1))
     assert hash(mo.MatrixAxes(1, 0)) == hash(mo.MatrixAxes((1,), (0,)))
@@ -49,7 +54,7 @@ def test_square_matrix_is_not_turned():
 
 @pytest.mark.parametrize("bad", [1.0, "1", (0, 1.5), None, True, (0, True)])
 def test_axes_are_integers(bad):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"MatrixAxes\.output must be integers, got"):
         mo.MatrixAxes(output=bad, input=0)
 
 
@@ -69,6 +74,12 @@ def test_misfits_name_path_and_shape(axes, shape):
     with pytest.raises(ValueError, match="layer/w") as error:
         mo.resolve_axes([(".*", axes)], {"layer": {"w": jnp.zeros(shape)}})
     assert str(shape) in str(error.value)
+
+
+def test_two_leaves_of_one_path_are_refused():
+    params = {"a/w": jnp.zeros((2, 3, 4)), "a": {"w": jnp.zeros((2, 3))}}
+    with pytest.raises(ValueError, match="2 leaves have the path a/w"):
+        mo.resolve_axes([(".*", None)], params)
 
 
 class TestMuonDimensionNumbers:

@@ -144,6 +144,13 @@ def test_a_wrong_argument_names_itself(make, name):
         make()
 
 
+def test_dtypes_are_static():
+    for make, name in ((mo.sinkgd, "momentum_dtype"), (mo.ldadam, "adam_moment_dtype")):
+        with pytest.raises(TypeError, match=f"^{name} must not be an array.*static_args"):
+            injected = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)
+            injected(**{name: jnp.bfloat16}).init(BFLOAT16)
+
+
 def test_wrong_kinds_of_arguments():
     with pytest.raises(TypeError, match=r"^sinkgd\(\) got an unexpected keyword argument 'adam'"):
         mo.sinkgd(adam=optax.adam(1e-3))
@@ -153,6 +160,11 @@ def test_wrong_kinds_of_arguments():
         mo.swan(direction=1)
     with pytest.raises(TypeError, match=r"^mngd\(\) got an unexpected keyword argument 'momentun'"):
         mo.mngd(0.1, (mo.RowNorm(),), momentun=0.9)
+    for norms in (mo.RowNorm(), iter([mo.RowNorm()])):
+        with pytest.raises(TypeError, match=r"norms must be a sequence of norms, .* got"):
+            mo.mngd(0.1, norms)
+    with pytest.raises(TypeError, match=r"RowNorm.* is not a norm or projection"):
+        mo.mngd(0.1, (mo.RowNorm,))
     with pytest.raises(TypeError, match="direction is a function from axes"):
         mo.auxiliary_adam(mo.scale_by_swan())
 

@@ -207,6 +207,26 @@ def test_tied_embeddings_get_both_gradients(float64, rng, batches, name):
     assert not [leaf for leaf in jax.tree.leaves(state.head) if leaf.shape == params["embed"].shape]
 
 
+@pytest.mark.parametrize("box", [lambda x: {"embedding": x}, lambda x: [x], lambda x: (x,)])
+def test_tied_embeddings_may_be_trees(float64, rng, batches, box):
+    def boxed(part):
+        return {name: box(value) if name == "embed" else value for name, value in part.items()}
+
+    def unboxed(part):
+        return {name: jax.tree.leaves(x)[0] if name == "embed" else x for name, x in part.items()}
+
+    nested = LayerwiseModel(
+        lambda part, batch: TIED.embed(unboxed(part), batch),
+        TIED.block,
+        lambda part, state, batch: TIED.head(unboxed(part), state, batch),
+        head_names=TIED.head_names,
+    )
+    tx, params = optax.sgd(RATE), tied_params(draw(rng))
+    want, _, want_losses = run(compiled(TIED, tx), params, batches)
+    got, _, losses = run(compiled(nested, tx), boxed(params), batches)
+    chex.assert_trees_all_close((unboxed(got), losses), (want, want_losses), rtol=1e-12)
+
+
 def unstacked(params):
     layers = [jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(LAYERS)]
     return {**params, "layers": layers}

@@ -215,6 +215,11 @@ class TestBadArguments:
         with pytest.raises(TypeError, match="num_iters must be an integer"):
             mo.multi_normalize(ROWS, num_iters=num_iters)
 
+    @pytest.mark.parametrize("num_iters", [jnp.float32(5), jnp.ones(1, int)], ids=str)
+    def test_sweeps_of_an_array(self, num_iters):
+        with pytest.raises(TypeError, match="num_iters must be one integer, got"):
+            mo.multi_normalize(ROWS, num_iters=num_iters)
+
     def test_a_norm_instead_of_its_transformation(self):
         with pytest.raises(TypeError, match=r"write normalize\(RowNorm\(\)\)"):
             mo.multi_normalize(mo.RowNorm())
@@ -236,6 +241,7 @@ def test_traced_numbers_of_sweeps(rng, tol):
     for sweeps in (1, 3):
         want = updated(mo.scale_by_sinkhorn(ROWS_FIRST, sweeps, tol), G)
         np.testing.assert_allclose(run(G, sweeps), want, atol=1e-6)
+        np.testing.assert_allclose(run(G, jnp.uint8(sweeps)), want, atol=1e-6)
 
 
 class Scaled(mo.RowNorm):

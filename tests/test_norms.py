@@ -112,7 +112,9 @@ def test_layouts(rng, name):
 
 
 @every_norm
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float8_e4m3fn, jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64]
+)
 def test_dtypes(rng, name, dtype):
     x = jnp.asarray(rng.standard_normal((4, 7)), dtype)
     exact = np.asarray(x, np.complex128 if dtype == jnp.complex64 else np.float64)

@@ -47,6 +47,19 @@ def test_other_whitenings(float64, rng):
     np.testing.assert_allclose(result, reference.swan(G, k=4, beta=0.5), atol=1e-10)
 
 
+def test_whitening_without_a_hash(rng):
+    class Whitening:
+        __hash__ = None
+
+        def __call__(self, x):
+            return mo.exact_svd()(x)
+
+    G = rng.standard_normal((6, 15))
+    result = updated(mo.scale_by_swan(ROWS_FIRST, orthogonalizer=Whitening()), G)
+    want = updated(mo.scale_by_swan(ROWS_FIRST, orthogonalizer=mo.exact_svd()), G)
+    np.testing.assert_allclose(result, want, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(6, 15), (8, 8)], ids=str)
 def test_exact_form_is_a_fixed_point_after_one_sweep(float64, rng, shape):
     G = rng.standard_normal(shape)

@@ -52,6 +52,12 @@ def test_small_rows_are_those_below_the_threshold_and_no_others(rng):
     assert 0 < (kept == 0).all(1).sum() < len(table)
 
 
+@pytest.mark.parametrize("size", [1e-10, 1e-30])
+def test_without_a_threshold_every_row_counts(size):
+    table = jnp.ones((3, 4)).at[0].set(size)
+    np.testing.assert_allclose(_apply(mo.scale_by_token_sinkhorn(TABLE, threshold=0.0), table), 1)
+
+
 @pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
 def test_any_scale_gives_the_same_bits(rng, scale):
     table = jnp.float32(_skewed(rng))

@@ -101,8 +101,15 @@ def _last_iterate(alternation: Alternation[Any], num_iters: NumIters, tol: Toler
 
 
 def _are_own(members: tuple[Member, ...]) -> bool:
-    """Whether all projections are of this package, whose equality and hashes can be relied on."""
+    """Whether all projections are of this package, whose equality can be relied on, and hashable.
+
+    They are not if an orthogonalizer is not, such as a module with arrays.
+    """
     own = __name__.partition(".")[0] + "."
+    try:
+        hash(members)
+    except TypeError:
+        return False
     return all(type(each.projection).__module__.startswith(own) for each in members)
 
 
@@ -119,14 +126,18 @@ def check_arguments(
     num_iters: NumIters,
     tol: Tolerance = None,
 ) -> NumIters:
-    """Check the arguments and return the number of sweeps; arrays are not checked."""
+    """Check the arguments and return the number of sweeps; values of arrays are not checked."""
     if not projections:
         raise ValueError("multi_normalize needs at least one projection")
     for each in projections:
         if not isinstance(each, optax.GradientTransformation):
             hint = f"normalize({each!r})" if isinstance(each, Projection) else "one of optax's"
             raise TypeError(f"{each!r} is not a transformation; write {hint}")
-    if not isinstance(num_iters, jax.Array):
+    if isinstance(num_iters, jax.Array):
+        if num_iters.shape or not jnp.issubdtype(num_iters.dtype, jnp.integer):
+            raise TypeError(f"num_iters must be one integer, got {jax.typeof(num_iters)}")
+        num_iters = num_iters.astype(jnp.int32)
+    else:
         try:
             num_iters = operator.index(num_iters)
         except TypeError as error:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import optax
 
 Shape = tuple[int, ...]
@@ -39,10 +40,10 @@ class MatrixAxes:
 
     def __init__(self, output: int | Sequence[int], input: int | Sequence[int]):
         for side, value in (("output", output), ("input", input)):
-            axes = (value,) if isinstance(value, int) else tuple(value)
+            axes = tuple(value) if isinstance(value, Sequence) else (value,)
             if not all(map(is_integer, axes)):
                 raise TypeError(f"MatrixAxes.{side} must be integers, got {value!r}")
-            object.__setattr__(self, side, axes)
+            object.__setattr__(self, side, tuple(map(int, axes)))
 
     def resolve(self, shape: Shape, path: str = "") -> "MatrixAxes":
         """Return these axes as non-negative numbers; raise if they do not fit the shape."""
@@ -93,8 +94,8 @@ def as_matrix_axes(spec: Any) -> MatrixAxes:
 
 
 def is_integer(number: Any) -> bool:
-    """Whether this is a Python integer and not a boolean."""
-    return isinstance(number, int) and not isinstance(number, bool)
+    """Whether this is an integer of Python or NumPy, and not a boolean."""
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def describe(path: str, shape: Shape) -> str:

@@ -137,6 +137,9 @@ def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]
 def look_up(specs: Any, tree: Any, kind: SpecKind) -> list[FoundSpec]:
     """The spec of every leaf, or `UNCOVERED`, from rules, a tree of specs, or a function of one."""
     leaves = [(path, shape_of(leaf)) for path, leaf in array_leaves(tree)]
+    for path, number in collections.Counter(path for path, _ in leaves).items():
+        if number > 1:
+            raise ValueError(f"{number} leaves have the path {path}; use keys without /")
     lookup = _lookup(specs, tree, dict(leaves), kind)
     found = []
     for path, shape in leaves:

@@ -30,18 +30,19 @@ class EuclideanNorm(Norm):
         total = jnp.sum(abs_sq(x), axis=group, keepdims=True)
         return x * jnp.sqrt(self.group_size(size) * inverse_or_one(total))
 
-    def _group_norms(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
+    def group_norms(self, x: jax.Array, axes: MatrixAxes) -> jax.Array:
+        """The Euclidean norm of each group; its axes keep size one."""
         # With one scale for all groups, the squares of a small row could underflow.
         scale = unit_scale(x, self.group(axes))
         total = jnp.sum(abs_sq(x * scale), axis=self.group(axes), keepdims=True)
         return sqrt_or_zero(total) / scale
 
     def unit_norm(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        largest_norm = largest(self._group_norms(x, axes), axes.matrix)
+        largest_norm = largest(self.group_norms(x, axes), axes.matrix)
         return largest_norm / jnp.sqrt(jnp.maximum(1, self.group_size(size)))
 
     def unit_dual_norm(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
-        total = jnp.sum(self._group_norms(x, axes), axis=axes.matrix, keepdims=True)
+        total = jnp.sum(self.group_norms(x, axes), axis=axes.matrix, keepdims=True)
         return jnp.sqrt(self.group_size(size)) * total
 
 

@@ -42,7 +42,7 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
 
     Raises:
       ValueError: for a leaf that is not a matrix, or that no rule covers.
-      TypeError: for a leaf of integers.
+      TypeError: for a leaf of integers, or if `projection` is not a `Norm` or `Projection`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -53,6 +53,8 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
       >>> updates["kernel"].tolist()
       [[1.0, 0.0], [1.0, 0.0]]
     """
+    if not isinstance(projection, Projection):
+        raise TypeError(f"{projection!r} is not a norm or projection, such as RowNorm()")
     if axes is None and projection.entrywise:
         axes = WHOLE_LEAF_RULES
 

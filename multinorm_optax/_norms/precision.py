@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 
 def compute_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
-    """The dtype of computations: float32 for half precisions, otherwise the dtype itself."""
+    """The dtype of computations: float32 for narrower formats, otherwise the dtype itself."""
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+        return jnp.dtype(jnp.float32)
     return jnp.promote_types(dtype, jnp.float32)
 
 

@@ -165,6 +165,7 @@ def _check_boolean(name: str, value: Any) -> None:
 
 
 def _check_dtype(name: str, value: Any) -> None:
+    _check_static(name, value)
     try:
         known = value is None or jnp.issubdtype(value, jnp.floating)
     except TypeError:

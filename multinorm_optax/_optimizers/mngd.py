@@ -44,5 +44,7 @@ def mngd(
         projections = (normalize(norm, axes) for norm in norms)
         return multi_normalize(*projections, num_iters=num_iters, tol=tol)
 
+    if not isinstance(norms, Sequence):
+        raise TypeError(f"norms must be a sequence of norms, such as (RowNorm(),), got {norms!r}")
     check_options(mngd, options)
     return auxiliary_adam(direction, learning_rate, axes=axes, **options)

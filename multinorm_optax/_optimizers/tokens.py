@@ -7,8 +7,9 @@ import optax
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.rules import AxesLike, map_matrices
+from multinorm_optax._norms.euclidean import RowNorm
 from multinorm_optax._norms.normalize import normalize_columns, normalize_rows
-from multinorm_optax._norms.precision import abs_sq, compute_dtype, sqrt_or_zero, unit_scale
+from multinorm_optax._norms.precision import compute_dtype, unit_scale
 from multinorm_optax._optimizers.arguments import documented
 
 
@@ -19,8 +20,7 @@ def zero_small_rows(
 
     def without_small_rows(g: jax.Array, found: MatrixAxes) -> jax.Array:
         x = g.astype(compute_dtype(g.dtype))
-        x = x * unit_scale(x, found.matrix)
-        norms = sqrt_or_zero(jnp.sum(abs_sq(x), axis=found.input, keepdims=True))
+        norms = RowNorm().group_norms(x * unit_scale(x, found.matrix), found)
         mean = jnp.mean(norms, axis=found.output, keepdims=True)
         return jnp.where((norms <= threshold * mean) & jnp.isfinite(mean), 0, g)
 

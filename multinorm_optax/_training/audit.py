@@ -142,7 +142,10 @@ def audit(
     if isinstance(params, optax.GradientTransformation):
         raise TypeError("the first argument is an optimizer; write audit(params, optimizer)")
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"{optimizer!r} is not an optimizer; write audit(params, axes=...)")
+        hint = "audit(params, axes=...)"
+        if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
+            hint = "audit(params, optimizer.gradient_transformation())"
+        raise TypeError(f"{optimizer!r} is not an optimizer; write {hint}")
     if axes is None and isinstance(optimizer, MatrixOptimizer):
         axes = optimizer.axes
     found = look_up_axes(axes, params)

@@ -168,7 +168,8 @@ def layerwise_training(
         layers = stack, state.stack
         (stack, of_stack), cotangent = backward(rewrite, layers, (inputs, x), cotangent)
         (gradient,) = pull_embed(cotangent)
-        gradient |= {name: gradient[name] + value for name, value in of_tied.items()}
+        for name, value in of_tied.items():
+            gradient[name] = jax.tree.map(jnp.add, gradient[name], value)
         embed, of_embed = _update(rest, gradient, state.embed, embed)
         state = LayerwiseState(of_embed, of_stack, of_head)
         return _like(params, embed | stack | head), state, loss
