@@ -217,7 +217,7 @@ class TestBadArguments:
 
     @pytest.mark.parametrize("num_iters", [jnp.float32(5), jnp.ones(1, int)], ids=str)
     def test_sweeps_of_an_array(self, num_iters):
-        with pytest.raises(TypeError, match="num_iters must be one integer, got"):
+        with pytest.raises(TypeError, match="num_iters must be an integer, got"):
             mo.multi_normalize(ROWS, num_iters=num_iters)
 
     def test_a_norm_instead_of_its_transformation(self):

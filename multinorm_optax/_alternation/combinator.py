@@ -135,7 +135,7 @@ def check_arguments(
             raise TypeError(f"{each!r} is not a transformation; write {hint}")
     if isinstance(num_iters, jax.Array):
         if num_iters.shape or not jnp.issubdtype(num_iters.dtype, jnp.integer):
-            raise TypeError(f"num_iters must be one integer, got {jax.typeof(num_iters)}")
+            raise TypeError(f"num_iters must be an integer, got {jax.typeof(num_iters)}")
         num_iters = num_iters.astype(jnp.int32)
     else:
         try:
