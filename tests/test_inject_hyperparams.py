@@ -146,8 +146,8 @@ def test_a_wrong_argument_names_itself(make, name):
 
 def test_dtypes_are_static():
     for make, name in ((mo.sinkgd, "momentum_dtype"), (mo.ldadam, "adam_moment_dtype")):
+        injected = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)
         with pytest.raises(TypeError, match=f"^{name} must not be an array.*static_args"):
-            injected = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)
             injected(**{name: jnp.bfloat16}).init(BFLOAT16)
 
 

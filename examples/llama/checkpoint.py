@@ -114,9 +114,9 @@ def _go_to(place: dict[str, Any], position: grain.DatasetIterator) -> None:
 
 
 def _is_full(error: BaseException) -> bool:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    text = str(error)
-    return full or any(f"os_error_code='{code}'" in text for code in (errno.ENOSPC, errno.EDQUOT))
+    codes, text = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), str(error)
+    full = isinstance(error, OSError) and error.errno in codes
+    return full or any(f"os_error_code='{code}'" in text for code in codes)
 
 
 class Checkpoints:

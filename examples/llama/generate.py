@@ -123,6 +123,14 @@ class Command(Checked):
     seed: Natural = 0
     """Of the first text's random choices; the others count up."""
 
+    def __post_init__(self) -> None:
+        """Refuse a prompt that is not text."""
+        super().__post_init__()
+        try:
+            self.prompt.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"--prompt is {self.prompt!r}, which is not UTF-8") from error
+
 
 def run(command: Command, console: Console) -> int:
     """Sample; return the exit code."""

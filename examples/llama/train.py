@@ -255,8 +255,8 @@ def train(
 
     Raises:
         ConfigMismatchError: the folder holds something else.
-        InputError: another process trains in the folder, or the experiment has no layer-wise step,
-            but is to be trained with it.
+        InputError: another process trains in the folder, or the experiment does not fit the corpus,
+            the devices or a layer-wise step that is asked for.
     """
 
     def say(line: str) -> None:
@@ -265,6 +265,9 @@ def train(
     experiment = resolved(experiment)
     if run.layerwise:
         check_layerwise(experiment)
+    # what cannot be trained is refused before there is a folder
+    placement = place(run.mesh)
+    task = prepare(experiment, corpus, placement, layerwise=run.layerwise)
     config = identity(experiment, corpus, layerwise=run.layerwise)
 
     def claim() -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -278,7 +281,7 @@ def train(
         if finished is not None:
             say(f"{folder.path} is finished: {Validation.from_json(finished)}")
             return 0
-        return _train(experiment, corpus, folder, run, Identity(**claimed), console)
+        return _train(task, corpus, folder, run, Identity(**claimed), console)
     except DivergedError as error:
         with Checkpoints(folder.checkpoints, writable=False) as checkpoints:
             steps = checkpoints.steps()
@@ -300,7 +303,7 @@ def train(
 
 
 def _train(
-    experiment: Experiment,
+    task: Task,
     corpus: Corpus,
     folder: RunFolder,
     run: RunConfig,
@@ -314,11 +317,11 @@ def _train(
         console.show_cursor(True)  # which a bar hides; a second signal leaves no time for it
         say(line)
 
-    placement, steps = place(run.mesh), experiment.setup.steps
+    experiment, placement = task.experiment, task.placement
+    steps = experiment.setup.steps
     if placement.mesh is None and jax.device_count() > 1:
         devices = jax.device_count()
         say(f"Training on one of {devices} devices; --mesh {devices} 1 1 takes all")
-    task = prepare(experiment, corpus, placement, layerwise=run.layerwise)
     say(header(experiment, placement, folder.path))
     signals = StopSignals(announce_stop)
     with (

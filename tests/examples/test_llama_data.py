@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from examples.llama.config import DataConfig, InputError
 from examples.llama.text.documents import PADDING, document_tokens, pad_rows
 from examples.llama.text.tokenizer import json_tokenizer
-from examples.llama.text.tokens import TokenText, cut_rows
+from examples.llama.text.tokens import Rows, TokenText, cut_rows
 from tests.examples.c4_files import LINES, t5_tokenizer
 
 TOKENS = np.arange(201, dtype=np.uint8)
@@ -23,8 +23,9 @@ def test_rows_predict_every_token_once() -> None:
 
 
 def test_text_shorter_than_a_row_is_refused() -> None:
-    with pytest.raises(InputError, match="10 tokens, too few"):
-        cut_rows(TOKENS[:10], 10)
+    with pytest.raises(InputError, match=r"^a, b: the text has 10 tokens in one piece"):
+        Rows({"a": TOKENS[:10], "b": TOKENS[:3]}, 10, 256)
+    assert len(Rows({"a": TOKENS[:10], "b": TOKENS[:11], "c": TOKENS[:3]}, 10, 256)) == 1
 
 
 def _first(config: DataConfig, count: int) -> np.ndarray:

@@ -224,6 +224,7 @@ def test_folder_of_a_run_killed_before_its_configuration_was_written_is_usable(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".config.json.x1.unfinished").write_text("{")
     assert _train(experiment, corpus, tmp_path / "run")[0] == 0
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_fingerprint_tells_any_bit_and_any_place(experiment: Experiment) -> None:

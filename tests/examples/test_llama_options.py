@@ -26,6 +26,7 @@ from examples.llama.run.trained import TrainedConfig
 from examples.llama.train import resolved
 from examples.measure.bench import Command as Bench
 from examples.measure.memory import Command as Memory
+from examples.measure.study.__main__ import Command as Study
 from examples.measure.throughput import Command as Throughput
 
 BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
@@ -42,10 +43,10 @@ BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
     OptimizerConfig: {
         **dict.fromkeys(
             ("learning_rate", "rest_learning_rate"),
-            (0.0, -1.0, float("nan"), float("inf"), -float("inf")),
+            (0.0, -1.0, float("nan"), float("inf"), -float("inf"), 1e39, 1e-40),
         ),
-        **dict.fromkeys(("momentum", "b2"), (-0.1, 1.0, 2.0, float("nan"))),
-        **dict.fromkeys(("weight_decay", "clip_norm"), (-0.1, float("nan"), float("inf"))),
+        **dict.fromkeys(("momentum", "b2"), (-0.1, 1.0, 2.0, float("nan"), 1 - 1e-9)),
+        **dict.fromkeys(("weight_decay", "clip_norm"), (-0.1, float("nan"), float("inf"), 1e39)),
         **dict.fromkeys(("rank", "update_proj_gap"), (0, -1)),
         "num_iters": (-1,),
     },
@@ -63,11 +64,12 @@ BAD: dict[Any, dict[str, tuple[Any, ...]]] = {
     Evaluate: {"validation_rows": (-1,)},
     Generate: {
         **dict.fromkeys(("length", "samples"), (0, -1)),
-        "temperature": (0.0, -1.0, float("nan"), float("inf")),
+        "temperature": (0.0, -1.0, float("nan"), float("inf"), 1e-300),
         "seed": (-1,),
     },
     Memory: {"vocabulary": (0,)},
     Bench: {"seconds": (0.0, -1.5)},
+    Study: {"budget": (-5.0, float("nan"))},
     Throughput: {"rounds": (0, -1)},
 }
 
@@ -78,6 +80,22 @@ def test_values_that_no_run_can_have_are_refused_by_the_options_name(kind: Any) 
         for value in values:
             with pytest.raises(InputError, match=rf"{flag(name)} is \S+, but must be"):
                 kind(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value", "message"),
+    [
+        (Generate, "prompt", "\udcff", "is .* not UTF-8"),
+        (Study, "cells", (), "names none; leave the option out to take all"),
+        (Study, "optimizers", (), "names none; leave the option out to take all"),
+        (Study, "optimizers", ("adam",), "adam is not one of adamw2, "),
+    ],
+)
+def test_texts_that_no_command_can_use_are_refused(
+    kind: Any, option: str, value: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=f"^--{option}:? {message}"):
+        kind(**{option: value})
 
 
 def test_every_number_has_bounds() -> None:

@@ -108,7 +108,7 @@ def test_token_beyond_the_vocabulary_is_named(folder: Path) -> None:
     tokens = tokens_of(folder / "a_val_000000.bin").copy()
     tokens[36] = 777
     write_shard(folder / "a_val_000000.bin", tokens)
-    with pytest.raises(InputError, match=r"val_000000.bin: token 36 has id 777.* only 500"):
+    with pytest.raises(InputError, match=r"val_000000.bin: token 36 has id 777.* only 500; give"):
         shard_tokens(folder, VOCABULARY).validation_data(DATA)[0]
     tokens = tokens_of(folder / "a_train_000001.bin").copy()
     tokens[:] = 60_000
@@ -116,6 +116,17 @@ def test_token_beyond_the_vocabulary_is_named(folder: Path) -> None:
     batches = iter(shard_tokens(folder, VOCABULARY).training_batches(DATA))
     with pytest.raises(InputError, match=r"train_000001.bin: token \d+ has id 60000"):
         [next(batches) for _ in range(8)]
+
+
+def test_shards_of_one_split_are_not_enough(folder: Path) -> None:
+    for path in folder.glob("*_train_*.bin"):
+        path.unlink()
+    tokenizers = pytest.importorskip("tokenizers")
+    path = folder / "tokenizer.json"
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"w": 0}, unk_token="w")).save(str(path))
+    config = CorpusConfig(text=str(folder), tokenizer=str(path), cache=folder)
+    with pytest.raises(InputError, match=r"has 0 files \*_train_\*.bin and 1 \*_val_\*.bin"):
+        load_corpus(config, 512, Console(file=io.StringIO()))
 
 
 def test_trainer_needs_the_tokenizer(folder: Path) -> None:

@@ -227,6 +227,17 @@ def test_command_line_trains_starts_over_and_refuses(
     assert old["config"]["optimizer"]["learning_rate"] != 0.1
 
 
+def test_refused_run_makes_no_folder(
+    tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*tiny_options, "--steps", "1", "--run-dir", str(tmp_path / "run")]
+    for refused in (["--validation-rows", "99999"], ["--mesh", "64", "1", "1"]):
+        assert main([*command, *refused]) == 2
+        assert refused[0] in capsys.readouterr().out
+        assert not (tmp_path / "run").exists()
+    assert main(command) == 0
+
+
 def test_run_remembers_where_its_text_came_from(
     tiny_options: list[str], corpus_config: CorpusConfig, tmp_path: Path
 ) -> None:

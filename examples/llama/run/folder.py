@@ -63,7 +63,7 @@ class RunFolder(LockedFolder):
         self.profile = path / "profile"
 
     def lock(self, *, fresh: bool = False) -> Path | None:
-        """Take the right to write here, see `LockedFolder`.
+        """Take the right to write here, see `LockedFolder`; remove what a killed process left.
 
         Raises:
             ConfigMismatchError: the folder was not made by a run.
@@ -76,7 +76,10 @@ class RunFolder(LockedFolder):
                 f"{self.path} is not empty, and has no config.json of a run. Choose another folder "
                 f"with --run-dir, or add --fresh, which moves this one aside."
             )
-        return super().lock(fresh=fresh)
+        aside = super().lock(fresh=fresh)
+        for left in filter(is_unfinished, self.path.iterdir()):
+            left.unlink()
+        return aside
 
     def claim(
         self, config: dict[str, Any], source: CorpusConfig, *, accept_changed_text: bool = False

@@ -22,6 +22,8 @@ from typing import (
     get_type_hints,
 )
 
+import numpy as np
+
 Config = TypeVar("Config")
 
 
@@ -31,7 +33,7 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Within:
-    """Bounds of a number; it has to be finite in any case."""
+    """Bounds of a number, also after rounding to float32; it has to be finite in any case."""
 
     least: float = -math.inf
     above: float = -math.inf
@@ -39,15 +41,29 @@ class Within:
 
     def check(self, option: str, value: float) -> None:
         """Check a value."""
+        required = self._required(value)
+        if required is None and isinstance(value, float):
+            required = self._required(_in_float32(value))
+            required = required and f"{required} in float32"
+        if required is not None:
+            raise InputError(f"{option} is {value}, but must be {required}")
+
+    def _required(self, value: float) -> str | None:
         if not math.isfinite(value):
-            raise InputError(f"{option} is {value}, but must be a finite number")
+            return "a finite number"
         if value < self.least:
-            raise InputError(f"{option} is {value}, but must be at least {self.least:g}")
+            return f"at least {self.least:g}"
         if value <= self.above:
-            what = "positive" if self.above == 0 else f"more than {self.above:g}"
-            raise InputError(f"{option} is {value}, but must be {what}")
-        if value >= self.below:
-            raise InputError(f"{option} is {value}, but must be less than {self.below:.0f}")
+            return "positive" if self.above == 0 else f"more than {self.above:g}"
+        return f"less than {self.below:.0f}" if value >= self.below else None
+
+
+def _in_float32(value: float) -> float:
+    """What a device makes of a number: infinite if too large, 0 below the normal numbers."""
+    limits = np.finfo(np.float32)
+    if abs(value) > float(limits.max):
+        return math.inf
+    return 0.0 if abs(value) < float(limits.tiny) else float(np.float32(value))
 
 
 _INT32 = 2**31

@@ -14,10 +14,7 @@ def cut_rows(tokens: np.ndarray, sequence_length: int) -> np.ndarray:
     """Cut into rows of `sequence_length` + 1 tokens, so that every token but the first is predicted
     once: a row starts with the token that ends the row before. A remainder is left out."""
     if len(tokens) <= sequence_length:
-        raise InputError(
-            f"the text has {len(tokens)} tokens, too few for one row of sequence length "
-            f"{sequence_length}; choose a smaller --sequence-length or more text"
-        )
+        return np.empty((0, sequence_length + 1), tokens.dtype)
     windows = np.lib.stride_tricks.sliding_window_view(tokens, sequence_length + 1)
     return windows[::sequence_length]
 
@@ -31,6 +28,13 @@ class Rows(Sequence[np.ndarray]):
         self._length = sequence_length
         self._rows = [cut_rows(tokens, sequence_length) for tokens in arrays.values()]
         self._ends = np.cumsum([len(rows) for rows in self._rows])
+        if not len(self):
+            longest = max(map(len, arrays.values()))
+            raise InputError(
+                f"{', '.join(arrays)}: the text has {longest} tokens in one piece at most, too few "
+                f"for a row of sequence length {sequence_length}; choose a smaller "
+                f"--sequence-length or more text"
+            )
 
     def __len__(self) -> int:
         """Rows of all arrays."""
@@ -48,8 +52,8 @@ class Rows(Sequence[np.ndarray]):
             at = int(np.argmax(tokens >= self._vocabulary))
             raise InputError(
                 f"{self._names[array]}: token {row * self._length + at} has id {tokens[at]}, but "
-                f"the vocabulary only {self._vocabulary}; choose --vocabulary {tokens[at] + 1} or "
-                f"more, or the tokenizer that the tokens were made with"
+                f"the vocabulary has only {self._vocabulary}; give the tokenizer that the tokens "
+                f"were made with"
             )
         return tokens
 

@@ -12,6 +12,7 @@ from examples.llama.config import CorpusConfig, InputError
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.run.command import run_command
 from examples.llama.run.environment import machine, versions
+from examples.llama.run.options import Checked, NotNegative
 from examples.llama.run.records import write_atomically
 from examples.llama.text.corpus import load_corpus
 from examples.llama.text.shards import shard_tokens
@@ -25,7 +26,7 @@ from examples.measure.tables import Table
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(Checked):
     """Search the rates of every optimizer with equally many points, repeat the best on three seeds.
 
     Hours on a CPU, minutes on a GPU. Every run is written as soon as it is done. The same command
@@ -41,7 +42,7 @@ class Command:
     tokens: Path | None = None
     """Folder with token shards, *_train_*.bin and *_val_*.bin, for the cells that train on them."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    budget: float | None = None
+    budget: NotNegative | None = None
     """Minutes; no run is begun that is expected to end later."""
     show: bool = False
     """Train nothing; show what the results file holds."""
@@ -50,6 +51,7 @@ class Command:
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist, and text that is missing."""
+        super().__post_init__()
         refuse_unknown("--cells", self.cells, CELLS)
         refuse_unknown("--optimizers", self.optimizers, SPACES)
         shards = [cell for cell in self.cells if CELLS[cell].shards]
