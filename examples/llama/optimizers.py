@@ -210,7 +210,7 @@ _variant("swan-sweeps", "SWAN after 2 sweeps", of="swan", num_iters=2)
     "muon",
     "Muon",
     "orthogonalized momentum on the matrices, Adam on every other parameter",
-    _rates(1e-3, 2e-2) | {"momentum": 0.95, "nesterov": True, "b2": 0.999, "weight_decay": 0.0},
+    _rates(3e-3, 8e-2) | {"momentum": 0.95, "nesterov": True, "b2": 0.999, "weight_decay": 0.0},
 )
 def _muon(context: Context) -> optax.GradientTransformation:
     options = context.options
