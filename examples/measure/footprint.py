@@ -115,7 +115,7 @@ class CompiledStep:
         The peaks are those of the process: nothing else may have run in it. They are None on a
         backend that reports none, such as the CPU.
         """
-        # to draw weights would take more than the step: full stacks in float32
+        # drawing weights has a peak of its own, which is not the step's
         params = optax.tree.zeros_like(jax.eval_shape(self._build).params)
         # nothing but the state is computed, as XLA drops what is not returned
         state = jax.jit(lambda: self._build().optimizer_state)()
