@@ -49,7 +49,9 @@ def test_weight_decay_survives(rng, name, dtype):
 
 
 @pytest.mark.parametrize("name", ["sinkgd", "swan", "ldadam", "adam_mini"])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn], ids=lambda d: d.__name__
+)
 def test_one_rounding_of_what_float32_gives(rng, name, dtype):
     tree = {
         "dense": {"kernel": jnp.asarray(rng.standard_normal((6, 4)), dtype)},
@@ -62,7 +64,8 @@ def test_one_rounding_of_what_float32_gives(rng, name, dtype):
     for one, other in zip(*map(jax.tree.leaves, (found, want)), strict=True):
         assert one.dtype == dtype
         unit = float(jnp.finfo(dtype).eps)
-        np.testing.assert_allclose(np.float32(one), other, rtol=unit, atol=unit * 1e-4)
+        least = max(unit * 1e-4, float(jnp.finfo(dtype).smallest_subnormal))
+        np.testing.assert_allclose(np.float32(one), other, rtol=unit, atol=least)
 
 
 class TestAdam:

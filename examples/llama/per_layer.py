@@ -1,4 +1,4 @@
-"""Optimizers of matrices, mapped over the layers of a stack."""
+"""Transformations that are mapped over the layers of a stack."""
 
 from typing import Any
 

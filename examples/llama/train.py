@@ -265,9 +265,12 @@ def train(
     experiment = resolved(experiment)
     if run.layerwise:
         check_layerwise(experiment)
-    # what cannot be trained is refused before there is a folder
-    placement = place(run.mesh)
-    task = prepare(experiment, corpus, placement, layerwise=run.layerwise)
+
+    def prepared() -> Task:
+        return prepare(experiment, corpus, place(run.mesh), layerwise=run.layerwise)
+
+    # a new run that does not fit is refused before it has a folder
+    task = prepared() if fresh or not folder.config.exists() else None
     config = identity(experiment, corpus, layerwise=run.layerwise)
 
     def claim() -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -281,7 +284,7 @@ def train(
         if finished is not None:
             say(f"{folder.path} is finished: {Validation.from_json(finished)}")
             return 0
-        return _train(task, corpus, folder, run, Identity(**claimed), console)
+        return _train(task or prepared(), corpus, folder, run, Identity(**claimed), console)
     except DivergedError as error:
         with Checkpoints(folder.checkpoints, writable=False) as checkpoints:
             steps = checkpoints.steps()

@@ -24,6 +24,7 @@ from multinorm_optax._matrices.paths import named_leaves
 from multinorm_optax._matrices.rules import resolve_matrices
 from multinorm_optax._norms.base import Projection
 from multinorm_optax._norms.normalize import Normalization
+from multinorm_optax._norms.spectral import SpectralNorm
 
 
 def multi_normalize(
@@ -101,16 +102,11 @@ def _last_iterate(alternation: Alternation[Any], num_iters: NumIters, tol: Toler
 
 
 def _are_own(members: tuple[Member, ...]) -> bool:
-    """Whether all projections are of this package, whose equality can be relied on, and hashable.
-
-    They are not if an orthogonalizer is not, such as a module with arrays.
-    """
+    """Whether all projections are of this package, whose equality and hashes can be relied on."""
     own = __name__.partition(".")[0] + "."
-    try:
-        hash(members)
-    except TypeError:
-        return False
-    return all(type(each.projection).__module__.startswith(own) for each in members)
+    projections = [each.projection for each in members]
+    orthogonalizers = [each.orthogonalizer for each in projections if type(each) is SpectralNorm]
+    return all(each.__module__.startswith(own) for each in (*projections, *orthogonalizers))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

@@ -48,8 +48,8 @@ class ScaleAlternation(WeightAlternation[Scales]):
     """An alternation that carries the scales; the iterate is the gradient times all of them.
 
     A half-step divides each group's scale by the root mean square of the iterate. The first norm
-    covers root mean squares up to the inverse of the dtype's smallest normal number, 8e37 in
-    float32, and down to that number. For a later one, a group whose entries are all below
+    covers root mean squares from the dtype's smallest normal number to its inverse, in float32 from
+    1.2e-38 to 8.5e37. For a later one, a group whose entries are all below
     2^-107 (6e-33 in float32, in a leaf of 2^32 entries; lower in smaller ones) after the
     projections before it, which give others a root mean square of one, counts as zero.
 

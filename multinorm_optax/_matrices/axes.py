@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class MatrixAxes:
 
     def __init__(self, output: int | Sequence[int], input: int | Sequence[int]):
         for side, value in (("output", output), ("input", input)):
-            axes = tuple(value) if isinstance(value, Sequence) else (value,)
+            axes = tuple(value) if isinstance(value, Iterable) else (value,)
             if not all(map(is_integer, axes)):
                 raise TypeError(f"MatrixAxes.{side} must be integers, got {value!r}")
             object.__setattr__(self, side, tuple(map(int, axes)))

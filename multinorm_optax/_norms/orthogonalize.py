@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from multinorm_optax._norms.precision import compute_dtype
+
 Orthogonalizer: TypeAlias = Callable[[jax.Array], jax.Array]
 Quintic: TypeAlias = tuple[float, float, float]
 Precision: TypeAlias = jax.lax.PrecisionLike
@@ -25,8 +27,8 @@ _MARGIN = 1.01  # room for rounding above the largest singular value
 def _computed_in(dtype: DType, function: Orthogonalizer) -> Orthogonalizer:
     def orthogonalize(x: jax.Array) -> jax.Array:
         least = (jnp.complex64,) if jnp.iscomplexobj(x) else ()
-        widths = (x.dtype, jnp.float32) if dtype is None else (dtype,)
-        return function(x.astype(jnp.result_type(*widths, *least))).astype(x.dtype)
+        width = compute_dtype(x.dtype) if dtype is None else dtype
+        return function(x.astype(jnp.result_type(width, *least))).astype(x.dtype)
 
     return orthogonalize
 

@@ -126,7 +126,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def _check_number(name: str, value: Any) -> None:
-    """Raise for a schedule, and for a number in a half precision, which rounds 0.999 to 1."""
+    """Raise for a schedule, and for a number narrower than float32, which rounds 0.999 to 1."""
     if callable(value):
         raise TypeError(
             f"{name} takes no schedule, got {value!r}; write a number, or schedule it with"
@@ -134,7 +134,8 @@ def _check_number(name: str, value: Any) -> None:
         )
     if not _is_number(value):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if isinstance(value, jax.Array) and value.dtype in (jnp.bfloat16, jnp.float16):
+    is_float = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
+    if is_float and jnp.finfo(value.dtype).bits < 32:
         raise TypeError(
             f"{name} is a number in {value.dtype}, which rounds 0.999 to 1; give"
             " optax.inject_hyperparams hyperparam_dtype=jnp.float32"

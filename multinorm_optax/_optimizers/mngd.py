@@ -35,6 +35,9 @@ def mngd(
       norms: norms or projections, in order.
       ...
 
+    Raises:
+      TypeError: if `norms` is not a sequence, or has something else than norms and projections.
+
     Example:
       >>> from multinorm_optax import RowNorm, SpectralNorm, mngd
       >>> tx = mngd(0.02, (RowNorm(), SpectralNorm()), num_iters=3)

@@ -23,9 +23,14 @@ def test_rows_predict_every_token_once() -> None:
 
 
 def test_text_shorter_than_a_row_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^a, b: the text has 10 tokens in one piece"):
+    with pytest.raises(InputError, match=r"^a, the longest of 2 pieces of text, has 10 tokens"):
         Rows({"a": TOKENS[:10], "b": TOKENS[:3]}, 10, 256)
-    assert len(Rows({"a": TOKENS[:10], "b": TOKENS[:11], "c": TOKENS[:3]}, 10, 256)) == 1
+
+
+def test_pieces_shorter_than_a_row_have_none() -> None:
+    pieces = {"a": TOKENS[:10], "b": TOKENS[:21], "c": TOKENS[:3], "d": TOKENS[30:41]}
+    rows = Rows(pieces, 10, 256)
+    np.testing.assert_array_equal(list(rows), [TOKENS[:11], TOKENS[10:21], TOKENS[30:41]])
 
 
 def _first(config: DataConfig, count: int) -> np.ndarray:

@@ -86,8 +86,8 @@ def test_values_that_no_run_can_have_are_refused_by_the_options_name(kind: Any) 
     ("kind", "option", "value", "message"),
     [
         (Generate, "prompt", "\udcff", "is .* not UTF-8"),
-        (Study, "cells", (), "names none; leave the option out to take all"),
-        (Study, "optimizers", (), "names none; leave the option out to take all"),
+        (Study, "cells", (), "names none; leave the option out for its default"),
+        (Study, "optimizers", (), "names none; leave the option out for its default"),
         (Study, "optimizers", ("adam",), "adam is not one of adamw2, "),
     ],
 )

@@ -108,7 +108,7 @@ def test_token_beyond_the_vocabulary_is_named(folder: Path) -> None:
     tokens = tokens_of(folder / "a_val_000000.bin").copy()
     tokens[36] = 777
     write_shard(folder / "a_val_000000.bin", tokens)
-    with pytest.raises(InputError, match=r"val_000000.bin: token 36 has id 777.* only 500; give"):
+    with pytest.raises(InputError, match=r"val_000000.bin: token 36 has id 777.* only 500; they"):
         shard_tokens(folder, VOCABULARY).validation_data(DATA)[0]
     tokens = tokens_of(folder / "a_train_000001.bin").copy()
     tokens[:] = 60_000

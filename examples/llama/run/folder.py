@@ -63,7 +63,7 @@ class RunFolder(LockedFolder):
         self.profile = path / "profile"
 
     def lock(self, *, fresh: bool = False) -> Path | None:
-        """Take the right to write here, see `LockedFolder`; remove what a killed process left.
+        """Take the right to write here, see `LockedFolder`, and remove unfinished files.
 
         Raises:
             ConfigMismatchError: the folder was not made by a run.

@@ -43,8 +43,8 @@ class Within:
         """Check a value."""
         required = self._required(value)
         if required is None and isinstance(value, float):
-            required = self._required(_in_float32(value))
-            required = required and f"{required} in float32"
+            of_device = self._required(_in_float32(value))
+            required = None if of_device is None else f"{of_device} in float32"
         if required is not None:
             raise InputError(f"{option} is {value}, but must be {required}")
 

@@ -100,7 +100,7 @@ def recording(
 
     with (
         Reporter(console, experiment, devices, done, run.log_every) as bar,
-        MetricsLog(folder.metrics, record.get("metrics", "")) as log,
+        MetricsLog(folder.metrics, record["metrics"] if record else "") as log,
         track(run.track, folder.path, config, done) as also_log,
         profile_steps(folder.profile if run.profile else None) as profile,
     ):

@@ -15,7 +15,7 @@ _UNFINISHED = ".unfinished"
 
 def is_unfinished(path: Path) -> bool:
     """Whether this is what a process left that was killed while it wrote a file."""
-    return path.name.endswith(_UNFINISHED)
+    return path.name.startswith(".") and path.name.endswith(_UNFINISHED)
 
 
 @contextlib.contextmanager

@@ -71,8 +71,8 @@ def _text(config: CorpusConfig) -> Text:
     if config.text == "hub":
         return hub_documents()
     folder = Path(config.text).expanduser()
-    is_shards = shard_files(folder, "train") or shard_files(folder, "val")
-    return ShardText(folder) if is_shards else folder_documents(folder)
+    shards = shard_files(folder, "train") + shard_files(folder, "val")
+    return ShardText(folder) if shards else folder_documents(folder)
 
 
 def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corpus:

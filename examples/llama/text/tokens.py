@@ -20,7 +20,10 @@ def cut_rows(tokens: np.ndarray, sequence_length: int) -> np.ndarray:
 
 
 class Rows(Sequence[np.ndarray]):
-    """Rows of T + 1 tokens of several arrays, each cut for itself; a row is read when asked for."""
+    """Rows of T + 1 tokens of several arrays, each cut for itself; a row is read when asked for.
+
+    An array shorter than a row has none.
+    """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], sequence_length: int, vocabulary: int):
         """Cut the arrays, whose names are for messages."""
@@ -29,10 +32,10 @@ class Rows(Sequence[np.ndarray]):
         self._rows = [cut_rows(tokens, sequence_length) for tokens in arrays.values()]
         self._ends = np.cumsum([len(rows) for rows in self._rows])
         if not len(self):
-            longest = max(map(len, arrays.values()))
+            name, tokens = max(arrays.items(), key=lambda item: len(item[1]))
             raise InputError(
-                f"{', '.join(arrays)}: the text has {longest} tokens in one piece at most, too few "
-                f"for a row of sequence length {sequence_length}; choose a smaller "
+                f"{name}, the longest of {len(arrays)} pieces of text, has {len(tokens)} tokens, "
+                f"too few for a row of sequence length {sequence_length}; choose a smaller "
                 f"--sequence-length or more text"
             )
 
@@ -52,8 +55,7 @@ class Rows(Sequence[np.ndarray]):
             at = int(np.argmax(tokens >= self._vocabulary))
             raise InputError(
                 f"{self._names[array]}: token {row * self._length + at} has id {tokens[at]}, but "
-                f"the vocabulary has only {self._vocabulary}; give the tokenizer that the tokens "
-                f"were made with"
+                f"the vocabulary has only {self._vocabulary}; they were made with another tokenizer"
             )
         return tokens
 

@@ -75,7 +75,7 @@ class Run(NamedTuple):
 def refuse_unknown(option: str, chosen: Collection[str], known: Collection[str]) -> None:
     """Raise an error that names the option unless all names are known, and there is one."""
     if not chosen:
-        raise InputError(f"{option} names none; leave the option out to take all")
+        raise InputError(f"{option} names none; leave the option out for its default")
     if unknown := [name for name in chosen if name not in known]:
         raise InputError(f"{option}: {', '.join(unknown)} is not one of {', '.join(known)}")
 
