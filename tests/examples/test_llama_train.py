@@ -122,10 +122,11 @@ def test_finished_run_is_shown_and_not_touched(
     experiment = _experiment(tiny_setup, name="sgd")
     _train(experiment, corpus, tmp_path / "run")
     before = _contents(tmp_path / "run")
-    code, output = _train(experiment, corpus, tmp_path / "run")
-    assert code == 0
-    assert "is finished: validation loss" in output
-    assert _contents(tmp_path / "run") == before
+    for mesh in ((1, 1, 1), (64, 1, 1)):  # the second has more devices than there are
+        code, output = _train(experiment, corpus, tmp_path / "run", mesh=mesh)
+        assert code == 0
+        assert "is finished: validation loss" in output
+        assert _contents(tmp_path / "run") == before
 
 
 def test_run_that_ended_before_its_summary_needs_no_further_step(
