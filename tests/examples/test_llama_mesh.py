@@ -79,7 +79,8 @@ def _assert_lies(array: jax.Array, sharding: Sharding) -> None:
 def test_initial_state_is_that_of_one_device_and_no_device_holds_all() -> None:
     experiment, placement = experiment_of(name="adamw"), place((2, 2, 2))
     state = placement.create(lambda: initial_state(experiment))
-    chex.assert_trees_all_equal(state, initial_state(experiment))
+    # XLA may round the draws of a mesh otherwise, as with jax 0.8.1
+    chex.assert_trees_all_close(state, initial_state(experiment), rtol=3e-7, atol=0)
     _assert_in_place(state, placement, experiment)
     for name, leaf in _named(state):
         whole = leaf.ndim < 2 or name.endswith("norm/scale")

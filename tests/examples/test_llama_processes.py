@@ -166,7 +166,7 @@ def test_process_whose_other_is_killed_ends_with_a_line(options: list[str], tmp_
         code, _ = pair.end()
     finally:
         pair.kill()
-    if code == -signal.SIGABRT:  # JAX's own watch noticed it before a collective failed
+    if code in (-signal.SIGABRT, 1):  # JAX's own watch noticed it before a collective failed
         assert "another task died" in pair.output(0)
         return
     assert code in (NOT_SAVED, LOST), pair.output(0)  # whichever it was doing

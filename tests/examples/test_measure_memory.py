@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
+import jax
 import pytest
 from rich.console import Console
 
@@ -184,6 +185,9 @@ def temporary_bytes(model: ModelConfig, optimizer: OptimizerConfig) -> int:
     return CompiledStep(Experiment(resolve(optimizer), setup)).plan()["temporary_bytes"]
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 10), reason="XLA plans one more copy of the gradients on a CPU"
+)
 @pytest.mark.parametrize("num_iters", [1, 5])
 @pytest.mark.parametrize("model", [MODEL, LONG_ROWS], ids=["24_layers", "long_rows"])
 def test_sinkgd_needs_no_more_than_sgd(model: ModelConfig, num_iters: int) -> None:
