@@ -88,6 +88,7 @@ def singular_values() -> Table:
 TABLES: dict[str, Callable[[], Table]] = {
     "study": overview.TABLES["study"],
     "study-small-1k": overview.TABLES["study-small-1k"],
+    "study-large-8k": overview.TABLES["study-large-8k"],
     "candidates": overview.TABLES["candidates"],
     "memory": memory,
     "largest": largest,

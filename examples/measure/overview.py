@@ -165,6 +165,7 @@ TABLES: Mapping[str, Callable[[], Table]] = {
     "brief-time": lambda: table(_BRIEF_TIME, {"optimizer": _brief, "time of an update": _time}),
     "study": lambda: study("small-8k"),
     "study-small-1k": lambda: study("small-1k"),
+    "study-large-8k": lambda: study("large-8k"),
     "candidates": lambda: tried_candidates("small-8k"),
     "candidates-small-1k": lambda: tried_candidates("small-1k"),
     "largest": largest,
