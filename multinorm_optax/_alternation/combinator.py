@@ -106,7 +106,8 @@ def _are_own(members: tuple[Member, ...]) -> bool:
     own = __name__.partition(".")[0] + "."
     projections = [each.projection for each in members]
     orthogonalizers = [each.orthogonalizer for each in projections if type(each) is SpectralNorm]
-    return all(each.__module__.startswith(own) for each in (*projections, *orthogonalizers))
+    names = (getattr(each, "__module__", None) for each in (*projections, *orthogonalizers))
+    return all(name is not None and name.startswith(own) for name in names)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
