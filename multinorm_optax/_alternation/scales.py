@@ -108,8 +108,11 @@ class ScaleAlternation(WeightAlternation[Scales]):
         return product(self._factors(state))
 
     def _factors(self, state: Scales) -> Factors:
-        # Includes the weight: XLA would convert half precision once, and store the result.
-        return jax.lax.optimization_barrier((self.weight, *state)) if state else (self.weight,)
+        if not state or jax.default_backend() != "cpu":
+            # Without the weight: a conversion from half precision before is part of every sum.
+            return (self.weight, *jax.lax.optimization_barrier(state))
+        # With the weight: XLA would convert half precision once, and store the result.
+        return jax.lax.optimization_barrier((self.weight, *state))
 
     def last_iterate(self, num_iters: NumIters, tol: Tolerance = None) -> jax.Array:
         """The iterate after `num_iters` sweeps or within the tolerance.

@@ -78,9 +78,10 @@ _CHUNK, _LONG = 64, 8192
 
 
 def _is_tall_and_long(factors: Factors, axes: tuple[int, ...]) -> bool:
-    """Whether the sum is over rows that are long in memory."""
+    """Whether a CPU sums over rows that are long in memory."""
     weight = factors[0]
-    if len(axes) != 1 or any(jax.typeof(weight).sharding.spec):
+    on_cpu = jax.default_backend() == "cpu"
+    if not on_cpu or len(axes) != 1 or any(jax.typeof(weight).sharding.spec):
         return False
     rows, row = weight.shape[axes[0]], math.prod(weight.shape[axes[0] + 1 :])
     return row > _LONG and rows > _CHUNK and rows % _CHUNK == 0
