@@ -103,9 +103,11 @@ def losses_of_features(
     )
 
     def losses(head: Params, x: jax.Array, targets: jax.Array) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(
-            logits(head, x).astype(jnp.float32), targets
-        )
+        found = logits(head, x).astype(jnp.float32)
+        # a sum, because the gradient of a lookup is a scatter, for which XLA writes the gradient of
+        # all these logits in float32
+        own = (jax.nn.one_hot(targets, vocabulary) * found).sum(axis=-1)
+        return jax.nn.logsumexp(found, axis=-1) - own
 
     if parts == 1:
         losses_BxT = losses(head, x_BxTxD, targets_BxT)

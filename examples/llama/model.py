@@ -1,9 +1,10 @@
 """The LLaMA decoder in Flax NNX: RMSNorm, rotary positions, SwiGLU, no biases, an untied head.
 
-All layers are one stack: every weight of `Llama.layers` has a leading axis of length L, the forward
-pass is one `jax.lax.scan` over it, and so compile time does not grow with depth. Letters in names
-are axes: B batch, T positions, D hidden width, F width inside the MLP, N heads, H width of a head,
-V vocabulary, L layers.
+All layers are one stack: every weight of `Llama.layers` has a leading axis of length L, and the
+forward pass is one `jax.lax.scan` over it. On a CPU and with `remat` it remains a loop, so compile
+time does not grow with depth; elsewhere it is unrolled. Letters in names are axes: B batch, T
+positions, D hidden width, F width inside the MLP, N heads, H width of a head, V vocabulary, L
+layers.
 """
 
 import functools
@@ -76,6 +77,21 @@ def cudnn_serves(query_BxTxNxH: jax.Array) -> bool:
     )
 
 
+def attend(q_BxTxNxH: jax.Array, k_BxTxNxH: jax.Array, v_BxTxNxH: jax.Array) -> jax.Array:
+    """Mix the values of each position and those before it, by cuDNN where it serves."""
+    if not cudnn_serves(q_BxTxNxH):
+        return jax.nn.dot_product_attention(
+            q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, is_causal=True, implementation="xla"
+        )
+    # JAX trains through cuDNN with an even number of positions only; no other attends to one added
+    # at the end
+    length = q_BxTxNxH.shape[1]
+    added = ((0, 0), (0, length % 2), (0, 0), (0, 0))
+    even = [jnp.pad(each, added) for each in (q_BxTxNxH, k_BxTxNxH, v_BxTxNxH)]
+    mixed = jax.nn.dot_product_attention(*even, is_causal=True, implementation="cudnn")
+    return mixed[:, :length]
+
+
 class Attention(nnx.Module):
     """Causal multi-head self-attention with rotary positions."""
 
@@ -94,13 +110,7 @@ class Attention(nnx.Module):
         query_BxTxNxH = rotate_positions(self.query(x_BxTxD).reshape(split), self.rope_base)
         key_BxTxNxH = rotate_positions(self.key(x_BxTxD).reshape(split), self.rope_base)
         value_BxTxNxH = self.value(x_BxTxD).reshape(split)
-        mixed_BxTxNxH = jax.nn.dot_product_attention(
-            query_BxTxNxH,
-            key_BxTxNxH,
-            value_BxTxNxH,
-            is_causal=True,
-            implementation="cudnn" if cudnn_serves(query_BxTxNxH) else "xla",
-        )
+        mixed_BxTxNxH = attend(query_BxTxNxH, key_BxTxNxH, value_BxTxNxH)
         return self.out(mixed_BxTxNxH.reshape(x_BxTxD.shape))
 
 
@@ -165,7 +175,10 @@ class Llama(nnx.Module):
 
         if self.remat:
             body = jax.checkpoint(body)
-        x_BxTxD, _ = jax.lax.scan(body, self.look_up(tokens_BxT), weights_L)
+        # the backward pass of a loop keeps the activations in arrays for all layers, which a GPU fills
+        # with zeros, writes and reads; unrolled, each layer's stay where they are
+        unroll = jax.default_backend() != "cpu" and not self.remat
+        x_BxTxD, _ = jax.lax.scan(body, self.look_up(tokens_BxT), weights_L, unroll=unroll)
         return x_BxTxD
 
     def look_up(self, tokens_BxT: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from examples.llama import loss, model
@@ -69,6 +70,27 @@ def test_no_array_has_all_logits(precision, tiny_model, monkeypatch):
     assert re.search(rf"tensor<{SHAPE[0]}x3x{VOCABULARY}x", text)
 
 
+def test_the_loss_is_the_cross_entropy(tiny_model):
+    """Against optax, at random logits from small to huge, 0 at padding."""
+    rng = np.random.default_rng(0)
+    for size in (1e-3, 1.0, 1e3):
+        x = jnp.asarray(size * rng.standard_normal((*SHAPE, VOCABULARY)), jnp.float32)
+        found = loss.losses_of_features(lambda head, x: x, {}, x, _rows())
+        targets = _rows()[:, 1:]
+        exact = optax.softmax_cross_entropy_with_integer_labels(x, jnp.maximum(targets, 0))
+        chex.assert_trees_all_close(found, jnp.where(targets < 0, 0, exact), rtol=2e-6, atol=1e-6)
+
+
+def test_gradient_of_the_logits_is_no_scatter():
+    """Which XLA would make room for in float32."""
+    x = jnp.zeros((*SHAPE, VOCABULARY), jnp.bfloat16)
+
+    def total(x):
+        return loss.losses_of_features(lambda head, x: x, {}, x, _rows()).sum()
+
+    assert "scatter" not in jax.jit(jax.grad(total)).lower(x).as_text()
+
+
 def test_gradient_of_half_precision_weights_is_added_up_in_float32(tiny_model, monkeypatch):
     """As exact in twelve parts as in one."""
     config = dataclasses.replace(tiny_model, vocabulary=VOCABULARY, precision="bfloat16")
@@ -109,3 +131,44 @@ def test_cudnn_takes_attention_only_where_it_can(device, dtype, width, serves, m
     """Half precision, heads of up to 128 features, on Ampere or newer."""
     monkeypatch.setattr(jax, "devices", lambda: [device])
     assert model.cudnn_serves(jax.ShapeDtypeStruct((2, 16, 4, width), dtype)) is serves
+
+
+@pytest.mark.parametrize("length", [7, 8])
+def test_cudnn_gets_an_even_number_of_positions(length, monkeypatch):
+    """JAX refuses an odd one; what is added changes neither results nor gradients."""
+    asked = []
+    attention = jax.nn.dot_product_attention
+
+    def recorded(query, key, value, *, is_causal, implementation):
+        asked.append((query.shape[1], key.shape[1], value.shape[1], implementation))
+        return attention(query, key, value, is_causal=is_causal, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
+    rng = np.random.default_rng(0)
+    q, k, v, weights = jnp.asarray(rng.standard_normal((4, 2, length, 3, 8)), jnp.float32)
+
+    def run():
+        def total(*arrays):
+            return jnp.sum(weights * model.attend(*arrays))
+
+        return model.attend(q, k, v), jax.grad(total, argnums=(0, 1, 2))(q, k, v)
+
+    plain = run()
+    monkeypatch.setattr(model, "cudnn_serves", lambda query: True)
+    chex.assert_trees_all_close(run(), plain, rtol=1e-6, atol=1e-6)
+    assert asked == [(length,) * 3 + ("xla",)] * 2 + [(8,) * 3 + ("cudnn",)] * 2
+
+
+@pytest.mark.parametrize(
+    ("backend", "remat", "loops"), [("cpu", False, 1), ("gpu", False, 0), ("gpu", True, 1)]
+)
+def test_layers_are_unrolled_on_an_accelerator(backend, remat, loops, tiny_model, monkeypatch):
+    """With the same loss and gradients."""
+    config = dataclasses.replace(tiny_model, vocabulary=VOCABULARY, layers=3, remat=remat)
+    params = init_llama(config, seed=0)
+    plain = _value_and_grad(config)(params, _rows())
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    step = _value_and_grad(config)
+    # forward and backward
+    assert step.lower(params, _rows()).as_text().count("stablehlo.while") == 2 * loops
+    chex.assert_trees_all_close(step(params, _rows()), plain, rtol=1e-5, atol=1e-6)
