@@ -8,7 +8,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 # Tests of a file share what they compile, so that each file is one process's.
 PARALLEL = -n 2 --dist loadfile
 
-.PHONY: help setup train compare study memory throughput bench collectives notebooks notebooks-run docs test test-slow test-oldest test-latest lint package format clean
+.PHONY: help setup train compare study memory throughput bench collectives notebooks notebooks-run docs test test-slow test-oldest test-latest test-gpu-plans lint package format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -62,8 +62,8 @@ test: setup ## all tests but the slow ones
 test-slow: setup ## the slow tests: runs that are killed or stopped, and several processes
 	@$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
-# These two compile as for users; tests/conftest.py otherwise compiles quickly.
-test-oldest test-latest: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
+# These compile as for users; tests/conftest.py otherwise compiles quickly.
+test-oldest test-latest test-gpu-plans: export JAX_DISABLE_MOST_OPTIMIZATIONS = 0
 
 test-oldest: ## all tests on the lowest supported versions
 	@$(PYTHON) -m venv .venv-oldest
@@ -74,6 +74,14 @@ test-latest: ## all tests on the newest releases
 	@$(PYTHON) -m venv .venv-latest
 	@.venv-latest/bin/python -m pip install $(PIP_FLAGS) --upgrade --upgrade-strategy eager --editable '.[test]'
 	@.venv-latest/bin/python -m pytest $(PARALLEL) $(ARGS)
+
+test-gpu-plans: export JAX_PLATFORMS = cpu
+test-gpu-plans: ## what XLA plans for an NVIDIA GPU, which need not be there
+	@$(PYTHON) -m venv .venv-gpu-plans
+	@.venv-gpu-plans/bin/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[test]'
+	@.venv-gpu-plans/bin/python -m pip install $(PIP_FLAGS) --no-deps $$(.venv-gpu-plans/bin/python -c \
+		"import jax; print(*(f'jax-cuda12-{part}=={jax.__version__}' for part in ('plugin', 'pjrt')))")
+	@.venv-gpu-plans/bin/python -m pytest -n 2 $(ARGS) tests/test_gpu_plans.py
 
 lint: setup ## formatting, lint, types and spelling
 	@$(BIN)/ruff format --check .
@@ -97,4 +105,4 @@ format: setup ## format the code and apply safe fixes
 	@$(BIN)/ruff format .
 
 clean: ## remove environments and caches, not results
-	rm -rf docs/_build docs/tutorials/notebooks dist .venv .venv-oldest .venv-latest .venv-package .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf docs/_build docs/tutorials/notebooks dist .venv .venv-oldest .venv-latest .venv-gpu-plans .venv-package .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -175,7 +175,7 @@ class Llama(nnx.Module):
 
         if self.remat:
             body = jax.checkpoint(body)
-        # the backward pass of a loop keeps the activations in arrays for all layers, which a GPU fills
+        # the backward pass of a loop keeps activations in arrays for all layers, which a GPU fills
         # with zeros, writes and reads; unrolled, each layer's stay where they are
         unroll = jax.default_backend() != "cpu" and not self.remat
         x_BxTxD, _ = jax.lax.scan(body, self.look_up(tokens_BxT), weights_L, unroll=unroll)

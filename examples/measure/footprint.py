@@ -87,7 +87,12 @@ class CompiledStep:
         self._build = functools.partial(initial_state, experiment, layerwise=layerwise)
         self._rows = random_rows(experiment.setup)
         step = jax.jit(make_train_step(experiment, layerwise=layerwise), donate_argnums=0)
-        self._compiled = step.lower(jax.eval_shape(self._build), self._rows).compile()
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        arguments = jax.tree.map(
+            lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=device),
+            (jax.eval_shape(self._build), self._rows),
+        )
+        self._compiled = step.lower(*arguments).compile()
         self._seconds = perf_counter() - start
 
     def plan(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What each optimizer costs in memory: `python -m examples.measure.memory`."""
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -24,6 +25,7 @@ from examples.llama.presets import PRESETS, resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.options import Checked, Count
 from examples.llama.run.stop import end_quietly
+from examples.measure.absent import H100, compiling_for
 from examples.measure.footprint import GIB, CompiledStep, deepest, kept, with_model
 from examples.measure.pictures import draw_stacks, name_lines, panels
 from examples.measure.results import write_results
@@ -95,6 +97,8 @@ class Command(Checked):
     run: bool = False
     """Also make one real step, and report the peak of the device's memory, which it counts for the
     whole process: of one preset with one optimizer."""
+    h100: bool = False
+    """Compile for an NVIDIA H100 that need not be there; JAX's CUDA plugin has to be installed."""
     largest: tuple[PresetName, ...] = ()
     """Models whose layers to stack, as many as fit: with each optimizer, the deepest model whose
     weights, state and compiled step fit into 24 and 80 GiB."""
@@ -111,6 +115,8 @@ class Command(Checked):
             raise InputError(
                 f"--optimizers: {', '.join(unknown)} is not one of {', '.join(_NAMES)}"
             )
+        if self.run and self.h100:
+            raise InputError("--run needs a device that is there; leave out --h100")
         if self.run and not (self.compile and len(self.presets) == len(self.optimizers) == 1):
             raise InputError("--run needs one of --presets and one of --optimizers, compiled")
 
@@ -262,28 +268,36 @@ def real_step(row: Row) -> str:
 
 def run(command: Command, console: Console) -> int:
     """Count, compile and report; return the exit code."""
+    with compiling_for(H100) if command.h100 else contextlib.nullcontext():
+        device = jax.devices()[0].device_kind if command.compile else None
+        presets, models = _measured(command, console)
+    notes = NOTES if command.compile else NOTES[:1]
+    console.print(*notes, sep="\n", soft_wrap=True)
+    step = f": a step of one row, compiled for {device}" if command.compile else ""
+    draw(command.results.with_suffix(".png"), f"Memory of training{step}", presets)
+    rows = [row for here in presets.values() for row in here]
+    figures = {"rows": rows, "largest": models, "compiled_for": device, "notes": notes}
+    write_results(command.results, figures, console, picture=True)
+    return 0
+
+
+def _measured(
+    command: Command, console: Console
+) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
     names = unique(command.optimizers)
     presets: dict[str, list[dict[str, Any]]] = {}
     for preset in unique(command.presets):
         presets[preset] = [measure(command, preset, name, console) for name in names]
         console.print(memory_table(presets[preset]))
-    rows = [row for here in presets.values() for row in here]
     if command.run:
-        console.print(real_step(rows[0]), soft_wrap=True)
+        console.print(real_step(presets[command.presets[0]][0]), soft_wrap=True)
     models: list[dict[str, Any]] = []
     for preset in unique(command.largest):
         with console.status(f"looking for the largest {preset}"):
             here = [one for name in names for one in largest(command, preset, name)]
         console.print(largest_table(here))
         models += here
-    notes = NOTES if command.compile else NOTES[:1]
-    console.print(*notes, sep="\n", soft_wrap=True)
-    backend = jax.default_backend() if command.compile else None
-    step = f": a step of one row, compiled for {backend}" if command.compile else ""
-    draw(command.results.with_suffix(".png"), f"Memory of training{step}", presets)
-    figures = {"rows": rows, "largest": models, "backend": backend, "notes": notes}
-    write_results(command.results, figures, console, picture=True)
-    return 0
+    return presets, models
 
 
 main = functools.partial(run_command, "examples.measure.memory", Command, run)

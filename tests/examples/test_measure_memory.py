@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import pytest
@@ -21,6 +21,7 @@ from examples.llama.config import (
 )
 from examples.llama.optimizers import BASE_OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
+from examples.llama.step import make_train_step
 from examples.measure.footprint import GIB, CompiledStep, Kept, deepest, kept
 from examples.measure.memory import PUBLISHED, Command, experiment_of, main, measure
 
@@ -253,7 +254,7 @@ def test_figures_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "0.8 M parameters, 0.8 M of them in the matrices" in output
     assert "activations" in output
     written = json.loads(results.read_text())
-    assert written["backend"] == "cpu"
+    assert written["compiled_for"] == "cpu"
     assert written["versions"].keys() >= {"jax", "optax"}
     (row,) = written["rows"]
     assert row["preset"] == "cpu"
@@ -263,6 +264,55 @@ def test_figures_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     kept_bytes = row["weight_bytes"] + row["state_bytes"]
     assert row["total_bytes"] == kept_bytes + row["temporary_bytes"]
     assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def _h100(tmp_path: Path) -> dict[str, Any]:
+    results = tmp_path / "memory.json"
+    arguments = ["--h100", "--presets", "cpu", "--optimizers", "sinkgd", "--results", str(results)]
+    jax.clear_caches()
+    make_train_step.cache_clear()
+    assert main(arguments) == 0
+    jax.clear_caches()
+    make_train_step.cache_clear()
+    return json.loads(results.read_text())
+
+
+def test_a_step_is_compiled_for_a_gpu_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a device of the CPU in its place: what is traced is a GPU's."""
+    device, asked = jax.devices()[0], []
+
+    def describe(name: str, platform: str, **options: str) -> SimpleNamespace:
+        asked.append((platform, "H100" in options["target_config"]))
+        return SimpleNamespace(devices=[device])
+
+    backends = set()
+
+    def served(query: jax.Array) -> bool:
+        backends.add(jax.default_backend())
+        return False
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", describe)
+    monkeypatch.setattr("examples.llama.model.cudnn_serves", served)
+    written = _h100(tmp_path)
+    assert asked == [("cuda", True)]
+    assert backends == {"gpu"}
+    assert jax.default_backend() == "cpu"
+    assert written["compiled_for"] == device.device_kind
+
+
+def test_a_missing_compiler_for_gpus_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", missing)
+    assert main(["--h100", "--results", str(tmp_path / "memory.json")]) == 2
+    output = " ".join(capsys.readouterr().out.split())
+    assert 'install "jax[cuda12]"' in output
+    assert "topology not implemented" in output
 
 
 def test_without_compiling_every_preset_and_optimizer_is_counted(
@@ -295,6 +345,7 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
         (["--presets"], "--presets names none"),
         (["--optimizers", "galore-layerwise"], "galore-layerwise is not one of"),
         (["--run"], "--run needs one of --presets and one of --optimizers, compiled"),
+        (["--run", "--h100"], "--run needs a device that is there; leave out --h100"),
     ],
 )
 def test_bad_input_is_refused(

@@ -1,0 +1,96 @@
+"""What XLA's compiler for NVIDIA GPUs makes of the updates and of the example's train step.
+
+No GPU is needed: programs are compiled for an H100 that need not be there.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import multinorm_optax as mo
+from examples.llama.config import Experiment, OptimizerConfig
+from examples.llama.presets import PRESETS, resolved
+from examples.llama.step import make_train_step
+from examples.measure.absent import H100, compiling_for
+from examples.measure.footprint import CompiledStep, with_model
+from tests.catalogue import every_entry, kernels
+
+pytest.importorskip("jax_cuda12_plugin", reason="the compiler is in JAX's CUDA plugin")
+
+ENTRIES = every_entry()
+
+
+@pytest.fixture(autouse=True)
+def _compiling_for_an_h100():
+    """Nothing traced before may remain: on a GPU other programs are traced."""
+    jax.clear_caches()
+    make_train_step.cache_clear()
+    with compiling_for(H100):
+        yield
+    jax.clear_caches()
+    make_train_step.cache_clear()
+
+
+def plan(tx, params):
+    """The memory plan of an update; gradients are donated."""
+    there = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params, state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there),
+        (params, jax.eval_shape(tx.init, params)),
+    )
+    update = jax.jit(tx.update, donate_argnums=(0, 1))
+    return update.lower(params, state, params).compile().memory_analysis()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_update_compiles(name, dtype):
+    tree = kernels(np.random.default_rng(0), dtype)
+    weights = sum(x.nbytes for x in jax.tree.leaves(tree))
+    assert plan(ENTRIES[name], tree).output_size_in_bytes >= weights
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "shape", [(24, 1024, 2736), (24, 2736, 1024), (4, 4096, 11008), (4096, 32000)]
+)
+def test_sinkgd_needs_no_memory(shape, dtype):
+    """No copy of the gradient in float32 either."""
+    tree = {"kernel": jax.ShapeDtypeStruct(shape, dtype)}
+    bytes_of_weights = np.prod(shape) * jnp.dtype(dtype).itemsize
+    tx = mo.sinkgd(0.02, axes=mo.MatrixAxes(output=-1, input=-2))
+    assert plan(tx, tree).temp_size_in_bytes < 0.01 * bytes_of_weights
+
+
+def test_swan_takes_a_part_of_a_stack_at_a_time():
+    """Its work space grows with the part, not with the stack."""
+    tx = mo.swan(0.02, axes=mo.MatrixAxes(output=-1, input=-2))
+    found = [
+        plan(tx, {"kernel": jax.ShapeDtypeStruct((layers, 1024, 2736), jnp.float32)})
+        for layers in (24, 48)
+    ]
+    part = 4 * 2**25
+    assert found[0].temp_size_in_bytes < 3 * part
+    assert found[1].temp_size_in_bytes < 1.05 * found[0].temp_size_in_bytes
+
+
+def temporary_bytes(name, *, layerwise=False, **changes):
+    """Of a step of one row of the 1b preset without most of its vocabulary."""
+    setup = PRESETS["1b"].setup
+    data = dataclasses.replace(setup.data, batch_size=1, microbatches=1)
+    experiment = Experiment(OptimizerConfig(name), dataclasses.replace(setup, data=data))
+    experiment = with_model(resolved(experiment), vocabulary=1024, **changes)
+    return CompiledStep(experiment, layerwise=layerwise).plan()["temporary_bytes"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_step_with_sinkgd_needs_what_one_with_sgd_needs(precision, monkeypatch):
+    """And a layer-wise one a fifth of it."""
+    monkeypatch.setattr("examples.llama.model.cudnn_serves", lambda query: False)
+    gradient_descent = temporary_bytes("sgd-plain", precision=precision)
+    assert temporary_bytes("sinkgd", precision=precision) < 1.01 * gradient_descent
+    layerwise = temporary_bytes("sinkgd", precision=precision, layerwise=True)
+    assert layerwise < 0.2 * gradient_descent
