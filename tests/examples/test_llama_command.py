@@ -4,6 +4,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import pytest
 
 from examples.llama.config import InputError
@@ -55,6 +56,37 @@ def test_other_errors_are_not_hidden() -> None:
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
+        _run(action=fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError("Unable to allocate 1.0 TiB"), "Unable to allocate 1.0 TiB"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n-"),
+            "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.",
+        ),
+    ],
+)
+def test_lack_of_memory_ends_the_command_with_advice(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(command: Command) -> int:
+        raise error
+
+    assert _run(action=fail) == BAD_INPUT
+    (found,) = capsys.readouterr().out.splitlines()
+    assert found.startswith("Error: out of memory: ")
+    assert "--microbatches" in found
+    assert found.endswith(f"({line})")
+
+
+def test_other_errors_of_jax_are_not_hidden() -> None:
+    def fail(command: Command) -> int:
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
         _run(action=fail)
 
 

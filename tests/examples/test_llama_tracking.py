@@ -196,6 +196,16 @@ def test_both_trackers_get_the_same(wandb: _Wandb, tmp_path: Path) -> None:
     assert shown == {"tokens": {3: 192}, "loss": {3: 2.5}}
 
 
+def test_a_missing_package_is_said_before_there_is_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
+    folder = tmp_path / "run"
+    assert main(["--track", "wandb", "--run-dir", str(folder)]) == 2
+    assert "--track wandb needs the package wandb" in capsys.readouterr().out
+    assert not folder.exists()
+
+
 def test_without_trackers_nothing_is_written(tmp_path: Path) -> None:
     with track([], tmp_path, CONFIG, done=0) as log:
         log(_line(1, loss=2.5))

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import jax
 import tyro
 from rich.console import Console
 
@@ -27,6 +28,12 @@ BAD_INPUT = 2
 
 NOT_SAVED = 3
 """Exit code of a command that could not read or write a file, on a full disk for example."""
+
+
+_TOO_LARGE = (
+    "out of memory: a smaller model or batch needs less, and so does training with more "
+    "--microbatches, with --remat or with --layerwise"
+)
 
 
 def chosen(arguments: Sequence[str]) -> tuple[Preset, OptimizerConfig]:
@@ -73,8 +80,8 @@ def run_command(
     """Parse the arguments, by default the process's own, and run; return the exit code.
 
     `--preset` chooses the defaults of all other options, those of an optimizer together with
-    `--optimizer`. An `InputError` ends the command with its message, and so does a file that cannot
-    be read or written.
+    `--optimizer`. An `InputError` ends the command with its message, and so do a file that cannot
+    be read or written and a lack of memory.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be valid text
@@ -97,5 +104,10 @@ def run_command(
         return 128 + signal.SIGPIPE
     except OSError as error:
         message, code = fault(error), NOT_SAVED
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        if not isinstance(error, MemoryError) and not first.startswith("RESOURCE_EXHAUSTED"):
+            raise
+        message, code = f"{_TOO_LARGE} ({first})", BAD_INPUT
     console.print(f"Error: {message}", style="red", highlight=False, soft_wrap=True)
     return code

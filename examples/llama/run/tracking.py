@@ -15,7 +15,16 @@ Log = Callable[[Mapping[str, Any]], None]
 """Takes a line of metrics.jsonl."""
 
 
-def _import(package: str, tracker: Tracker) -> ModuleType:
+_PACKAGES: Mapping[Tracker, str] = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def package_of(tracker: Tracker) -> ModuleType:
+    """The package of a tracker, imported.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    package = _PACKAGES[tracker]
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -31,7 +40,7 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
 @contextlib.contextmanager
 def _tensorboard(folder: Path, config: Mapping[str, Any], done: int) -> Iterator[Log]:
     # purges what a killed run wrote after its checkpoint: those steps are repeated
-    writer = _import("tensorboardX", "tensorboard").SummaryWriter(
+    writer = package_of("tensorboard").SummaryWriter(
         str(folder / "tensorboard"), purge_step=done + 1
     )
 
@@ -46,7 +55,7 @@ def _tensorboard(folder: Path, config: Mapping[str, Any], done: int) -> Iterator
 @contextlib.contextmanager
 def _wandb(folder: Path, config: Mapping[str, Any], done: int) -> Iterator[Log]:
     # the same folder resumes the same run
-    run = _import("wandb", "wandb").init(
+    run = package_of("wandb").init(
         id=hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16],
         name=folder.name,
         dir=str(folder),
