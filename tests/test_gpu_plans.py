@@ -4,11 +4,14 @@ No GPU is needed: programs are compiled for an H100 that need not be there.
 """
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import multinorm_optax as mo
 from examples.llama.config import Experiment, OptimizerConfig
@@ -63,6 +66,23 @@ def test_sinkgd_needs_no_memory(shape, dtype):
     bytes_of_weights = np.prod(shape) * jnp.dtype(dtype).itemsize
     tx = mo.sinkgd(0.02, axes=mo.MatrixAxes(output=-1, input=-2))
     assert plan(tx, tree).temp_size_in_bytes < 0.01 * bytes_of_weights
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_devices_that_share_matrices_exchange_sums_only(kind):
+    """One all-reduce for each projection, and no copy of a part."""
+    shape, tx = (8, 1024, 2736), mo.scale_by_sinkhorn(mo.MatrixAxes(output=-1, input=-2))
+    with compiling_for(H100, 8):
+        mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"), (kind,) * 2)
+        spread = NamedSharding(mesh, P(None, "data", "model"))
+        gradient = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spread)
+        update = jax.jit(lambda g: tx.update(g, ())[0], donate_argnums=0)
+        with jax.sharding.set_mesh(mesh):
+            compiled = update.lower(gradient).compile()
+    names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    found = re.findall(rf" ({names})(?:-start)?\(", compiled.as_text())
+    assert found == ["all-reduce"] * 10
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.02 * 4 * np.prod(shape) / 8
 
 
 def test_swan_takes_a_part_of_a_stack_at_a_time():

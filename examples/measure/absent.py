@@ -46,24 +46,24 @@ gpu_device_info {
 
 
 @contextlib.contextmanager
-def compiling_for(description: str) -> Iterator[None]:
-    """Let programs be traced and compiled for the GPU of this description; none of them can run.
+def compiling_for(description: str, count: int = 1) -> Iterator[None]:
+    """Let programs be traced and compiled for GPUs of this description; none of them can run.
 
     Raises:
         InputError: JAX's CUDA plugin, which has the compiler, cannot be used.
     """
     try:
-        device = topologies.get_topology_desc(
-            "", "cuda", topology="1x1x1", target_config=description
-        ).devices[0]
+        devices = topologies.get_topology_desc(
+            "", "cuda", topology=f"1x1x{count}", target_config=description
+        ).devices
     except Exception as error:  # whatever the plugin raises
         raise InputError(
             f"XLA's compiler for NVIDIA GPUs is missing ({str(error).splitlines()[0]}); install "
             f'"jax[cuda12]", and set JAX_PLATFORMS=cpu if there is no GPU'
         ) from error
     with (
-        mock.patch.object(jax, "devices", return_value=[device]),
-        mock.patch.object(jax, "device_count", return_value=1),
+        mock.patch.object(jax, "devices", return_value=devices),
+        mock.patch.object(jax, "device_count", return_value=count),
         mock.patch.object(jax, "default_backend", return_value="gpu"),
     ):
         yield
