@@ -56,11 +56,12 @@ NOTES = (
     "2412.13148 (GaLore: 2403.03507) print it. State in float32: the sum with --precision "
     "bfloat16-weights.",
     "Temporary: what XLA plans for the compiled step besides weights and state, such as gradients, "
-    "activations and logits. On a CPU, XLA multiplies bfloat16 matrices in float32, and holds a "
+    "activations and logits.",
+    "On a CPU, XLA multiplies bfloat16 matrices in float32, and holds a "
     "float32 copy of all weights (in a layer-wise step a 16-bit copy): --precision float32 shows "
     "the step without it.",
 )
-"""Of what is counted, and of the compiled step."""
+"""Of what is counted, of the compiled step, and of one that is compiled for a CPU."""
 
 _LAYERWISE = "-layerwise"
 _NAMES = [*OPTIMIZERS, *(name + _LAYERWISE for name, one in OPTIMIZERS.items() if one.layerwise)]
@@ -80,6 +81,7 @@ class Command(Checked):
     """Models to ask about."""
     optimizers: tuple[str, ...] = (
         *BASE_OPTIMIZERS,
+        "sinkgd-tokens",
         "sgd-plain",
         "ldadam-plain",
         "sinkgd-layerwise",
@@ -271,7 +273,7 @@ def run(command: Command, console: Console) -> int:
     with compiling_for(H100) if command.h100 else contextlib.nullcontext():
         device = jax.devices()[0].device_kind if command.compile else None
         presets, models = _measured(command, console)
-    notes = NOTES if command.compile else NOTES[:1]
+    notes = NOTES[: 1 if device is None else 3 if device == "cpu" else 2]
     console.print(*notes, sep="\n", soft_wrap=True)
     step = f": a step of one row, compiled for {device}" if command.compile else ""
     draw(command.results.with_suffix(".png"), f"Memory of training{step}", presets)

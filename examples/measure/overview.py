@@ -45,9 +45,9 @@ _BRIEF_TIME = ("adamw", "adam-mini", "sinkgd", "sinkgd-operator", "ldadam", "muo
 
 
 def _memory(*names: str) -> list[dict[str, Any]]:
-    """The rows of these optimizers, of the papers' presets."""
+    """The rows of these optimizers."""
     rows = recorded("memory.json")["rows"]
-    return [r for name in names for r in rows if r["optimizer"] == name and r["preset"] != "cpu"]
+    return [row for name in names for row in rows if row["optimizer"] == name]
 
 
 def _state(name: str) -> list[str]:
@@ -115,7 +115,7 @@ def brief_memory() -> Table:
 
 
 def largest() -> Table:
-    """Memory of the 7b preset in float32, and the largest models made of its layers."""
+    """Memory of the 7b preset, and the largest models made of its layers."""
     found = recorded("memory_largest.json")
     rows = []
     for row in found["rows"]:
