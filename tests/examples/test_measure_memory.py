@@ -324,7 +324,13 @@ def test_without_compiling_every_preset_and_optimizer_is_counted(
     assert [(row["preset"], row["optimizer"]) for row in rows] == [
         (preset, name)
         for preset in PRESETS
-        for name in (*BASE_OPTIMIZERS, "sgd-plain", "ldadam-plain", "sinkgd-layerwise")
+        for name in (
+            *BASE_OPTIMIZERS,
+            "sinkgd-tokens",
+            "sgd-plain",
+            "ldadam-plain",
+            "sinkgd-layerwise",
+        )
     ]
     assert all("temporary_bytes" not in row for row in rows)
     assert all(row["total_bytes"] is None for row in rows)
