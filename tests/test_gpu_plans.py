@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 import multinorm_optax as mo
 from examples.llama.config import Experiment, OptimizerConfig
+from examples.llama.model import attend
 from examples.llama.presets import PRESETS, resolved
-from examples.llama.step import make_train_step
 from examples.measure.absent import H100, compiling_for
 from examples.measure.footprint import CompiledStep, with_model
 from tests.catalogue import every_entry, kernels
@@ -28,20 +28,18 @@ ENTRIES = every_entry()
 
 @pytest.fixture(autouse=True)
 def _compiling_for_an_h100():
-    """Nothing traced before may remain: on a GPU other programs are traced."""
-    jax.clear_caches()
-    make_train_step.cache_clear()
     with compiling_for(H100):
         yield
-    jax.clear_caches()
-    make_train_step.cache_clear()
+
+
+def on_the_device():
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def plan(tx, params):
     """The memory plan of an update; gradients are donated."""
-    there = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params, state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_the_device()),
         (params, jax.eval_shape(tx.init, params)),
     )
     update = jax.jit(tx.update, donate_argnums=(0, 1))
@@ -114,3 +112,14 @@ def test_a_step_with_sinkgd_needs_what_one_with_sgd_needs(precision, monkeypatch
     assert temporary_bytes("sinkgd", precision=precision) < 1.01 * gradient_descent
     layerwise = temporary_bytes("sinkgd", precision=precision, layerwise=True)
     assert layerwise < 0.2 * gradient_descent
+
+
+@pytest.mark.parametrize("positions", [255, 256])
+def test_attention_trains_through_cudnn(positions):
+    pytest.importorskip("nvidia.cudnn")
+    array = jax.ShapeDtypeStruct((2, positions, 8, 64), jnp.bfloat16, sharding=on_the_device())
+    training = jax.jit(jax.grad(lambda *each: attend(*each).astype(jnp.float32).sum()))
+    assert re.findall("__cudnn[$]fmha\\w*", training.lower(array, array, array).as_text()) == [
+        "__cudnn$fmhaSoftmax",
+        "__cudnn$fmhaSoftmaxBackward",
+    ]

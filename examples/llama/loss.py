@@ -104,10 +104,9 @@ def losses_of_features(
 
     def losses(head: Params, x: jax.Array, targets: jax.Array) -> jax.Array:
         found = logits(head, x).astype(jnp.float32)
-        # a sum, because the gradient of a lookup is a scatter, for which XLA writes the gradient of
-        # all these logits in float32
-        own = (jax.nn.one_hot(targets, vocabulary) * found).sum(axis=-1)
-        return jax.nn.logsumexp(found, axis=-1) - own
+        # not with integer labels: the gradient of a lookup is a scatter, for which XLA writes the
+        # gradient of all these logits in float32
+        return optax.safe_softmax_cross_entropy(found, jax.nn.one_hot(targets, vocabulary))
 
     if parts == 1:
         losses_BxT = losses(head, x_BxTxD, targets_BxT)

@@ -175,8 +175,8 @@ class Llama(nnx.Module):
 
         if self.remat:
             body = jax.checkpoint(body)
-        # the backward pass of a loop keeps activations in arrays for all layers, which a GPU fills
-        # with zeros, writes and reads; unrolled, each layer's stay where they are
+        # a loop's backward pass keeps activations in arrays for all layers, which XLA's plan for a
+        # GPU fills with zeros first, and has twice; unrolled, each layer's stay where they are
         unroll = jax.default_backend() != "cpu" and not self.remat
         x_BxTxD, _ = jax.lax.scan(body, self.look_up(tokens_BxT), weights_L, unroll=unroll)
         return x_BxTxD

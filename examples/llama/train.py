@@ -44,7 +44,7 @@ from examples.llama.run.processes import (
 from examples.llama.run.progress import Step, Validated, header
 from examples.llama.run.recording import recording
 from examples.llama.run.stop import StopSignals
-from examples.llama.run.tracking import package_of
+from examples.llama.run.tracking import check_packages
 from examples.llama.step import (
     TrainState,
     TrainStep,
@@ -403,12 +403,12 @@ def run(command: Command, console: Console) -> int:
     join_processes(command.distributed)
     if not is_main_process():
         console = Console(quiet=True)
-    for tracker in command.run.track:
-        package_of(tracker)  # or its lack would be found after the compilation
-    experiment = resolved(command.experiment)
-    folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
-    corpus = load_corpus(command.corpus, experiment.setup.model.vocabulary, console)
     with leaving_together():
+        # a missing package would be found after the compilation otherwise
+        from_main_process(lambda: check_packages(command.run.track))
+        experiment = resolved(command.experiment)
+        folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
+        corpus = load_corpus(command.corpus, experiment.setup.model.vocabulary, console)
         return train(
             experiment, corpus, folder, command.run, console, command.corpus, fresh=command.fresh
         )

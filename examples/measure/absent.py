@@ -8,6 +8,7 @@ import jax
 from jax.experimental import topologies
 
 from examples.llama.config import InputError
+from examples.llama.step import make_train_step
 
 H100 = """
 platform_name: "CUDA"
@@ -49,8 +50,10 @@ gpu_device_info {
 def compiling_for(description: str, count: int = 1) -> Iterator[None]:
     """Let programs be traced and compiled for GPUs of this description; none of them can run.
 
+    Programs that were traced before, or are traced here, are forgotten: a GPU gets other ones.
+
     Raises:
-        InputError: JAX's CUDA plugin, which has the compiler, cannot be used.
+        InputError: JAX's CUDA plugin, which has the compiler, cannot be used, or cuDNN is missing.
     """
     try:
         devices = topologies.get_topology_desc(
@@ -58,12 +61,29 @@ def compiling_for(description: str, count: int = 1) -> Iterator[None]:
         ).devices
     except Exception as error:  # whatever the plugin raises
         raise InputError(
-            f"XLA's compiler for NVIDIA GPUs is missing ({str(error).splitlines()[0]}); install "
+            f"XLA's compiler for NVIDIA GPUs is missing ({_first_line(error)}); install "
             f'"jax[cuda12]", and set JAX_PLATFORMS=cpu if there is no GPU'
         ) from error
-    with (
-        mock.patch.object(jax, "devices", return_value=devices),
-        mock.patch.object(jax, "device_count", return_value=count),
-        mock.patch.object(jax, "default_backend", return_value="gpu"),
-    ):
-        yield
+    _forget()
+    try:
+        with (
+            mock.patch.object(jax, "devices", return_value=devices),
+            mock.patch.object(jax, "device_count", return_value=count),
+            mock.patch.object(jax, "default_backend", return_value="gpu"),
+        ):
+            yield
+    except RuntimeError as error:
+        if not str(error).startswith("cuDNN"):
+            raise
+        raise InputError(f'{_first_line(error)} Install all of "jax[cuda12]"') from error
+    finally:
+        _forget()
+
+
+def _forget() -> None:
+    jax.clear_caches()
+    make_train_step.cache_clear()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -100,7 +100,7 @@ class Command(Checked):
     """Also make one real step, and report the peak of the device's memory, which it counts for the
     whole process: of one preset with one optimizer."""
     h100: bool = False
-    """Compile for an NVIDIA H100 that need not be there; JAX's CUDA plugin has to be installed."""
+    """Compile for an NVIDIA H100 that need not be there; needs "jax[cuda12]" installed."""
     largest: tuple[PresetName, ...] = ()
     """Models whose layers to stack, as many as fit: with each optimizer, the deepest model whose
     weights, state and compiled step fit into 24 and 80 GiB."""
@@ -270,7 +270,7 @@ def real_step(row: Row) -> str:
 
 def run(command: Command, console: Console) -> int:
     """Count, compile and report; return the exit code."""
-    with compiling_for(H100) if command.h100 else contextlib.nullcontext():
+    with compiling_for(H100) if command.h100 and command.compile else contextlib.nullcontext():
         device = jax.devices()[0].device_kind if command.compile else None
         presets, models = _measured(command, console)
     notes = NOTES[: 1 if device is None else 3 if device == "cpu" else 2]

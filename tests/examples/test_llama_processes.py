@@ -1,6 +1,7 @@
 """Training in two processes with four devices each, by the trainer's command."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -184,6 +185,20 @@ def test_what_process_0_refuses_ends_both(options: list[str], tmp_path: Path) ->
     finally:
         pair.kill()
     assert "thesis is not empty" in pair.output(0)
+
+
+def test_a_package_that_process_0_needs_and_lacks_ends_both(
+    options: list[str], tmp_path: Path
+) -> None:
+    if importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    command = [*options, "--mesh", "8", "1", "1", "--track", "wandb"]
+    pair = _Pair(command, tmp_path / "run", tmp_path / "compiled")
+    try:
+        assert pair.end() == [2, 2], pair.output(0) + pair.output(1)
+    finally:
+        pair.kill()
+    assert "needs the package wandb" in pair.output(0)
 
 
 def _free_port() -> int:

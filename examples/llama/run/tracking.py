@@ -33,6 +33,12 @@ def package_of(tracker: Tracker) -> ModuleType:
         ) from error
 
 
+def check_packages(trackers: Sequence[Tracker]) -> None:
+    """Import the packages of these trackers, or raise the `InputError` of `package_of`."""
+    for tracker in trackers:
+        package_of(tracker)
+
+
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
     return {k: v for k, v in line.items() if k != "step" and isinstance(v, int | float)}
 
