@@ -56,6 +56,9 @@ EXACTNESS: Mapping[str, Candidate] = {
     "polar-8": _swan("8 quintics from 1e-4", mo.polar_express(8, 1e-4)),
     "polar-5": _swan("5 quintics from 1e-3", mo.polar_express(5, 1e-3)),
     "polar-3": _swan("3 quintics from 1e-2", mo.polar_express(3, 1e-2)),
+    "polar-12-bfloat16": _swan(
+        "12 quintics from 1e-5, bfloat16", mo.polar_express(dtype=jnp.bfloat16)
+    ),
     "polar-5-bfloat16": _swan(
         "5 quintics from 1e-3, bfloat16", mo.polar_express(5, 1e-3, dtype=jnp.bfloat16)
     ),
