@@ -5,9 +5,10 @@ Frobenius norm at most one that returns (an approximation of) their polar factor
 singular values. `SpectralNorm` handles scale and layout.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +25,19 @@ _CUSHION = 0.024  # the smallest relative lower bound that a step is optimised f
 _MARGIN = 1.01  # room for rounding above the largest singular value
 
 
-def _computed_in(dtype: DType, function: Orthogonalizer) -> Orthogonalizer:
-    def orthogonalize(x: jax.Array) -> jax.Array:
-        least = (jnp.complex64,) if jnp.iscomplexobj(x) else ()
-        width = compute_dtype(x.dtype) if dtype is None else dtype
-        return function(x.astype(jnp.result_type(width, *least))).astype(x.dtype)
+@dataclasses.dataclass(frozen=True)
+class _Orthogonalizer:
+    """A function of matrices and options; a value that can be compared, hashed and pickled."""
 
-    return orthogonalize
+    function: Callable[..., jax.Array]
+    options: tuple[Any, ...]
+    dtype: DType
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        least = (jnp.complex64,) if jnp.iscomplexobj(x) else ()
+        width = compute_dtype(x.dtype) if self.dtype is None else self.dtype
+        wide = x.astype(jnp.result_type(width, *least))
+        return self.function(wide, *self.options).astype(x.dtype)
 
 
 def odd_polynomial(
@@ -57,21 +64,20 @@ def odd_polynomial(
     table = np.asarray(coefficients, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] != 3 or not len(table):
         raise ValueError(f"coefficients must be one (a, b, c) per step, got {coefficients!r}")
+    return _Orthogonalizer(_odd_polynomial, (tuple(map(tuple, table.tolist())), precision), dtype)
 
-    def orthogonalize(x: jax.Array) -> jax.Array:
-        def step(x: jax.Array, abc: jax.Array) -> tuple[jax.Array, None]:
-            gram = product(x, jnp.conj(jnp.swapaxes(x, -1, -2)))
-            inner = abc[1] * gram
-            if quintic:
-                inner += abc[2] * product(gram, gram)
-            return abc[0] * x + product(inner, x), None
 
-        product = functools.partial(jnp.matmul, precision=precision)
-        real = jnp.finfo(x.dtype).dtype
-        return jax.lax.scan(step, x, jnp.asarray(table, real))[0]
+def _odd_polynomial(x: jax.Array, table: Sequence[Quintic], precision: Precision) -> jax.Array:
+    product, quintic = functools.partial(jnp.matmul, precision=precision), any(c for *_, c in table)
 
-    quintic = bool(np.any(table[:, 2]))
-    return _computed_in(dtype, orthogonalize)
+    def step(x: jax.Array, abc: jax.Array) -> tuple[jax.Array, None]:
+        gram = product(x, jnp.conj(jnp.swapaxes(x, -1, -2)))
+        inner = abc[1] * gram
+        if quintic:
+            inner += abc[2] * product(gram, gram)
+        return abc[0] * x + product(inner, x), None
+
+    return jax.lax.scan(step, x, jnp.asarray(table, jnp.finfo(x.dtype).dtype))[0]
 
 
 def _optimal_quintic(lower: float, upper: float) -> Quintic:
@@ -134,7 +140,6 @@ def polar_express(
     return odd_polynomial(schedule, precision, dtype)
 
 
-@functools.cache
 def newton_schulz(
     steps: int = 30, precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
@@ -146,7 +151,6 @@ def newton_schulz(
     return odd_polynomial([(1.5, -0.5, 0.0)] * steps, precision, dtype)
 
 
-@functools.cache
 def muon_quintic(
     steps: int = 5, precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
@@ -157,7 +161,6 @@ def muon_quintic(
     return odd_polynomial([(3.4445, -4.7750, 2.0315)] * steps, precision, dtype)
 
 
-@functools.cache
 def swan_whitening(
     steps: int = 10, beta: float = 0.8, precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
@@ -173,27 +176,26 @@ def swan_whitening(
     """
     if steps < 1:
         raise ValueError(f"need steps >= 1, got {steps}")
-
-    def orthogonalize(x: jax.Array) -> jax.Array:
-        def step(_: int, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            y, z = pair
-            factor = three - product(z, y)
-            return beta * product(y, factor), beta * product(factor, z)
-
-        product = functools.partial(jnp.matmul, precision=precision)
-        three = 3 * jnp.eye(x.shape[-2], dtype=x.dtype)
-        # The first step needs no product with Z = I, the last one no Y.
-        y = product(x, jnp.conj(jnp.swapaxes(x, -1, -2)))
-        pair = beta * product(y, three - y), beta * (three - y)
-        y, z = jax.lax.fori_loop(2, steps, step, pair)
-        if steps > 1:
-            z = beta * product(three - product(z, y), z)
-        return product(z, x)
-
-    return _computed_in(dtype, orthogonalize)
+    return _Orthogonalizer(_swan_whitening, (steps, beta, precision), dtype)
 
 
-@functools.cache
+def _swan_whitening(x: jax.Array, steps: int, beta: float, precision: Precision) -> jax.Array:
+    def step(_: int, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        y, z = pair
+        factor = three - product(z, y)
+        return beta * product(y, factor), beta * product(factor, z)
+
+    product = functools.partial(jnp.matmul, precision=precision)
+    three = 3 * jnp.eye(x.shape[-2], dtype=x.dtype)
+    # The first step needs no product with Z = I, the last one no Y.
+    y = product(x, jnp.conj(jnp.swapaxes(x, -1, -2)))
+    pair = beta * product(y, three - y), beta * (three - y)
+    y, z = jax.lax.fori_loop(2, steps, step, pair)
+    if steps > 1:
+        z = beta * product(three - product(z, y), z)
+    return product(z, x)
+
+
 def exact_svd(precision: Precision = "highest", dtype: DType = None) -> Orthogonalizer:
     """U V^T by singular value decomposition; singular values at rounding level count as zero.
 
@@ -201,19 +203,19 @@ def exact_svd(precision: Precision = "highest", dtype: DType = None) -> Orthogon
     an infinity or a NaN becomes NaN. `precision` applies to the product of U and V^T, and `dtype`
     to the decomposition: by default at least float32, never a half precision.
     """
+    return _Orthogonalizer(_exact_svd, (precision,), dtype)
 
-    def orthogonalize(x: jax.Array) -> jax.Array:
-        if not x.size:
-            return x
-        x, finite = finite_or_zero(x)
-        u, s, vh = jnp.linalg.svd(x, full_matrices=False)
-        level = max(x.shape[-2:]) * jnp.finfo(x.dtype).eps * s[..., :1]
-        u = jnp.where((s <= level)[..., None, :], 0, u)
-        polar = jnp.matmul(u, vh, precision=precision)
-        dead = [jnp.all(x == 0, axis=axis, keepdims=True) for axis in (-1, -2)]
-        return jnp.where(finite, jnp.where(dead[0] | dead[1], 0, polar), jnp.nan)
 
-    return _computed_in(dtype, orthogonalize)
+def _exact_svd(x: jax.Array, precision: Precision) -> jax.Array:
+    if not x.size:
+        return x
+    x, finite = finite_or_zero(x)
+    u, s, vh = jnp.linalg.svd(x, full_matrices=False)
+    level = max(x.shape[-2:]) * jnp.finfo(x.dtype).eps * s[..., :1]
+    u = jnp.where((s <= level)[..., None, :], 0, u)
+    polar = jnp.matmul(u, vh, precision=precision)
+    dead = [jnp.all(x == 0, axis=axis, keepdims=True) for axis in (-1, -2)]
+    return jnp.where(finite, jnp.where(dead[0] | dead[1], 0, polar), jnp.nan)
 
 
 def finite_or_zero(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
