@@ -289,7 +289,7 @@ class TestTheRulesToPaste:
         message = error_of(nested(shapes))
         lines = message.partition("axes = [\n")[2].splitlines()
         assert lines == [
-            '    (r"layers/\\d+/attn/(value|query|key)/kernel", MatrixAxes(output=(-2, -1), '
+            '    (r"layers/\\d+/attn/(key|query|value)/kernel", MatrixAxes(output=(-2, -1), '
             "input=-3)),  # check: 36 leaves, layers/0/attn/key/kernel (64, 4, 16)",
             '    (r"layers/\\d+/attn/out/kernel", MatrixAxes(output=-1, input=(-3, -2))),'
             "  # check: 12 leaves, layers/0/attn/out/kernel (4, 16, 64)",

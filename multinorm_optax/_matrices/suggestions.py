@@ -1,6 +1,5 @@
 """Rules to paste into error messages: few patterns that cover all uncovered leaves."""
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -95,7 +94,7 @@ def suggested_lines(found: Sequence[FoundSpec], likely: Likely) -> list[str]:
             by_spec.setdefault(likely(leaf), []).append(leaf)
     lines = []
     for spec, leaves in by_spec.items():
-        inside = {leaf.path for leaf in leaves}
+        inside = dict.fromkeys(leaf.path for leaf in leaves)
         outside = [leaf.path for leaf in found if leaf.path not in inside]
         for pattern in _cover(inside, outside):
             hit = [leaf for leaf in leaves if re.fullmatch(pattern, leaf.path)]
@@ -106,65 +105,33 @@ def suggested_lines(found: Sequence[FoundSpec], likely: Likely) -> list[str]:
     return lines
 
 
-def _cover(paths: set[str], outside: Sequence[str]) -> list[str]:
-    """Few patterns that match all `paths` and none of `outside`, largest first."""
-    candidates: dict[str, set[str]] = {}
-    for path in paths:
-        for pattern in _suffixes(path):
-            if pattern not in candidates:
-                compiled = re.compile(pattern)
-                if not any(map(compiled.fullmatch, outside)):
-                    candidates[pattern] = {each for each in paths if compiled.fullmatch(each)}
-    chosen, left = [], set(paths)
+def _cover(paths: Iterable[str], outside: Iterable[str]) -> list[str]:
+    """Few patterns that match all `paths`, with any numbers where these match none of `outside`."""
 
-    def worth(pattern: str) -> tuple[Any, ...]:
-        # Of patterns that cover equally many paths, the most specific one tells most.
-        specific = not pattern.startswith(".*"), -pattern.count(r"\d+"), len(pattern), pattern
-        return (len(candidates[pattern] & left), *specific)
+    def any_number(path: str) -> str:
+        return re.sub(r"\d+", lambda _: r"\d+", exactly(path))
 
-    while left:
-        best = max(candidates, key=worth)
-        chosen.append(best)
-        left -= candidates[best]
-    return _merged(chosen)
+    def exactly(path: str) -> str:
+        return re.escape(path).replace(r"\-", "-")
 
-
-def _suffixes(path: str) -> list[str]:
-    """Patterns for a path: the path, the path with any numbers, and its ends of two or more names.
-
-    A single name such as `w` would also match leaves that are added to the model later.
-    """
-    segments = path.split("/")
-    plain = [re.escape(segment).replace(r"\-", "-") for segment in segments]
-    counted = [re.sub(r"\d+", lambda _: r"\d+", segment) for segment in plain]
-    ends = [
-        ".*/" + "/".join(each[start:])
-        for start in range(1, len(segments))
-        for each in (counted, plain)
-        if names_of(segments[start]) and len(names_of("/".join(segments[start:]))) > 1
-    ]
-    return list(dict.fromkeys(["/".join(plain), "/".join(counted), *ends]))
+    taken = set(map(any_number, outside))
+    patterns = (any_number(p) if any_number(p) not in taken else exactly(p) for p in paths)
+    return _merged(list(dict.fromkeys(patterns)))
 
 
 def _merged(patterns: Sequence[str]) -> list[str]:
     """Merge patterns that differ in one segment, as in `layers/(gate|up)/kernel`."""
-    split = [[[segment] for segment in pattern.split("/")] for pattern in patterns]
-    merged = True
-    while merged:
-        merged = False
-        for one, other in itertools.combinations(split, 2):
-            if len(one) != len(other):
-                continue
-            differing = [i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
-            if len(differing) == 1 and ".*" not in one[differing[0]] + other[differing[0]]:
-                one[differing[0]] = one[differing[0]] + other[differing[0]]
-                split.remove(other)
-                merged = True
-                break
-    return [
-        "/".join(each[0] if len(each) == 1 else f"({'|'.join(each)})" for each in segments)
-        for segments in split
-    ]
+    rows = [tuple(pattern.split("/")) for pattern in patterns]
+    for place in range(max(map(len, rows))):
+        alike: dict[Any, list[str]] = {}
+        for row in rows:
+            around = row[:place], row[place + 1 :], len(row)
+            alike.setdefault(around, []).extend(row[place : place + 1])
+        rows = [
+            (*before, *(names if len(names) < 2 else [f"({'|'.join(names)})"]), *after)
+            for (before, after, _), names in alike.items()
+        ]
+    return ["/".join(row) for row in rows]
 
 
 def _pattern_text(pattern: str) -> str:

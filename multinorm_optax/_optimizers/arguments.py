@@ -1,5 +1,6 @@
 """The arguments that optimizers share: their documentation, their checks, their defaults."""
 
+import functools
 import inspect
 import re
 import textwrap
@@ -102,20 +103,21 @@ def takes_options_of(inner: Callable[..., Any]) -> Callable[[Function], Function
         signature = inspect.signature(function)
         *own, options = signature.parameters.values()
         (named,) = typing.get_args(options.annotation)
-        parameters = [*own, *(defaults[name] for name in named.__annotations__)]
-        complete = signature.replace(parameters=parameters)
-        function.__signature__ = complete  # type: ignore[attr-defined]
-        return function
+        taken = [each for name, each in defaults.items() if name in named.__annotations__]
+        signature = signature.replace(parameters=[*own, *taken])
+
+        @functools.wraps(function)
+        def checked(*args: Any, **arguments: Any) -> Any:
+            for name in arguments.keys() - signature.parameters:
+                raise TypeError(
+                    f"{function.__name__}() got an unexpected keyword argument {name!r}"
+                )
+            return function(*args, **arguments)
+
+        checked.__signature__ = signature  # type: ignore[attr-defined]
+        return typing.cast(Function, checked)
 
     return complete
-
-
-def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise a TypeError, as Python does, for an option that the function's signature lacks."""
-    known = inspect.signature(function).parameters
-    for name in options:
-        if name not in known:
-            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

@@ -20,24 +20,29 @@ class MatrixOptimizer(optax.GradientTransformationExtraArgs):
     axes: AxesLike = None
 
 
-class AuxiliaryAdamOptions(TypedDict, total=False):
-    """The arguments of `auxiliary_adam` that its optimizers take, too."""
+class AdamOptions(TypedDict, total=False):
+    """The arguments of `auxiliary_adam` that every optimizer made by it takes, too."""
+
+    weight_decay: optax.ScalarOrSchedule
+    weight_decay_mask: Mask
+    cautious_weight_decay: bool
+    adam_learning_rate: optax.ScalarOrSchedule | None
+    adam_eps: jax.typing.ArrayLike
+    adam_weight_decay: optax.ScalarOrSchedule
+    adam_clip_norm: jax.typing.ArrayLike | None
+    adam_moment_dtype: jax.typing.DTypeLike | None
+
+
+class AuxiliaryAdamOptions(AdamOptions, total=False):
+    """The same with those for directions without state."""
 
     alpha: optax.ScalarOrSchedule
     momentum: jax.typing.ArrayLike | None
     nesterov: bool
     momentum_dtype: jax.typing.DTypeLike | None
     step_scale: StepScale
-    weight_decay: optax.ScalarOrSchedule
-    weight_decay_mask: Mask
-    cautious_weight_decay: bool
-    adam_learning_rate: optax.ScalarOrSchedule | None
     adam_b1: jax.typing.ArrayLike
     adam_b2: jax.typing.ArrayLike
-    adam_eps: jax.typing.ArrayLike
-    adam_weight_decay: optax.ScalarOrSchedule
-    adam_clip_norm: jax.typing.ArrayLike | None
-    adam_moment_dtype: jax.typing.DTypeLike | None
 
 
 @documented

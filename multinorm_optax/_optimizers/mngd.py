@@ -10,7 +10,7 @@ from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.rules import AxesLike
 from multinorm_optax._norms.base import Projection
 from multinorm_optax._norms.normalize import normalize
-from multinorm_optax._optimizers.arguments import check_options, documented, takes_options_of
+from multinorm_optax._optimizers.arguments import documented, takes_options_of
 from multinorm_optax._optimizers.auxiliary_adam import AuxiliaryAdamOptions, auxiliary_adam
 
 
@@ -49,5 +49,4 @@ def mngd(
 
     if not isinstance(norms, Sequence):
         raise TypeError(f"norms must be a sequence of norms, such as (RowNorm(),), got {norms!r}")
-    check_options(mngd, options)
     return auxiliary_adam(direction, learning_rate, axes=axes, **options)

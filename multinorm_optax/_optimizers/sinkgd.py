@@ -9,7 +9,7 @@ from multinorm_optax._alternation.base import NumIters, Tolerance
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.rules import AxesLike
 from multinorm_optax._norms.normalize import normalize_columns, normalize_rows
-from multinorm_optax._optimizers.arguments import check_options, documented, takes_options_of
+from multinorm_optax._optimizers.arguments import documented, takes_options_of
 from multinorm_optax._optimizers.auxiliary_adam import AuxiliaryAdamOptions, auxiliary_adam
 
 
@@ -73,5 +73,4 @@ def sinkgd(
       [(), (32,), (32,)]
     """
     direction = functools.partial(scale_by_sinkhorn, num_iters=num_iters, tol=tol)
-    check_options(sinkgd, options)
     return auxiliary_adam(direction, learning_rate, axes=axes, **options)

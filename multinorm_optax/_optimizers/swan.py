@@ -19,12 +19,7 @@ from multinorm_optax._norms.euclidean import FrobeniusNorm, RowNorm
 from multinorm_optax._norms.normalize import normalize, normalize_spectral
 from multinorm_optax._norms.orthogonalize import Orthogonalizer
 from multinorm_optax._norms.precision import peak, unit_scale
-from multinorm_optax._optimizers.arguments import (
-    check_arguments,
-    check_options,
-    documented,
-    takes_options_of,
-)
+from multinorm_optax._optimizers.arguments import check_arguments, documented, takes_options_of
 from multinorm_optax._optimizers.auxiliary_adam import AuxiliaryAdamOptions, auxiliary_adam
 
 
@@ -124,5 +119,4 @@ def swan(
       0.001
     """
     direction = functools.partial(scale_by_swan, centered=centered, orthogonalizer=orthogonalizer)
-    check_options(swan, options)
     return auxiliary_adam(direction, learning_rate, axes=axes, **options)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from multinorm_optax._matrices.fused import specs_of, split_fused
 from multinorm_optax._matrices.paths import FoundSpec, SpecKind, resolve_specs, unboxed
 from multinorm_optax._matrices.rules import AxesLike, resolve_matrices
 from multinorm_optax._matrices.suggestions import missing_text
-from multinorm_optax._optimizers.arguments import Mask, check_arguments, documented
-from multinorm_optax._optimizers.auxiliary_adam import auxiliary_adam
+from multinorm_optax._optimizers.arguments import check_arguments, documented, takes_options_of
+from multinorm_optax._optimizers.auxiliary_adam import AdamOptions, auxiliary_adam
 
 RankLike: TypeAlias = int | Sequence[tuple[str, int]] | optax.Params
 
@@ -169,6 +169,7 @@ _RANK = SpecKind(
 
 
 @documented
+@takes_options_of(auxiliary_adam)
 def ldadam(
     learning_rate: optax.ScalarOrSchedule = 1e-3,
     *,
@@ -179,16 +180,9 @@ def ldadam(
     rho: jax.typing.ArrayLike = 0.908,
     eps: jax.typing.ArrayLike = 1e-8,
     error_feedback: bool = True,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
-    weight_decay_mask: Mask = None,
-    cautious_weight_decay: bool = False,
-    adam_learning_rate: optax.ScalarOrSchedule | None = None,
     adam_b1: jax.typing.ArrayLike = 0.908,
     adam_b2: jax.typing.ArrayLike = 0.99,
-    adam_eps: jax.typing.ArrayLike = 1e-8,
-    adam_weight_decay: optax.ScalarOrSchedule = 0.0,
-    adam_clip_norm: jax.typing.ArrayLike | None = None,
-    adam_moment_dtype: jax.typing.DTypeLike | None = None,
+    **options: Unpack[AdamOptions],
 ) -> optax.GradientTransformationExtraArgs:
     """LDAdam: low-rank Adam with error feedback for the matrices, AdamW for everything else.
 
@@ -208,21 +202,9 @@ def ldadam(
       2560
       10752
     """
+    direction = functools.partial(
+        scale_by_ldadam, rank=rank, b1=b1, b2=b2, rho=rho, eps=eps, error_feedback=error_feedback
+    )
     return auxiliary_adam(
-        lambda axes: scale_by_ldadam(
-            axes, rank, b1=b1, b2=b2, rho=rho, eps=eps, error_feedback=error_feedback
-        ),
-        learning_rate,
-        axes=axes,
-        alpha=1.0,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        cautious_weight_decay=cautious_weight_decay,
-        adam_learning_rate=adam_learning_rate,
-        adam_b1=adam_b1,
-        adam_b2=adam_b2,
-        adam_eps=adam_eps,
-        adam_weight_decay=adam_weight_decay,
-        adam_clip_norm=adam_clip_norm,
-        adam_moment_dtype=adam_moment_dtype,
+        direction, learning_rate, axes=axes, alpha=1.0, adam_b1=adam_b1, adam_b2=adam_b2, **options
     )
