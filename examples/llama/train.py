@@ -41,8 +41,7 @@ from examples.llama.run.processes import (
     leave,
     leaving_together,
 )
-from examples.llama.run.progress import Step, Validated, header
-from examples.llama.run.recording import recording
+from examples.llama.run.recording import Recording, Step, Validated, header
 from examples.llama.run.stop import StopSignals
 from examples.llama.run.tracking import check_packages
 from examples.llama.step import (
@@ -360,16 +359,16 @@ def _train(
             say(f"Compiled in {compiled.seconds:.1f} s")
         with (
             signals,
-            recording(
+            Recording(
                 experiment, placement.devices, folder, run, identity.config, last, record, console
-            ) as (take, sync),
+            ) as recording,
         ):
             for event in events:
                 if isinstance(event, Savepoint):
-                    state, last, record = event.state, event.number, sync()
+                    state, last, record = event.state, event.number, recording.sync()
                     checkpoints.save(last, state, batches, record)
                 elif not isinstance(event, Compiled):
-                    take(event)
+                    recording.take(event)
     if last != steps:
         say(f"Stopped after step {last}, saved in {folder.path}; the same command goes on")
         # another process may have been the one that got the signal

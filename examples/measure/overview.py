@@ -10,8 +10,7 @@ from typing import Any
 
 from examples.llama.optimizers import OPTIMIZERS
 from examples.measure import bench, collectives, compilation, throughput
-from examples.measure.candidates.search import tabulate
-from examples.measure.candidates.table import CANDIDATES
+from examples.measure.candidates import CANDIDATES, tabulate
 from examples.measure.results import RECORDED, recorded
 from examples.measure.study.findings import findings, findings_table
 from examples.measure.study.runs import RunsFile

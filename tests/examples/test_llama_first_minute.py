@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from examples.llama.config import Experiment, OptimizerConfig, RunConfig, Setup
-from examples.llama.run import progress
+from examples.llama.run import recording
 from examples.llama.run.folder import RunFolder
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, resolved, train
@@ -49,14 +49,10 @@ def test_line_of_a_step_has_loss_speed_and_utilization(
         asked.append((speed, devices))
         return used
 
-    monkeypatch.setattr(progress, "utilization", utilization)
-    console = Console(file=io.StringIO(), width=300)
-    experiment = Experiment(OptimizerConfig("sgd"), tiny_setup)
-    with progress.Reporter(console, experiment, devices=8, done=0, every=1) as reporter:
-        reporter.step(progress.Step(1, 2.5, 0.5))
+    monkeypatch.setattr(recording, "utilization", utilization)
+    text = recording.figures(tiny_setup, 8, recording.Step(1, 2.5, 0.5))
     assert asked == [(4 * 16 / 0.5, 8)]
-    output = console.file.getvalue()  # type: ignore[attr-defined]
-    assert output == f"step 1/12  loss 2.5000  128 tokens/s{shown}\n"
+    assert text == f"loss 2.5000  128 tokens/s{shown}"
 
 
 LISTENING = [

@@ -1,12 +1,12 @@
 """A trace of a few steps."""
 
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 
-from examples.llama.run.profile import profile_steps
+from examples.llama.run.recording import Recording, Step, Validated
 from examples.llama.train import main
 
 
@@ -19,44 +19,30 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def _train(steps: Iterable[int], folder: Path | None, calls: list[str]) -> None:
-    with profile_steps(folder) as step:
-        for number in steps:
-            step(number)
-            calls.append(str(number))
-
-
-@pytest.mark.parametrize("first", [1, 57])
-def test_ten_steps_are_traced_after_the_first_few(first: int, calls: list[str]) -> None:
-    _train(range(first, first + 20), Path("trace"), calls)
-    begin, end = calls.index("start trace"), calls.index("stop")
-    traced = [int(number) for number in calls[begin + 1 : end]]
-    assert traced == list(range(first + 3, first + 13))
-    assert calls.count("stop") == calls.count("start trace") == 1
-
-
-def test_run_shorter_than_the_trace_closes_it(calls: list[str]) -> None:
-    _train(range(1, 8), Path("trace"), calls)
-    assert calls[-1] == "stop"
-    assert calls.count("start trace") == calls.count("stop") == 1
-
-
-def test_run_that_fails_closes_the_trace(calls: list[str]) -> None:
-    def steps() -> Iterable[int]:
-        yield from range(1, 8)
-        raise RuntimeError("diverged")
-
-    with pytest.raises(RuntimeError, match="diverged"):
-        _train(steps(), Path("trace"), calls)
-    assert calls[-1] == "stop"
-
-
-@pytest.mark.parametrize(("steps", "folder"), [(3, Path("trace")), (20, None)])
-def test_nothing_is_traced_in_a_few_steps_or_without_a_folder(
-    steps: int, folder: Path | None, calls: list[str]
+@pytest.mark.parametrize(("steps", "stopped"), [(20, 13), (7, 7), (3, None)])
+def test_ten_steps_are_traced_after_the_first_few(
+    steps: int,
+    stopped: int | None,
+    calls: list[str],
+    tiny_options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _train(range(1, steps + 1), folder, calls)
-    assert calls == [str(number) for number in range(1, steps + 1)]
+    take = Recording.take
+
+    def number_and_take(self: Any, event: Step | Validated) -> None:
+        take(self, event)
+        if isinstance(event, Step):
+            calls.append(str(event.number))
+
+    monkeypatch.setattr(Recording, "take", number_and_take)
+    command = ["--optimizer", "sgd", "--run-dir", str(tmp_path / "run"), "--steps", str(steps)]
+    assert main([*command, *tiny_options, "--profile"]) == 0
+    expected = [str(number) for number in range(1, steps + 1)]
+    if stopped is not None:
+        expected.insert(stopped, "stop")
+        expected.insert(3, f"start {tmp_path / 'run' / 'profile'}")
+    assert calls == expected
 
 
 def test_command_line_writes_a_trace_into_the_runs_folder(

@@ -16,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from examples.llama.config import Experiment, InputError, OptimizerConfig, RunConfig, Setup
 from examples.llama.run.folder import RunFolder
-from examples.llama.run.progress import Reporter
+from examples.llama.run.recording import Recording
 from examples.llama.run.records import read_lines
 from examples.llama.run.tracking import track
 from examples.llama.text.corpus import Corpus
@@ -105,15 +105,15 @@ def test_run_that_is_stopped_and_goes_on_shows_the_figures_of_its_metrics(
         config = RunConfig(track=("tensorboard", "tensorboard"), save_every=5)
         return train(experiment, corpus, RunFolder(tmp_path), config, Console(file=io.StringIO()))
 
-    show = Reporter.step
+    show = Recording.take
 
     def show_and_stop(self: Any, event: Step) -> None:
         show(self, event)
-        if event.number == 6:
+        if isinstance(event, Step) and event.number == 6:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "step", show_and_stop)
+        patch.setattr(Recording, "take", show_and_stop)
         assert run() == 128 + signal.SIGTERM
     _earlier(tmp_path / "tensorboard")
     assert run() == 0

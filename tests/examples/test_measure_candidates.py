@@ -11,14 +11,12 @@ import pytest
 
 import multinorm_optax as mo
 from examples.llama.config import DataConfig, ModelConfig, Setup
-from examples.measure.candidates import table
-from examples.measure.candidates.__main__ import main
-from examples.measure.candidates.directions import (
+from examples.measure.candidates import CANDIDATES, due_trials, main, tabulate
+from examples.measure.directions import (
     joint_rows_and_spectral,
     moving_scales,
     scale_by_side_variance,
 )
-from examples.measure.candidates.search import due_trials, tabulate
 from examples.measure.study import plan
 from examples.measure.study.plan import CELLS
 from examples.measure.study.runs import Run, Trial
@@ -85,10 +83,10 @@ def test_joint_scales_approach_equal_vectors_of_a_polar_factor(
     assert uneven[2] < 1e-3
 
 
-@pytest.mark.parametrize("name", sorted(set(table.CANDIDATES) - {"moving-scales"}))
+@pytest.mark.parametrize("name", sorted(set(CANDIDATES) - {"moving-scales"}))
 def test_every_candidate_has_unit_size(rng: np.random.Generator, name: str) -> None:
     gradient = jnp.asarray(rng.standard_normal((1, *SHAPES[0])), jnp.float32)
-    tx = table.CANDIDATES[name].direction(AXES)
+    tx = CANDIDATES[name].direction(AXES)
     update, _ = jax.jit(tx.update)(gradient, tx.init(gradient))
     assert _root_mean_square(np.asarray(update)) == pytest.approx(1, rel=1e-5)
 

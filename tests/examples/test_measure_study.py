@@ -505,7 +505,7 @@ class TestStudy:
         path.write_text("".join(json.dumps(run.as_json()) + "\n" for run in runs))
         assert main([*options, "--show"]) == 0
         assert "AdamW, two rates" in path.with_suffix(".md").read_text()
-        for name in ("losses", "best_of", "lengths"):
+        for name in ("memory", "best_of"):
             picture = tmp_path / f"study_{name}.png"
             assert picture.read_bytes().startswith(b"\x89PNG")
 

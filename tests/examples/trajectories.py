@@ -12,7 +12,7 @@ import pytest
 from examples.llama.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, Setup
 from examples.llama.mesh import ONE_DEVICE, Placement
 from examples.llama.presets import resolve
-from examples.llama.run.progress import Reporter
+from examples.llama.run.recording import Recording
 from examples.llama.step import TrainState, initial_state, make_train_step
 from examples.llama.train import Step
 
@@ -72,11 +72,11 @@ def distance(a: Any, b: Any) -> float:
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process SIGINT, as Ctrl-C does, when the metrics of a step are shown."""
-    show = Reporter.step
+    show = Recording.take
 
     def show_and_signal(self: Any, event: Step) -> None:
         show(self, event)
-        if event.number == step:
+        if isinstance(event, Step) and event.number == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Reporter, "step", show_and_signal)
+    monkeypatch.setattr(Recording, "take", show_and_signal)

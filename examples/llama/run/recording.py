@@ -1,25 +1,73 @@
-"""The record of a run: metrics.jsonl, and everything else that gets its lines."""
+"""The record of a run: its progress on the terminal, metrics.jsonl, trackers, a trace of steps."""
 
 import contextlib
 import json
 import os
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
+import jax
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from examples.llama.config import Experiment, RunConfig
+from examples.llama.config import Experiment, RunConfig, Setup
+from examples.llama.loss import Validation
+from examples.llama.mesh import Placement
+from examples.llama.model import abstract_llama
+from examples.llama.run.flops import utilization
 from examples.llama.run.folder import RunFolder
 from examples.llama.run.processes import is_main_process
-from examples.llama.run.profile import profile_steps
-from examples.llama.run.progress import Reporter, Step, Validated
 from examples.llama.run.records import naming, write_atomically
 from examples.llama.run.tracking import track
 from examples.llama.schedule import scheduled_rates
+
+SKIPPED, TRACED = 3, 10
+"""Steps before the trace of --profile, compilation among them, and in it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's metrics."""
+
+    number: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The weights after `number` steps, on the validation text."""
+
+    number: int
+    validation: Validation
+
+
+def header(experiment: Experiment, placement: Placement, folder: Path) -> str:
+    """Describe model, data, devices and folder in two lines."""
+    setup, model, data = experiment.setup, experiment.setup.model, experiment.setup.data
+    _, params = abstract_llama(model)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return (
+        f"{experiment.optimizer.name} trains a LLaMA of {parameters:,} parameters: "
+        f"{model.layers} layers, width {model.hidden}, {model.heads} heads, {model.vocabulary} "
+        f"tokens, {model.precision}\n"
+        f"{setup.steps} steps of {data.batch_size} x {data.sequence_length} tokens on "
+        f"{placement.devices} of {jax.device_count()} devices ({jax.devices()[0].device_kind}); "
+        f"run folder {folder}"
+    )
+
+
+def figures(setup: Setup, devices: int, step: Step) -> str:
+    """A step's loss, its speed, and the part of the devices' peak that it used if known."""
+    speed = setup.data.tokens_per_step / step.seconds
+    used = utilization(setup.model, setup.data.sequence_length, speed, devices)
+    peak = "" if used is None else f"  {used:.1%} of the peak FLOP/s"
+    return f"loss {step.loss:.4f}  {speed:,.0f} tokens/s{peak}"
 
 
 class MetricsLog:
@@ -64,67 +112,88 @@ class MetricsLog:
         return b64encode(b"".join([*self._compressed, self._compressor.copy().flush()])).decode()
 
 
-class Recording(NamedTuple):
-    """Takes what happened, in order."""
+class Recording:
+    """Shows and records what happens, in order, on process 0; use it as a context manager.
 
-    take: Callable[[Step | Validated], None]
-    """Show and record an event."""
-    sync: Callable[[], dict[str, Any]]
-    """Write the record through to the disk; return it, for a checkpoint to keep."""
-
-
-@contextlib.contextmanager
-def recording(
-    experiment: Experiment,
-    devices: int,
-    folder: RunFolder,
-    run: RunConfig,
-    config: Mapping[str, Any],
-    done: int,
-    record: Mapping[str, Any],
-    console: Console,
-) -> Iterator[Recording]:
-    """Show and record a run after its first `done` steps, whose record is given.
-
-    Process 0 does it; the others get a recording that does nothing.
+    On a terminal it shows a bar, elsewhere lines. `record` is that of the first `done` steps.
     """
-    if not is_main_process():
-        yield Recording(lambda event: None, dict)
-        return
-    tokens_per_step = experiment.setup.data.tokens_per_step
-    schedules = scheduled_rates(experiment.optimizer, experiment.setup)
-    start = perf_counter() - record.get("elapsed_seconds", 0.0)
 
-    def elapsed_seconds() -> dict[str, float]:
-        return {"elapsed_seconds": round(perf_counter() - start, 3)}
-
-    with (
-        Reporter(console, experiment, devices, done, run.log_every) as bar,
-        MetricsLog(folder.metrics, record["metrics"] if record else "") as log,
-        track(run.track, folder.path, config, done) as also_log,
-        profile_steps(folder.profile if run.profile else None) as profile,
+    def __init__(
+        self,
+        experiment: Experiment,
+        devices: int,
+        folder: RunFolder,
+        run: RunConfig,
+        config: Mapping[str, Any],
+        done: int,
+        record: Mapping[str, Any],
+        console: Console,
     ):
+        self._setup, self._devices, self._run, self._done = experiment.setup, devices, run, done
+        self._folder, self._config, self._console = folder, config, console
+        self._start = perf_counter() - record.get("elapsed_seconds", 0.0)
+        self._rates = scheduled_rates(experiment.optimizer, experiment.setup)
+        self._log = MetricsLog(folder.metrics, record["metrics"] if record else "")
+        self._open, self._trace = contextlib.ExitStack(), contextlib.ExitStack()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps"),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            experiment.optimizer.name, total=self._setup.steps, completed=done, figures=""
+        )
 
-        def take(event: Step | Validated) -> None:
-            number = event.number
-            line: dict[str, Any] = {
-                "step": number,
-                "tokens": number * tokens_per_step,
-                **elapsed_seconds(),
-            }
-            if isinstance(event, Step):
-                line["loss"] = event.loss
-                line |= {name: float(rates[number - 1]) for name, rates in schedules.items()}
-                line["tokens_per_second"] = round(tokens_per_step / event.seconds, 1)
-                bar.step(event)
-                profile(number)
-            else:
-                line |= event.validation.as_json()
-                bar.validation(event)
-            log.write(line)
-            also_log(line)
+    def __enter__(self) -> "Recording":
+        if is_main_process():
+            tracked = track(self._run.track, self._folder.path, self._config, self._done)
+            with self._open as opening:  # what was opened is closed if the next cannot be
+                opening.enter_context(self._bar)
+                opening.enter_context(self._log)
+                self._also_log = opening.enter_context(tracked)
+                opening.enter_context(self._trace)
+                self._open = opening.pop_all()
+        return self
 
-        def sync() -> dict[str, Any]:
-            return {"metrics": log.sync(), **elapsed_seconds()}
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
-        yield Recording(take, sync)
+    def take(self, event: Step | Validated) -> None:
+        """Show and record an event."""
+        if not is_main_process():
+            return
+        number, tokens = event.number, self._setup.data.tokens_per_step
+        place = f"step {number}/{self._setup.steps}  "
+        line: dict[str, Any] = {"step": number, "tokens": number * tokens}
+        line["elapsed_seconds"] = self._elapsed()
+        if isinstance(event, Validated):
+            line |= event.validation.as_json()
+            self._console.print(f"{place}{event.validation}")
+        else:
+            line["loss"] = event.loss
+            line |= {name: float(rates[number - 1]) for name, rates in self._rates.items()}
+            line["tokens_per_second"] = round(tokens / event.seconds, 1)
+            text = figures(self._setup, self._devices, event)
+            self._bar.update(self._task, completed=number, figures=text)
+            if not self._console.is_terminal and number % self._run.log_every == 0:
+                self._console.print(f"{place}{text}")
+            if self._run.profile and number == self._done + SKIPPED + 1:
+                jax.profiler.start_trace(str(self._folder.profile))
+                self._trace.callback(jax.profiler.stop_trace)
+            elif number == self._done + SKIPPED + TRACED + 1:
+                self._trace.close()
+        self._log.write(line)
+        self._also_log(line)
+
+    def sync(self) -> dict[str, Any]:
+        """Write the record through to the disk; return it, for a checkpoint to keep."""
+        if not is_main_process():
+            return {}
+        return {"metrics": self._log.sync(), "elapsed_seconds": self._elapsed()}
+
+    def _elapsed(self) -> float:
+        return round(perf_counter() - self._start, 3)

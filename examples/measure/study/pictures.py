@@ -13,7 +13,7 @@ from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import resolved
 from examples.llama.run.plot import style
 from examples.measure.footprint import kept
-from examples.measure.pictures import look, name_lines, panels
+from examples.measure.pictures import look, panels
 from examples.measure.study.findings import expected_best, first_box_losses
 from examples.measure.study.plan import CELLS, SPACES
 from examples.measure.study.search import Search, mean_loss
@@ -25,29 +25,11 @@ def _look(one: Search) -> dict[str, Any]:
     return {"label": OPTIMIZERS[one.optimizer].title, **look(number)}
 
 
-def _losses(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
-    names = [f"{OPTIMIZERS[one.optimizer].title} ({len(one.tries)} points)" for one in rows]
-    name_lines(axes, CELLS[cell].title, "final validation loss, nats; a dot for each seed", names)
-    for place, one in enumerate(rows):
-        losses = [loss for loss in one.losses if math.isfinite(loss)]
-        axes.plot(losses, [place] * len(losses), "o", color=_look(one)["color"])
-
-
 def _best_of(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
     style(axes, "points tried", "expected best loss, nats (seed 0)")
     for one in rows:
         best_of = expected_best(first_box_losses(one))
         axes.plot(range(1, len(best_of) + 1), best_of, **_look(one))
-
-
-def _lengths(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
-    style(axes, "tokens of a run with its own schedule", "mean final loss, nats")
-    for one in rows:
-        axes.plot(*zip(*one.curve, strict=True), marker="o", **_look(one))
-    axes.set_xscale("log")
-    ticks = sorted({tokens for one in rows for tokens, _ in one.curve})
-    axes.set_xticks(ticks, [f"{tokens / 1e3:,.0f} k" for tokens in ticks])
-    axes.set_xticks([], minor=True)
 
 
 def _memory(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
@@ -77,10 +59,8 @@ def _memory(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
 
 
 PICTURES: Mapping[str, Callable[[Axes, str, Sequence[Search]], None]] = {
-    "losses": _losses,
     "memory": _memory,
     "best_of": _best_of,
-    "lengths": _lengths,
 }
 """How a panel of each picture is drawn, for a cell and its findings, best first."""
 

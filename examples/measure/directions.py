@@ -1,17 +1,14 @@
-"""Candidates that the library does not have: moving scales, column variance, scales for two norms.
+"""Directions that the library does not have: moving scales, column variance, scales for two norms.
 
 Leaves are stacks of kernels (layers, in, out); all formulas are symmetric in the two sides or say
 which side they mean.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-
-import multinorm_optax as mo
 
 _TINY = 1e-30
 
@@ -143,14 +140,3 @@ def joint_rows_and_spectral(
         return polar(scaled(scales))
 
     return optax.stateless(update)
-
-
-def after_sweeps(
-    axes: mo.MatrixAxes, sweeps: int, orthogonalizer: Callable[[jax.Array], jax.Array]
-) -> optax.GradientTransformation:
-    """Sweeps of SinkGD, then an orthogonalizer, then root mean square 1."""
-    return optax.chain(
-        mo.scale_by_sinkhorn(axes, sweeps),
-        mo.normalize_spectral(axes, orthogonalizer),
-        mo.normalize(mo.FrobeniusNorm(), axes),
-    )

@@ -1,1 +1,0 @@
-"""Directions that might learn more than SinkGD and SWAN, on the study's models and text."""
