@@ -275,3 +275,11 @@ def test_a_wrong_value_names_its_argument(argument, value):
 def test_parts_of_another_form(parts):
     with pytest.raises(TypeError, match=r"^Fused has an integer axis and parts \[\(size, spec\)"):
         mo.Fused(-1, parts)
+
+
+@pytest.mark.parametrize("optimizer", [mo.sinkgd(), mo.swan(), mo.ldadam(rank=2)])
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool])
+def test_parameters_without_a_gradient_are_refused_in_both_groups(optimizer, dtype):
+    params = {"dense": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3, dtype)}}
+    with pytest.raises(TypeError, match=r"dense/bias \(3,\): .* has no gradient"):
+        optimizer.init(params)

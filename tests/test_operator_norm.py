@@ -148,3 +148,16 @@ def test_devices_exchange_vectors_only(shape, spec):
     assert "all-gather" not in text
     assert "all-to-all" not in text
     np.testing.assert_allclose(compiled(g), updated(tx, jax.device_get(g)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "error"),
+    [
+        ({"bias": jnp.ones(4)}, ValueError),
+        ({"x": jnp.ones((3, 4))}, ValueError),
+        ({"kernel": jnp.ones((3, 4), jnp.int32)}, TypeError),
+    ],
+)
+def test_init_checks_the_leaves(params, error):
+    with pytest.raises(error, match=next(iter(params))):
+        mo.scale_by_operator_norm().init(params)

@@ -376,6 +376,20 @@ class TestAdamMini:
         np.testing.assert_allclose(result, jax.jit(step)(G), rtol=1e-5)
 
 
+class TestLDAdamState:
+    @pytest.mark.parametrize("compiled", [True, False], ids=["jit", "eager"])
+    @pytest.mark.parametrize("feedback", [True, False])
+    def test_explicit_weights_bring_their_mesh(self, rng, compiled, feedback):
+        tx = mo.scale_by_ldadam(KERNEL, rank=2, error_feedback=feedback)
+        G = np.float32(rng.standard_normal((16, 32)))
+        sharding = NamedSharding(mesh_of(AxisType.Explicit), P("fsdp", "tensor"))
+        sharded = jax.device_put(G, sharding)
+        init = jax.jit(tx.init) if compiled else tx.init
+        result, _ = jax.jit(tx.update)(sharded, init(sharded))
+        assert result.sharding == sharding
+        np.testing.assert_allclose(result, jax.jit(tx.update)(G, tx.init(G))[0], atol=1e-4)
+
+
 def devices(spec):
     """Over how many devices a weight is spread."""
     names = [name for part in spec if part for name in ([part] if isinstance(part, str) else part)]

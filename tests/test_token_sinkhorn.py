@@ -82,3 +82,18 @@ def test_stack_of_tables_is_treated_one_by_one(rng):
 def test_leaf_that_is_no_matrix_is_named():
     with pytest.raises(ValueError, match=r"norm/scale \(8,\)"):
         zero_small_rows().update({"norm": {"scale": jnp.ones(8)}}, optax.EmptyState())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_rounded_once(rng, dtype):
+    table = jnp.full((8, 6), 1e4).at[:, 0].set(1e-4) * rng.choice([-1, 1], (8, 6))
+    tx = mo.scale_by_token_sinkhorn(TABLE)
+    narrow = table.astype(dtype)
+    expected = _apply(tx, narrow.astype(jnp.float32)).astype(dtype)
+    np.testing.assert_array_equal(_apply(tx, narrow), expected)
+    assert np.all(np.abs(np.float32(expected[:, 0])) > 0.5)
+
+
+def test_threshold_is_a_number():
+    with pytest.raises(TypeError, match="threshold must be a number, got 'a'"):
+        mo.scale_by_token_sinkhorn(TABLE, threshold="a")

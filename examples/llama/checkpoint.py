@@ -59,7 +59,7 @@ class Identity:
         if saved["run"] != self.run:
             raise DamagedError("it is of another run")
         if _comparable(saved["config"]) != _comparable(self.config):
-            raise DamagedError("it is of another configuration")
+            raise DamagedError("it is of another configuration than config.json has")
         if saved["config"]["corpus"] not in self.texts:
             raise DamagedError("it was trained on another text")
 

@@ -213,31 +213,6 @@ def init_llama(config: ModelConfig, seed: jax.typing.ArrayLike) -> Params:
     return nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(jax.random.key(seed)))))
 
 
-class LlamaParts:
-    """The same forward pass as functions of the weights that each part needs."""
-
-    def __init__(self, config: ModelConfig):
-        """Look at the model's definition; nothing is computed."""
-        self._definition, self._abstract = abstract_llama(config)
-        self._layer, _ = nnx.split(nnx.merge(self._definition, self._abstract).layers)
-
-    def look_up(self, params: Params, tokens_BxT: jax.Array) -> jax.Array:
-        """The input of the first layer, from the weights of `embed`."""
-        return self._with(params).look_up(tokens_BxT)
-
-    def layer(self, weights: Params, x_BxTxD: jax.Array) -> jax.Array:
-        """One layer, from its slice of the weights of `layers`."""
-        return apply_layer(self._layer, weights, x_BxTxD)
-
-    def logits(self, params: Params, x_BxTxD: jax.Array) -> jax.Array:
-        """The logits, from the weights of `final_norm` and `head`."""
-        return self._with(params).logits(x_BxTxD)
-
-    def _with(self, params: Params) -> Llama:
-        """The model with these weights, and shapes only in place of the others."""
-        return nnx.merge(self._definition, self._abstract | params)
-
-
 LLAMA_RULES = (
     (r"layers/(attention|mlp)/\w+/kernel", mo.MatrixAxes(output=-1, input=-2)),
     (r"embed/embedding|head/kernel|(.+/)?\w*norm/scale", None),

@@ -1,5 +1,6 @@
 """The learning rates' schedule, and the optimizer that follows it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,13 +81,28 @@ def peak_rates(config: OptimizerConfig) -> dict[str, float]:
     return {name: peak for name, peak in peaks.items() if peak is not None}
 
 
-def scheduled_rates(config: OptimizerConfig, setup: Setup) -> dict[str, np.ndarray]:
-    """The rates of a resolved optimizer at each step, for the record."""
-    counts = np.arange(setup.steps)
-    return {
-        name: np.asarray(jax.vmap(schedule(peak, setup.length_of_schedule, setup.warm_up))(counts))
-        for name, peak in peak_rates(config).items()
-    }
+def scheduled_rates(config: OptimizerConfig, setup: Setup) -> Callable[[int], dict[str, float]]:
+    """From the number of a step, which starts at 1, to a resolved optimizer's rates in it."""
+
+    @functools.lru_cache(maxsize=1)
+    def several(block: int) -> dict[str, np.ndarray]:
+        counts = np.arange(block * _BLOCK, (block + 1) * _BLOCK)
+        return {
+            name: np.asarray(
+                jax.vmap(schedule(peak, setup.length_of_schedule, setup.warm_up))(counts)
+            )
+            for name, peak in peak_rates(config).items()
+        }
+
+    def rates(number: int) -> dict[str, float]:
+        block, place = divmod(number - 1, _BLOCK)
+        return {name: float(each[place]) for name, each in several(block).items()}
+
+    return rates
+
+
+_BLOCK = 10_000
+"""Steps whose rates are computed at a time."""
 
 
 def rates_text(options: Mapping[str, Any]) -> str:

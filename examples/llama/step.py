@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 import multinorm_optax as mo
 from examples.llama.config import Experiment, InputError, ModelConfig
@@ -16,9 +17,10 @@ from examples.llama.mesh import ONE_DEVICE, Placement
 from examples.llama.model import (
     HEAD,
     Definition,
-    LlamaParts,
+    Llama,
     Params,
     abstract_llama,
+    apply_layer,
     init_llama,
 )
 from examples.llama.optimizers import OPTIMIZERS
@@ -84,16 +86,24 @@ def mean_loss_and_gradients(
 
 def layerwise_model(config: ModelConfig) -> mo.LayerwiseModel:
     """The model and its mean loss as functions of parts of the weights and the rows of a batch."""
-    parts = LlamaParts(config)
+    definition, shapes = abstract_llama(config)
+    layer_definition, _ = nnx.split(nnx.merge(definition, shapes).layers)
+
+    def model(params: Params) -> Llama:
+        # shapes only in place of the weights of other parts
+        return nnx.merge(definition, shapes | params)
 
     def embed(params: Params, rows_BxS: jax.Array) -> jax.Array:
-        return parts.look_up(params, inputs_and_targets(rows_BxS)[0])
+        return model(params).look_up(inputs_and_targets(rows_BxS)[0])
 
     def head(params: Params, x_BxTxD: jax.Array, rows_BxS: jax.Array) -> jax.Array:
-        losses_BxT = losses_of_features(parts.logits, params, x_BxTxD, rows_BxS)
+        losses_BxT = losses_of_features(
+            lambda params, x: model(params).logits(x), params, x_BxTxD, rows_BxS
+        )
         return mean_loss(losses_BxT, rows_BxS)
 
-    return mo.LayerwiseModel(embed, parts.layer, head, head_names=HEAD)
+    layer = functools.partial(apply_layer, layer_definition)
+    return mo.LayerwiseModel(embed, layer, head, head_names=HEAD)
 
 
 def check_layerwise(experiment: Experiment) -> None:

@@ -3,6 +3,7 @@
 In a page, a table stands between the lines `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
+import argparse
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -193,6 +194,7 @@ def with_tables(page: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for path in PAGES:
         Path(path).write_text(with_tables(path.read_text()))
         print(f"Written: {path}")

@@ -5,19 +5,19 @@ One *half-step* is one projection, one *sweep* is one pass over all of them.
 
 import abc
 from collections.abc import Callable
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-State = TypeVar("State")
+State: TypeAlias = Any
 Residual: TypeAlias = Callable[[], jax.Array]
 """A function for the distance from a constraint, which broadcasts against leaves of the state."""
 NumIters: TypeAlias = int | jax.Array
 Tolerance: TypeAlias = float | jax.Array | None
 
 
-class Alternation(abc.ABC, Generic[State]):
+class Alternation(abc.ABC):
     """An alternation of K = `length` half-steps in a sweep, and its initial state."""
 
     length: int
@@ -51,7 +51,7 @@ class Alternation(abc.ABC, Generic[State]):
         return residual
 
 
-def first_sweep(alternation: Alternation[State]) -> State:
+def first_sweep(alternation: Alternation) -> State:
     """The state after one pass over all projections."""
     state = alternation.start
     for k in range(alternation.length):
@@ -64,7 +64,7 @@ _UNROLLED = 16
 
 
 def later_sweeps(
-    alternation: Alternation[State], state: State, num_iters: NumIters, tol: Tolerance
+    alternation: Alternation, state: State, num_iters: NumIters, tol: Tolerance
 ) -> State:
     """The state after the remaining sweeps, all but the first."""
     if tol is not None:
@@ -81,7 +81,7 @@ def later_sweeps(
 
 
 def _sweep_to_tolerance(
-    alternation: Alternation[State], state: State, num_iters: NumIters, tol: float | jax.Array
+    alternation: Alternation, state: State, num_iters: NumIters, tol: float | jax.Array
 ) -> State:
     """The state after the remaining sweeps. A matrix of a stack is frozen once it has converged.
 

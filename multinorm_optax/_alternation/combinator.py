@@ -93,7 +93,7 @@ def multi_normalize(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _last_iterate(alternation: Alternation[Any], num_iters: NumIters, tol: Tolerance) -> Any:
+def _last_iterate(alternation: Alternation, num_iters: NumIters, tol: Tolerance) -> Any:
     known = isinstance(num_iters, int) and tol is None
     if isinstance(alternation, WeightAlternation) and known and _are_own(alternation.members):
         parts = alternation.parts if isinstance(alternation, ScaleAlternation) else None
@@ -182,7 +182,7 @@ def _alternation(
     weight: jax.Array,
     members: tuple[Member, ...] | ScaleAlternation,
     parts: Parts | None = None,
-) -> WeightAlternation[Any]:
+) -> WeightAlternation:
     if isinstance(members, ScaleAlternation):
         return members
     if only_rescale(members):

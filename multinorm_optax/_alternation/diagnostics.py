@@ -75,7 +75,7 @@ def trace_multi_normalize(
     return MultiNormalizeTrace(join(iterates, leading=1), residuals, dual_values)
 
 
-def _trace(alternation: Alternation[Any], num_iters: int) -> MultiNormalizeTrace:
+def _trace(alternation: Alternation, num_iters: int) -> MultiNormalizeTrace:
     state = alternation.start
     iterates, residuals = [alternation.value(state)], []
     for count in range(num_iters):
@@ -91,7 +91,7 @@ def _trace(alternation: Alternation[Any], num_iters: int) -> MultiNormalizeTrace
     return MultiNormalizeTrace(stacked, jnp.stack(residuals), jnp.stack(dual_values))
 
 
-def _residuals(alternation: Alternation[Any], state: Any) -> jax.Array:
+def _residuals(alternation: Alternation, state: Any) -> jax.Array:
     """The residuals of all norms, of shape (K, *batch)."""
     each = [alternation.half_step(k, state)[1]() for k in range(alternation.length)]
     return jnp.stack([alternation.per_matrix(residual) for residual in each])

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,6 @@ from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.fused import Fused
 from multinorm_optax._norms.base import MatrixSize, Projection
 from multinorm_optax._norms.precision import compute_dtype, largest
-
-State = TypeVar("State")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +46,7 @@ def members_of(
     return Fused(axis, list(zip(sizes, members, strict=True)))
 
 
-class WeightAlternation(Alternation[State]):
+class WeightAlternation(Alternation):
     """An alternation of members on one weight."""
 
     def __init__(self, members: tuple[Member, ...], weight: jax.Array):
@@ -70,7 +67,7 @@ class WeightAlternation(Alternation[State]):
         return jnp.squeeze(residual, self.members[0].axes.matrix) if residual.ndim else residual
 
 
-class MatrixAlternation(WeightAlternation[jax.Array]):
+class MatrixAlternation(WeightAlternation):
     """An alternation that carries the iterate; sizes are fixed if all members keep the support."""
 
     def __init__(self, members: tuple[Member, ...], weight: jax.Array):

@@ -44,7 +44,7 @@ def only_rescale(members: tuple[Member, ...]) -> bool:
     )
 
 
-class ScaleAlternation(WeightAlternation[Scales]):
+class ScaleAlternation(WeightAlternation):
     """An alternation that carries the scales; the iterate is the gradient times all of them.
 
     A half-step divides each group's scale by the root mean square of the iterate. The first norm

@@ -10,7 +10,7 @@ from multinorm_optax._alternation.base import Alternation, Residual
 from multinorm_optax._norms.precision import abs_sq, compute_dtype, inverse_or_one, sqrt_or_zero
 
 
-class TreeAlternation(Alternation[Any]):
+class TreeAlternation(Alternation):
     """An alternation that carries the tree."""
 
     def __init__(

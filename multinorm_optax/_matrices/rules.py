@@ -178,6 +178,22 @@ def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> 
     return join(jax.tree.unflatten(structure, map(function, leaves, of_parts)))
 
 
+def on_matrices(function: Callable[..., Any], axes: AxesLike) -> optax.GradientTransformation:
+    """Make `map_matrices` a stateless transformation, whose `init` checks the leaves."""
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        resolve_matrices(axes, params)
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params, extra_args
+        return map_matrices(function, axes, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def resolve_matrices(axes: AxesLike, tree: Any) -> list[MatrixAxes | Fused]:
     """The axes of every leaf of a tree of matrices; raise for any other leaf."""
     matrices = []

@@ -1,15 +1,8 @@
 """Projections as stateless transformations."""
 
-from typing import Any
-
 import optax
 
-from multinorm_optax._matrices.rules import (
-    WHOLE_LEAF_RULES,
-    AxesLike,
-    map_matrices,
-    resolve_matrices,
-)
+from multinorm_optax._matrices.rules import WHOLE_LEAF_RULES, AxesLike, on_matrices
 from multinorm_optax._norms.base import Projection
 from multinorm_optax._norms.euclidean import ColumnNorm, RowNorm
 from multinorm_optax._norms.orthogonalize import Orthogonalizer
@@ -57,18 +50,7 @@ def normalize(projection: Projection, axes: AxesLike = None) -> optax.GradientTr
         raise TypeError(f"{projection!r} is not a norm or projection, such as RowNorm()")
     if axes is None and projection.entrywise:
         axes = WHOLE_LEAF_RULES
-
-    def init(params: optax.Params) -> optax.EmptyState:
-        resolve_matrices(axes, params)
-        return optax.EmptyState()
-
-    def update(
-        updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
-    ) -> tuple[optax.Updates, optax.OptState]:
-        del params, extra_args
-        return map_matrices(projection, axes, updates), state
-
-    normalization = Normalization(init, update)
+    normalization = Normalization(*on_matrices(projection, axes))
     normalization.projection, normalization.axes = projection, axes
     return normalization
 

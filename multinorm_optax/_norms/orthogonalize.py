@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from multinorm_optax._matrices.axes import is_integer
 from multinorm_optax._norms.precision import compute_dtype
 
 Orthogonalizer: TypeAlias = Callable[[jax.Array], jax.Array]
@@ -38,6 +39,11 @@ class _Orthogonalizer:
         width = compute_dtype(x.dtype) if self.dtype is None else self.dtype
         wide = x.astype(jnp.result_type(width, *least))
         return self.function(wide, *self.options).astype(x.dtype)
+
+
+def _check_steps(steps: int) -> None:
+    if not is_integer(steps) or steps < 1:
+        raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
 
 
 def odd_polynomial(
@@ -103,8 +109,9 @@ def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
     This greedy choice is optimal for the composition (arXiv 2505.16932). `_CUSHION` narrows a wide
     range, so that rounding in a step does not crush large singular values.
     """
-    if steps < 1 or not 0 < lower_bound <= 1:
-        raise ValueError(f"need steps >= 1 and 0 < lower_bound <= 1, got {steps}, {lower_bound}")
+    _check_steps(steps)
+    if not 0 < lower_bound <= 1:
+        raise ValueError(f"need 0 < lower_bound <= 1, got {lower_bound}")
     lower, upper = lower_bound, 1.0
     schedule = []
     for _ in range(steps):
@@ -148,6 +155,7 @@ def newton_schulz(
     Small singular values grow by 3/2 a step: 30 steps lift 1e-5 to 1. For `precision` and `dtype`
     see `odd_polynomial`.
     """
+    _check_steps(steps)
     return odd_polynomial([(1.5, -0.5, 0.0)] * steps, precision, dtype)
 
 
@@ -158,6 +166,7 @@ def muon_quintic(
 
     Jordan et al., 2024. For `precision` and `dtype` see `odd_polynomial`.
     """
+    _check_steps(steps)
     return odd_polynomial([(3.4445, -4.7750, 2.0315)] * steps, precision, dtype)
 
 
@@ -174,8 +183,7 @@ def swan_whitening(
     the Frobenius norm lie in [0.56, 1.60]. It diverges in TF32 and bfloat16. For `precision` and
     `dtype` see `odd_polynomial`.
     """
-    if steps < 1:
-        raise ValueError(f"need steps >= 1, got {steps}")
+    _check_steps(steps)
     return _Orthogonalizer(_swan_whitening, (steps, beta, precision), dtype)
 
 

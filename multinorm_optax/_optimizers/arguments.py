@@ -108,10 +108,11 @@ def takes_options_of(inner: Callable[..., Any]) -> Callable[[Function], Function
 
         @functools.wraps(function)
         def checked(*args: Any, **arguments: Any) -> Any:
-            for name in arguments.keys() - signature.parameters:
-                raise TypeError(
-                    f"{function.__name__}() got an unexpected keyword argument {name!r}"
-                )
+            for name in arguments:
+                if name not in signature.parameters:
+                    raise TypeError(
+                        f"{function.__name__}() got an unexpected keyword argument {name!r}"
+                    )
             return function(*args, **arguments)
 
         checked.__signature__ = signature  # type: ignore[attr-defined]
@@ -181,7 +182,7 @@ _CHECKS = {
     name: check
     for check, names in {
         _check_schedule: "learning_rate alpha weight_decay adam_learning_rate adam_weight_decay",
-        _check_number: "adam_b1 adam_b2 adam_eps adam_clip_norm b1 b2 rho eps momentum",
+        _check_number: "adam_b1 adam_b2 adam_eps adam_clip_norm b1 b2 rho eps momentum threshold",
         _check_boolean: "nesterov cautious_weight_decay centered error_feedback",
         _check_dtype: "momentum_dtype adam_moment_dtype mu_dtype",
         _check_static: "rank",

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from multinorm_optax._matrices.paths import array_leaves, check_dtype
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
 from multinorm_optax._optimizers.arguments import Mask, check_arguments, documented
 from multinorm_optax._optimizers.step_scale import StepScale, factor_of, scale_by_matrix_shape
@@ -138,6 +139,8 @@ def auxiliary_adam(
         return optax.partition(inner, lambda _: labels)
 
     def init(params: optax.Params) -> optax.OptState:
+        for path, leaf in array_leaves(params):
+            check_dtype(path, leaf)
         return groups(params).init(params)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes, is_integer
-from multinorm_optax._matrices.rules import AxesLike, map_matrices
+from multinorm_optax._matrices.rules import AxesLike, on_matrices
 from multinorm_optax._matrices.stacks import left_to_xla
 from multinorm_optax._norms.precision import (
     abs_sq,
@@ -73,7 +73,7 @@ def scale_by_operator_norm(
         factor = math.sqrt(m / n) * inverse_or_one(_largest_singular_value(x, found, num_iters))
         return (x * factor).astype(g.dtype)
 
-    return optax.stateless(lambda updates, _: map_matrices(scaled, axes, updates))
+    return on_matrices(scaled, axes)
 
 
 def _largest_singular_value(x: jax.Array, axes: MatrixAxes, num_iters: int) -> jax.Array:

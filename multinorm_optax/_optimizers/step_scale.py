@@ -11,7 +11,7 @@ import jax
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes
-from multinorm_optax._matrices.rules import AxesLike, map_matrices
+from multinorm_optax._matrices.rules import AxesLike, on_matrices
 
 StepScale: TypeAlias = (
     Literal["rms", "muon", "moonlight", "operator"] | Callable[[int, int], jax.typing.ArrayLike]
@@ -45,8 +45,4 @@ def scale_by_matrix_shape(scale: StepScale, axes: AxesLike) -> optax.GradientTra
         m, n = found.matrix_shape(x.shape)
         return x * factor(m, n) if m and n else x
 
-    def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        del params
-        return updates if scale == "rms" else map_matrices(scaled, axes, updates)
-
-    return optax.stateless(update)
+    return optax.identity() if scale == "rms" else on_matrices(scaled, axes)

@@ -6,11 +6,12 @@ import optax
 
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.axes import MatrixAxes
-from multinorm_optax._matrices.rules import AxesLike, map_matrices
+from multinorm_optax._matrices.rules import AxesLike, on_matrices
 from multinorm_optax._norms.euclidean import RowNorm
 from multinorm_optax._norms.normalize import normalize_columns, normalize_rows
 from multinorm_optax._norms.precision import compute_dtype, unit_scale
-from multinorm_optax._optimizers.arguments import documented
+from multinorm_optax._optimizers.arguments import check_arguments, documented
+from multinorm_optax._optimizers.auxiliary_adam import in_float32
 
 
 def zero_small_rows(
@@ -24,7 +25,7 @@ def zero_small_rows(
         mean = jnp.mean(norms, axis=found.output, keepdims=True)
         return jnp.where((norms <= threshold * mean) & jnp.isfinite(mean), 0, g)
 
-    return optax.stateless(lambda updates, _: map_matrices(without_small_rows, axes, updates))
+    return on_matrices(without_small_rows, axes)
 
 
 @documented
@@ -60,7 +61,7 @@ def scale_by_token_sinkhorn(
       >>> bool(jnp.allclose(size.at[7].set(1), 1)), float(size[7])
       (True, 0.0)
     """
+    check_arguments(locals())
     rows, columns = normalize_rows(axes), normalize_columns(axes)
-    return optax.chain(
-        zero_small_rows(axes, threshold), rows, multi_normalize(columns, rows, num_iters=num_iters)
-    )
+    sweeps = multi_normalize(columns, rows, num_iters=num_iters)
+    return in_float32(optax.chain(zero_small_rows(axes, threshold), rows, sweeps))

@@ -310,9 +310,14 @@ def test_singular_values_that_options_set(
 
 def test_schedule_warms_up_and_falls_to_a_tenth() -> None:
     adamw = resolve(OptimizerConfig("adamw", learning_rate=1.0))
-    rates = scheduled_rates(adamw, Setup(steps=400))
-    assert rates.keys() == {"learning_rate"}
-    assert rates["learning_rate"][[0, 20, 40]] == pytest.approx([0, 0.5, 1])
+
+    def rates_of(**lengths: int) -> list[float]:
+        rates = scheduled_rates(adamw, Setup(**lengths))
+        assert rates(1).keys() == {"learning_rate"}
+        return [rates(number)["learning_rate"] for number in range(1, lengths["steps"] + 1)]
+
+    rates = rates_of(steps=400)
+    assert [rates[count] for count in (0, 20, 40)] == pytest.approx([0, 0.5, 1])
     assert (
         float(schedule(1.0, 400, 40)(400))
         == float(schedule(1.0, 400, 40)(900))
@@ -320,10 +325,18 @@ def test_schedule_warms_up_and_falls_to_a_tenth() -> None:
     )
     # of a schedule's own length, a run may be a part, or have a tail
     for steps in (30, 500):
-        other = scheduled_rates(adamw, Setup(steps=steps, schedule_steps=400))["learning_rate"]
+        other = rates_of(steps=steps, schedule_steps=400)
         both = min(steps, 400)
-        np.testing.assert_array_equal(other[:both], rates["learning_rate"][:both])
+        assert other[:both] == rates[:both]
         assert other[both:] == pytest.approx(0.1 * np.ones(steps - both))
+
+
+def test_rates_of_endless_runs_cost_no_memory() -> None:
+    adamw = resolve(OptimizerConfig("adamw", learning_rate=1.0))
+    rates = scheduled_rates(adamw, Setup(steps=2 * 10**9, schedule_steps=30_000))
+    peak = schedule(1.0, 30_000, Setup(steps=2 * 10**9, schedule_steps=30_000).warm_up)
+    for number in (1, 10_000, 10_001, 25_000, 10**9):
+        assert rates(number)["learning_rate"] == pytest.approx(float(peak(number - 1)), rel=1e-6)
 
 
 @pytest.mark.parametrize(

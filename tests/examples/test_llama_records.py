@@ -119,6 +119,8 @@ def test_what_is_not_json_is_named(tmp_path: Path, bad: bytes) -> None:
         (b"true", "holds true, not"),
         (b'{"a": NaN}', "no NaN"),
         (b'{"a": -Infinity}', "no -Infinity"),
+        (b'{"a": 1e999}', "a number of 5 characters"),
+        (b'{"a": 1' + b"0" * 400 + b"}", "a number of 401 characters"),
         (b"[" * 100_000, "is not JSON"),
     ],
 )

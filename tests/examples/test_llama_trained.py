@@ -12,6 +12,7 @@ import pytest
 from examples.llama.config import CorpusConfig
 from examples.llama.run.records import read_lines
 from examples.llama.train import main as train
+from tests.examples.c4_files import write_c4
 from tests.examples.damage import flip_a_bit, reads_damaged
 
 EVALUATE = "examples.llama.evaluate"
@@ -111,6 +112,15 @@ def test_commands_change_nothing_in_the_runs_folder(run_dir: Path, invoke: Invok
 
 def _generated(invoke: Invoke, run_dir: Path, *options: str) -> str:
     return invoke(GENERATE, "--run-dir", run_dir, "--length", "20", *options)
+
+
+def test_model_of_a_folder_can_be_validated_on_another_kind_of_text(
+    run_dir: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    """Its own --corpus-root does not stand in the way."""
+    other = write_c4(tmp_path / "c4", [20], [20])
+    options = ["--text", other, "--validation-rows", "4", "--cache", tmp_path / "cache"]
+    assert "validation loss" in invoke(EVALUATE, "--run-dir", run_dir, *options)
 
 
 def test_seed_decides_the_text(run_dir: Path, invoke: Invoke) -> None:

@@ -131,8 +131,8 @@ class RunFolder(LockedFolder):
             for name, (old, new) in difference.items()
         ]
         hint = ""
-        if "setup.schedule_steps" in difference:
-            length = difference["setup.schedule_steps"][0]
+        length, _ = difference.get("setup.schedule_steps", (None, None))
+        if isinstance(length, int):
             hint = f"To go on with it, keep its schedule: --schedule-steps {length}. "
         if "corpus" in difference:
             hint += "If it is the same text, repaired, add --accept-changed-text. "

@@ -6,11 +6,13 @@ Python.
 """
 
 import dataclasses
+import importlib
 import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import (
     Annotated,
     Any,
@@ -29,6 +31,16 @@ Config = TypeVar("Config")
 
 class InputError(ValueError):
     """The command cannot be carried out as given; the message says what to change."""
+
+
+def import_optional(package: str, install: str, what: str = "this") -> ModuleType:
+    """Import a package that need not be installed; `install` is what pip takes, `what` needs it."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise InputError(f"{what} needs the package {package}: pip install {install}") from error
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ class Recording:
             self._console.print(f"{place}{event.validation}")
         else:
             line["loss"] = event.loss
-            line |= {name: float(rates[number - 1]) for name, rates in self._rates.items()}
+            line |= self._rates(number)
             line["tokens_per_second"] = round(tokens / event.seconds, 1)
             text = figures(self._setup, self._devices, event)
             self._bar.update(self._task, completed=number, figures=text)

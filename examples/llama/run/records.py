@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -81,7 +82,9 @@ def damaged(fault: str) -> InputError:
 
 def _object(what: str, content: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(content, parse_constant=_no_constant)
+        value = json.loads(
+            content, parse_float=_finite, parse_int=_whole, parse_constant=_no_constant
+        )
     except (ValueError, RecursionError) as error:
         raise damaged(f"{what} is not JSON ({error})") from error
     if not isinstance(value, dict):
@@ -97,6 +100,18 @@ def check_types(
         if name not in values or type(values[name]) not in allowed:
             found = f"the value {values[name]!r}" if name in values else "no value"
             raise damaged(f"{what} has {found} for {name}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"it has a number of {len(text)} characters, which no float can hold")
+    return number
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _no_constant(name: str) -> None:

@@ -2,14 +2,13 @@
 
 import contextlib
 import hashlib
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from examples.llama.config import Tracker
-from examples.llama.run.options import InputError
+from examples.llama.run.options import import_optional
 
 Log = Callable[[Mapping[str, Any]], None]
 """Takes a line of metrics.jsonl."""
@@ -18,25 +17,14 @@ Log = Callable[[Mapping[str, Any]], None]
 _PACKAGES: Mapping[Tracker, str] = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
-def package_of(tracker: Tracker) -> ModuleType:
-    """The package of a tracker, imported.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    package = _PACKAGES[tracker]
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise InputError(
-            f"--track {tracker} needs the package {package}: pip install {package}"
-        ) from error
+def _package(tracker: Tracker) -> ModuleType:
+    return import_optional(_PACKAGES[tracker], _PACKAGES[tracker], f"--track {tracker}")
 
 
 def check_packages(trackers: Sequence[Tracker]) -> None:
-    """Import the packages of these trackers, or raise the `InputError` of `package_of`."""
+    """Import the packages of these trackers; one that is not installed is an `InputError`."""
     for tracker in trackers:
-        package_of(tracker)
+        _package(tracker)
 
 
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
@@ -46,9 +34,7 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
 @contextlib.contextmanager
 def _tensorboard(folder: Path, config: Mapping[str, Any], done: int) -> Iterator[Log]:
     # purges what a killed run wrote after its checkpoint: those steps are repeated
-    writer = package_of("tensorboard").SummaryWriter(
-        str(folder / "tensorboard"), purge_step=done + 1
-    )
+    writer = _package("tensorboard").SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
     def log(line: Mapping[str, Any]) -> None:
         for name, value in _scalars(line).items():
@@ -61,7 +47,7 @@ def _tensorboard(folder: Path, config: Mapping[str, Any], done: int) -> Iterator
 @contextlib.contextmanager
 def _wandb(folder: Path, config: Mapping[str, Any], done: int) -> Iterator[Log]:
     # the same folder resumes the same run
-    run = package_of("wandb").init(
+    run = _package("wandb").init(
         id=hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16],
         name=folder.name,
         dir=str(folder),

@@ -67,6 +67,8 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
         for name in ("text", "tokenizer", "corpus_root")
         if (value := getattr(config, name)) is not None
     }
+    if given.get("text", "python") != "python":
+        given.setdefault("corpus_root", None)  # of the run's own text
     source = dataclasses.replace(source, **given)
     corpus = load_corpus(source, experiment.setup.model.vocabulary, console)
     if corpus.tokenizer.name != identity.config["tokenizer"]:

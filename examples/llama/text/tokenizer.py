@@ -1,17 +1,17 @@
 """Tokenizers: from text to ids and back; byte pairs learned on the spot."""
 
+import functools
 import hashlib
-import importlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from examples.llama.config import InputError
+from examples.llama.run.options import import_optional
 from examples.llama.run.records import write_atomically
 
 
@@ -198,14 +198,5 @@ def byte_pair_tokenizer(
     return read_tokenizer(path)
 
 
-def import_extra(package: str) -> Any:
-    """Import a package of the extra `c4`."""
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise InputError(
-            f"this needs the package {package}, which is not installed: "
-            f"pip install 'multinorm-optax[c4]'"
-        ) from error
+import_extra = functools.partial(import_optional, install="'multinorm-optax[c4]'")
+"""Import a package of the extra `c4`."""

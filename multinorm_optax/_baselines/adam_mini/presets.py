@@ -147,7 +147,12 @@ class _FlaxBlocks(DefaultRule):
             return self._stack_or_heads(shape) or self._in_stack(path, shape, 2 + heads, blocks)
         if part != "mlp" and name in _QUERY_KEY | _VALUE:
             reason = self._other_layout(shape) or self._stack_or_heads(shape)
-            blocks = self._values() if name in _VALUE else self._queries()
+            neuron, *others = range(-2 - apart, 0)
+            if name in _VALUE:
+                blocks = Blocks((neuron, *others) if self.value == "whole" else neuron)
+            else:
+                width = self.head_dim
+                blocks = Blocks((-3, -1)) if width is None else Blocks(-2, {-1: width})
             return reason or self._in_stack(path, shape, 2 + apart, blocks)
         if part == "mlp":
             return self._in_stack(path, shape, 2, _NEURON, experts=True)
@@ -182,13 +187,6 @@ class _FlaxBlocks(DefaultRule):
             )
         return None
 
-    def _queries(self) -> Blocks:
-        return Blocks((-3, -1)) if self.head_dim is None else Blocks(-2, {-1: self.head_dim})
-
-    def _values(self) -> Blocks:
-        whole = (-3, -2, -1) if self.head_dim is None else (-2, -1)
-        return Blocks(whole if self.value == "whole" else whole[0])
-
     def _in_stack(
         self, path: str, shape: Shape, axes: int, blocks: Blocks, experts: bool = False
     ) -> Blocks | str:
@@ -209,13 +207,8 @@ class _FlaxBlocks(DefaultRule):
                 " does not have; correct it"
             )
         layer = self.layer_axis % len(shape)
-        one = (*shape[:layer], *shape[layer + 1 :])
-        blocks = blocks.resolve(one, path)
-
-        def outside(axis: int) -> int:
-            return axis + (axis >= layer)
-
+        places = [axis for axis in range(len(shape)) if axis != layer]  # of the axes in one layer
         return Blocks(
-            tuple(map(outside, blocks.whole)),
-            tuple((outside(axis), length) for axis, length in blocks.groups),
+            [places[axis] for axis in blocks.whole],
+            [(places[axis], length) for axis, length in blocks.groups],
         )

@@ -40,7 +40,9 @@ def initial_part(weight: jax.Array, axes: MatrixAxes, rank: int, feedback: bool)
     m, n = axes.matrix_shape(weight.shape)
 
     def zeros(weight: jax.Array) -> LowRankPart:
-        basis, mu = jnp.zeros((*batch, m, rank), dtype), jnp.zeros((*batch, rank, n), dtype)
+        # JAX finds the devices of Explicit mesh axes by the use of a value on them.
+        zero = jnp.where(False, jnp.sum(weight), 0).astype(dtype)
+        basis, mu = jnp.full((*batch, m, rank), zero), jnp.full((*batch, rank, n), zero)
         error = jnp.zeros_like(weight, dtype) if feedback else None
         return LowRankPart(basis, mu, jnp.real(mu), error)
 
