@@ -38,24 +38,34 @@ def _memory(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
         "optimizer state, bytes for each float32 weight of the model",
         "final validation loss, nats",
     )
-    points = {}
+    points: dict[str, tuple[float, float]] = {}
+    colors: dict[str, str] = {}
     for one in rows:
         memory = kept(resolved(Experiment(OptimizerConfig(one.optimizer), CELLS[cell].setup)))
         at = memory.state_bytes / memory.parameters, mean_loss(one.winner)
         if math.isfinite(at[1]):
-            points[OPTIMIZERS[one.optimizer].title] = at
+            title, color = (_look(one)[key] for key in ("label", "color"))
+            points[title], colors[title] = at, color
             spread = statistics.stdev(one.losses)
-            axes.errorbar(*at, yerr=spread, fmt="o", capsize=3, color=_look(one)["color"])
-    axes.set_xlim(0, 1.4 * max((at[0] for at in points.values()), default=1))
+            axes.errorbar(*at, yerr=spread, fmt="o", capsize=3, color=color)
+    most = max((state for state, _ in points.values()), default=1)
+    axes.set_xlim(-0.02 * most, 1.4 * most)
     axes.margins(y=0.12)
     low, high = axes.get_ylim()
-    last: dict[float, float] = {}
+    last: dict[int, float] = {}
     for title, (x, y) in sorted(points.items(), key=lambda point: point[1][1]):
-        # labels of nearly equal points stand apart
-        last[x] = max(y, last.get(x, -math.inf) + (high - low) / 20)
-        place = (8, last[x])
-        coordinates = ("offset points", "data")
-        axes.annotate(title, (x, y), place, textcoords=coordinates, fontsize=9, va="center")
+        # labels of points at nearly the same state stand apart, to the right of all of them
+        last[int(x)] = max(y, last.get(int(x), -math.inf) + (high - low) / 20)
+        right = max(other for other, _ in points.values() if int(other) == int(x))
+        axes.annotate(
+            title,
+            (right, y),
+            (8, last[int(x)]),
+            textcoords=("offset points", "data"),
+            fontsize=9,
+            va="center",
+            color=colors[title],
+        )
 
 
 PICTURES: Mapping[str, Callable[[Axes, str, Sequence[Search]], None]] = {
