@@ -119,7 +119,7 @@ def test_model_of_a_folder_can_be_validated_on_another_kind_of_text(
 ) -> None:
     """Its own --corpus-root does not stand in the way."""
     other = write_c4(tmp_path / "c4", [20], [20])
-    options = ["--text", other, "--validation-rows", "4", "--cache", tmp_path / "cache"]
+    options = ["--text", other, "--validation-rows", "4"]
     assert "validation loss" in invoke(EVALUATE, "--run-dir", run_dir, *options)
 
 
