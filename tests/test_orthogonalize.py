@@ -279,6 +279,7 @@ def test_an_orthogonalizer_is_a_value(make):
     assert again == one
     assert hash(again) == hash(one)
     assert make() == make() != one
+    assert make(dtype="bfloat16") == make(dtype=jnp.bfloat16)
     x = jnp.eye(3, 4) / 3
     np.testing.assert_array_equal(again(x), one(x))
 

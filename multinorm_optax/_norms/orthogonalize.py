@@ -34,6 +34,10 @@ class _Orthogonalizer:
     options: tuple[Any, ...]
     dtype: DType
 
+    def __post_init__(self) -> None:
+        if self.dtype is not None:  # for equality, whichever way it is written
+            object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+
     def __call__(self, x: jax.Array) -> jax.Array:
         least = (jnp.complex64,) if jnp.iscomplexobj(x) else ()
         width = compute_dtype(x.dtype) if self.dtype is None else self.dtype
@@ -124,7 +128,7 @@ def polar_express_coefficients(steps: int, lower_bound: float) -> list[Quintic]:
     return schedule
 
 
-@functools.cache
+@functools.lru_cache(typed=True)
 def polar_express(
     steps: int = 12,
     lower_bound: float = 1e-5,
@@ -184,7 +188,7 @@ def swan_whitening(
     `dtype` see `odd_polynomial`.
     """
     _check_steps(steps)
-    return _Orthogonalizer(_swan_whitening, (steps, beta, precision), dtype)
+    return _Orthogonalizer(_swan_whitening, (steps, float(beta), precision), dtype)
 
 
 def _swan_whitening(x: jax.Array, steps: int, beta: float, precision: Precision) -> jax.Array:

@@ -45,6 +45,45 @@ def test_ten_steps_are_traced_after_the_first_few(
     assert calls == expected
 
 
+def test_resumed_run_is_traced_from_where_it_goes_on(
+    calls: list[str], tiny_options: list[str], tmp_path: Path
+) -> None:
+    run = ["--optimizer", "sgd", "--run-dir", str(tmp_path / "run"), "--schedule-steps", "30"]
+    assert main([*run, *tiny_options, "--steps", "12"]) == 0
+    take, numbers = Recording.take, []
+
+    def number_and_take(self: Any, event: Step | Validated) -> None:
+        before = len(calls)
+        take(self, event)
+        if len(calls) > before:
+            numbers.append(event.number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recording, "take", number_and_take)
+        assert main([*run, *tiny_options, "--steps", "30", "--profile"]) == 0
+    assert calls == [f"start {tmp_path / 'run' / 'profile'}", "stop"]
+    assert numbers == [16, 26]
+
+
+def test_run_that_fails_closes_the_trace(
+    calls: list[str], tiny_options: list[str], tmp_path: Path
+) -> None:
+    command = ["--optimizer", "sgd", "--run-dir", str(tmp_path / "run"), "--steps", "20"]
+    take = Recording.take
+
+    def fail(self: Any, event: Step | Validated) -> None:
+        take(self, event)
+        if event.number == 7:
+            raise RuntimeError("a fault")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recording, "take", fail)
+        with pytest.raises(RuntimeError, match="a fault"):
+            main([*command, *tiny_options, "--profile"])
+    assert calls[-1] == "stop"
+    assert len(calls) == 2
+
+
 def test_command_line_writes_a_trace_into_the_runs_folder(
     tiny_options: list[str], tmp_path: Path
 ) -> None:

@@ -37,10 +37,10 @@ def import_optional(package: str, install: str, what: str = "this") -> ModuleTyp
     """Import a package that need not be installed; `install` is what pip takes, `what` needs it."""
     try:
         return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise InputError(f"{what} needs the package {package}: pip install {install}") from error
+    except ImportError as error:
+        raise InputError(
+            f"{what} needs the package {package}: pip install {install} ({error})"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,7 @@ class Recording:
 
     def __enter__(self) -> "Recording":
         if is_main_process():
+            self._rates(self._done + 1)  # now, not in the time of a step
             tracked = track(self._run.track, self._folder.path, self._config, self._done)
             with self._open as opening:  # what was opened is closed if the next cannot be
                 opening.enter_context(self._bar)
