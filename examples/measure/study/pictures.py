@@ -39,13 +39,15 @@ def _memory(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
         "final validation loss, nats",
     )
     points: dict[str, tuple[float, float]] = {}
+    colors: dict[str, str] = {}
     for one in rows:
         memory = kept(resolved(Experiment(OptimizerConfig(one.optimizer), CELLS[cell].setup)))
         at = memory.state_bytes / memory.parameters, mean_loss(one.winner)
         if math.isfinite(at[1]):
-            points[OPTIMIZERS[one.optimizer].title] = at
+            title, color = (_look(one)[key] for key in ("label", "color"))
+            points[title], colors[title] = at, color
             spread = statistics.stdev(one.losses)
-            axes.errorbar(*at, yerr=spread, fmt="o", capsize=3, color=_look(one)["color"])
+            axes.errorbar(*at, yerr=spread, fmt="o", capsize=3, color=color)
     most = max((state for state, _ in points.values()), default=1)
     axes.set_xlim(-0.02 * most, 1.4 * most)
     axes.margins(y=0.12)
@@ -62,6 +64,7 @@ def _memory(axes: Axes, cell: str, rows: Sequence[Search]) -> None:
             textcoords=("offset points", "data"),
             fontsize=9,
             va="center",
+            color=colors[title],
         )
 
 
