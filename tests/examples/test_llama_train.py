@@ -97,8 +97,11 @@ def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
 
 
 def test_run_leaves_its_records(corpus: Corpus, tiny_setup: Setup, tmp_path: Path) -> None:
-    code, output = _train(_experiment(tiny_setup), corpus, tmp_path / "run", save_every=3, keep=2)
+    run = {"save_every": 3, "keep": 2, "log_every": 5}
+    code, output = _train(_experiment(tiny_setup), corpus, tmp_path / "run", **run)
     assert code == 0
+    shown = re.findall(r"(?m)^step (\d+)/12  loss \d\.\d{4}  [\d,]+ tokens/s$", output)
+    assert shown == ["5", "10"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(NAMES)
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["12", "9"]
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
