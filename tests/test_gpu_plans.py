@@ -46,6 +46,12 @@ def plan(tx, params):
     return update.lower(params, state, params).compile().memory_analysis()
 
 
+def exchanges(compiled):
+    """The kinds of everything that devices send one another."""
+    names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    return re.findall(rf" ({names})(?:-start)?\(", compiled.as_text())
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_update_compiles(name, dtype):
@@ -77,9 +83,7 @@ def test_devices_that_share_matrices_exchange_sums_only(kind):
         update = jax.jit(lambda g: tx.update(g, ())[0], donate_argnums=0)
         with jax.sharding.set_mesh(mesh):
             compiled = update.lower(gradient).compile()
-    names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
-    found = re.findall(rf" ({names})(?:-start)?\(", compiled.as_text())
-    assert found == ["all-reduce"] * 10
+    assert exchanges(compiled) == ["all-reduce"] * 10
     assert compiled.memory_analysis().temp_size_in_bytes < 0.02 * 4 * np.prod(shape) / 8
 
 
@@ -114,12 +118,31 @@ def test_a_step_with_sinkgd_needs_what_one_with_sgd_needs(precision, monkeypatch
     assert layerwise < 0.2 * gradient_descent
 
 
+FORWARD_AND_BACKWARD = ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
+
+
+def lowered_attention(*shape, sharding):
+    """The gradients of attention, in bfloat16."""
+    array = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
+    training = jax.grad(lambda *each: attend(*each).astype(jnp.float32).sum(), argnums=(0, 1, 2))
+    return jax.jit(training).lower(array, array, array)
+
+
 @pytest.mark.parametrize("positions", [255, 256])
 def test_attention_trains_through_cudnn(positions):
     pytest.importorskip("nvidia.cudnn")
-    array = jax.ShapeDtypeStruct((2, positions, 8, 64), jnp.bfloat16, sharding=on_the_device())
-    training = jax.jit(jax.grad(lambda *each: attend(*each).astype(jnp.float32).sum()))
-    assert re.findall("__cudnn[$]fmha\\w*", training.lower(array, array, array).as_text()) == [
-        "__cudnn$fmhaSoftmax",
-        "__cudnn$fmhaSoftmaxBackward",
-    ]
+    lowered = lowered_attention(2, positions, 8, 64, sharding=on_the_device())
+    assert re.findall(r"__cudnn[$]fmha\w*", lowered.as_text()) == FORWARD_AND_BACKWARD
+
+
+@pytest.mark.parametrize("spec", [P("devices"), P(None, None, "devices")], ids=["rows", "heads"])
+def test_attention_through_cudnn_sends_nothing(spec):
+    """Devices have rows, or heads, of their own."""
+    pytest.importorskip("nvidia.cudnn")
+    with compiling_for(H100, 8):
+        mesh = Mesh(np.array(jax.devices()), ("devices",), axis_types=(AxisType.Auto,))
+        with jax.sharding.set_mesh(mesh):
+            lowered = lowered_attention(8, 255, 8, 64, sharding=NamedSharding(mesh, spec))
+            compiled = lowered.compile()
+    assert set(re.findall(r"__cudnn[$]fmha\w*", compiled.as_text())) == {*FORWARD_AND_BACKWARD}
+    assert exchanges(compiled) == []

@@ -5,7 +5,6 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -14,22 +13,6 @@ from examples.llama.config import CorpusConfig, DataConfig, ModelConfig, Setup
 from examples.llama.text.corpus import Corpus, load_corpus
 from examples.llama.text.documents import DocumentCorpus
 from tests.examples.c4_files import EACH, FILES, corpus_of, write_c4
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compile each tiny program once: these tests hardly do anything else."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.05,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture
