@@ -1,5 +1,7 @@
 """SR-Sinkhorn: the measured rates, the definition, and what dead rows and columns must not do."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,10 +145,58 @@ def test_steep_rows_and_columns(rng):
         np.testing.assert_allclose(result, expected, rtol=2e-5, atol=1e-6)
 
 
-def test_scales_that_leave_the_range_in_a_later_sweep():
-    # Without support: two rows live in one column alone, so that the other's scale grows for ever.
-    G = np.float32([[1, 0], [1, 0], [1, 1]])
-    result = np.asarray(updated(mo.scale_by_sinkhorn(ROWS_FIRST, 300), G), float)
-    columns = reference.column_norms(result) / np.sqrt(3)
-    np.testing.assert_allclose(columns, 1, rtol=1e-5)
-    np.testing.assert_allclose(result[:, 0], np.sqrt([1.5, 1.5, 0]), atol=1e-5)
+def arrow(m, n):
+    """One full row, and all other rows in one column: in the limit their crossing is zero."""
+    G = np.zeros((m, n), np.float32)
+    G[:, 0] = G[-1] = 1
+    return G
+
+
+class TestScalesThatGrowForEver:
+    """Matrices without total support: scales drift, and their product with the matrix does not."""
+
+    @pytest.mark.parametrize("power", [-110, -60, 0, 60, 115])
+    @pytest.mark.parametrize(
+        ("shape", "num_iters"), [((256, 256), 5), ((3, 2048), 7), ((65, 160), 8)]
+    )
+    def test_few_sweeps_at_any_size(self, shape, num_iters, power):
+        tx = mo.scale_by_sinkhorn(ROWS_FIRST, num_iters)
+        result = updated(tx, arrow(*shape) * np.float32(2.0**power))
+        expected = reference.sr_sinkhorn(arrow(*shape).astype(float), num_iters)
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("tol", [None, 1e-3])
+    @pytest.mark.parametrize("num_iters", [20, 60, 300])
+    @pytest.mark.parametrize("shape", [(3, 2), (65, 160), (256, 256)])
+    def test_many_sweeps(self, shape, num_iters, tol):
+        result = updated(mo.scale_by_sinkhorn(ROWS_FIRST, num_iters, tol), arrow(*shape))
+        expected = reference.sr_sinkhorn(arrow(*shape).astype(float), min(num_iters, 100))
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5 if tol is None else 1e-2)
+
+    def test_sparse_matrices_keep_the_last_iterate_within_range(self, rng):
+        G = np.float32(rng.standard_normal((64, 160)) * (rng.random((64, 160)) < 0.01))
+        iterates = [
+            reference.on_live_part(functools.partial(reference.sr_sinkhorn, L=L), G.astype(float))
+            for L in range(50, 120)
+        ]
+        result = updated(mo.scale_by_sinkhorn(ROWS_FIRST, 1000), G)
+        assert min(np.abs(result - each).max() for each in iterates) < 1e-4
+        _, last = trace(G, 200)
+        assert min(np.abs(last - each).max() for each in iterates) < 1e-4
+
+    @pytest.mark.parametrize("tol", [None, 1e-6])
+    def test_others_of_a_stack_go_on(self, rng, tol):
+        other = np.float32(np.tril(rng.standard_normal((65, 160))) + 1e-3)
+        tx = mo.scale_by_sinkhorn(mo.MatrixAxes(output=-2, input=-1), 100, tol)
+        result = updated(tx, np.stack([arrow(65, 160), other]))
+        np.testing.assert_array_equal(result[1], updated(tx, other))
+
+    def test_parts_of_a_fused_weight_go_on(self, rng):
+        other = np.float32(np.tril(rng.standard_normal((65, 160))) + 1e-3)
+        fused = mo.Fused(1, [(160, ROWS_FIRST), (80, ROWS_FIRST), (80, ROWS_FIRST)])
+        tx = mo.scale_by_sinkhorn([(".*", fused)], 100)
+        weight = np.concatenate([arrow(65, 160), other], axis=1)
+        alone = mo.scale_by_sinkhorn(ROWS_FIRST, 100)
+        parts = arrow(65, 160), other[:, :80], other[:, 80:]
+        expected = np.concatenate([updated(alone, each) for each in parts], axis=1)
+        np.testing.assert_allclose(updated(tx, weight), expected, rtol=1e-4, atol=1e-5)

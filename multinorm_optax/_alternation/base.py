@@ -31,6 +31,10 @@ class Alternation(abc.ABC):
         """Apply projection k in the first sweep, where the state may be badly scaled."""
         return self.half_step(k, state)[0]
 
+    def accepted(self, new: State, old: State) -> State:
+        """The state of a sweep, or for matrices that it takes out of range the one before it."""
+        return new
+
     def value(self, state: State) -> Any:
         """The iterate of a state."""
         return state
@@ -63,6 +67,11 @@ _UNROLLED = 16
 """The most sweeps that are unrolled on an accelerator, where a loop adds latency."""
 
 
+def is_few(num_iters: NumIters) -> bool:
+    """Whether so few sweeps keep a gradient of usual size within range."""
+    return isinstance(num_iters, int) and num_iters <= 8
+
+
 def later_sweeps(
     alternation: Alternation, state: State, num_iters: NumIters, tol: Tolerance
 ) -> State:
@@ -71,9 +80,10 @@ def later_sweeps(
         return _sweep_to_tolerance(alternation, state, num_iters, tol)
 
     def sweep(_: Any, state: State) -> State:
+        new = state
         for k in range(alternation.length):
-            state, _ = alternation.half_step(k, state)
-        return state
+            new, _ = alternation.half_step(k, new)
+        return new if is_few(num_iters) else alternation.accepted(new, state)
 
     straight = isinstance(num_iters, int) and num_iters <= _UNROLLED
     unroll = True if straight and jax.default_backend() != "cpu" else None
@@ -104,6 +114,7 @@ def _sweep_to_tolerance(
         count, state, ahead, residual = carry
         for k in range(1, alternation.length):
             ahead, _ = alternation.half_step(k, ahead)
+        ahead = alternation.accepted(ahead, state)
         state = jax.tree.map(lambda new, old: jnp.where(residual > tol, new, old), ahead, state)
         return count + 1, state, *look_ahead(state)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multinorm_optax._alternation.base import Alternation
+from multinorm_optax._alternation.base import Alternation, is_few
 from multinorm_optax._alternation.combinator import alternations, check_arguments
 from multinorm_optax._alternation.matrix import MatrixAlternation, Member, members_of
 from multinorm_optax._matrices.fused import split_fused
@@ -79,11 +79,13 @@ def _trace(alternation: Alternation, num_iters: int) -> MultiNormalizeTrace:
     state = alternation.start
     iterates, residuals = [alternation.value(state)], []
     for count in range(num_iters):
+        before = new = state
         for k in range(alternation.length):
             if count == 0:
-                state = alternation.first_half_step(k, state)
+                state = new = alternation.first_half_step(k, new)
             else:
-                state, _ = alternation.half_step(k, state)
+                new, _ = alternation.half_step(k, new)
+                state = new if is_few(num_iters) else alternation.accepted(new, before)
             iterates.append(alternation.value(state))
         residuals.append(_residuals(alternation, state))
     dual_values = [alternation.inner_product(old, new) for old, new in itertools.pairwise(iterates)]

@@ -22,7 +22,9 @@ from multinorm_optax._alternation.windows import (
     Factors,
     Group,
     Parts,
+    clamped,
     inverse_rms,
+    is_usual,
     product,
     sum_of_squares,
 )
@@ -52,6 +54,10 @@ class ScaleAlternation(WeightAlternation):
     1.2e-38 to 8.5e37. For a later one, a group whose entries are all below
     2^-107 (6e-33 in float32, in a leaf of 2^32 entries; lower in smaller ones) after the
     projections before it, which give others a root mean square of one, counts as zero.
+
+    Where the limit has zeros that the gradient does not have, the scales of rows and columns grow
+    and shrink for ever. Of more than eight sweeps, one that takes a scale beyond 2^100 or 2^-100 is
+    not made, nor any after it, of that matrix. Scales are clamped to the dtype's normal range.
 
     A fused weight may come in blocks, several for each part; sums over a row or column of a part
     are then added up over its blocks.
@@ -99,10 +105,23 @@ class ScaleAlternation(WeightAlternation):
         def residual() -> jax.Array:
             return self.broadcastable(largest(jnp.abs(rms - 1), self.members[k].axes.matrix))
 
-        return (*scales[:k], scales[k] / rms, *scales[k + 1 :]), residual
+        return (*scales[:k], clamped(scales[k] / rms), *scales[k + 1 :]), residual
 
     def first_half_step(self, k: int, state: Scales) -> Scales:
         return *state, inverse_rms(self._factors(state), self.groups[k], self._group_size(k))
+
+    def accepted(self, new: Scales, old: Scales) -> Scales:
+        axes = self.members[0].axes.matrix if self.same_batch else None
+
+        def leaves(new: jax.Array, old: jax.Array) -> jax.Array:
+            found = jnp.any(is_usual(old) > is_usual(new), axes, keepdims=True)
+            parts = self.parts if axes and self._spans_blocks(axes) else None
+            return found if parts is None else parts.reduce(jnp.any, found)
+
+        # What the last scale gains the others lose.
+        outside = map(leaves, new[:-1], old[:-1])
+        kept = functools.reduce(jnp.logical_or, outside, jnp.asarray(False))
+        return tuple(jnp.where(kept, *each) for each in zip(old, new, strict=True))
 
     def value(self, state: Scales) -> jax.Array:
         return product(self._factors(state))

@@ -102,6 +102,18 @@ def _sum_by_chunks(factors: Factors, axis: int) -> jax.Array:
     return jnp.sum(jax.lax.optimization_barrier(partial), axis=axis, keepdims=True)
 
 
+def clamped(scale: jax.Array) -> jax.Array:
+    """The scale within the dtype's normal range."""
+    limits = jnp.finfo(scale.dtype)
+    return jax.lax.clamp(limits.tiny, scale, limits.max)
+
+
+def is_usual(scale: jax.Array) -> jax.Array:
+    """Whether a scale is far from the ends of that range, in float32 from 2^-100 to 2^100."""
+    bound = 2.0 ** (25 * int(jnp.finfo(scale.dtype).maxexp) // 32)
+    return jax.lax.clamp(1 / bound, scale, bound) == scale
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def inverse_rms(factors: Factors, group: Group, size: Count) -> jax.Array:
     """1 / sqrt(sum of squares / size) of each group within the dtype's normal range, 0 for zeros.
@@ -109,9 +121,8 @@ def inverse_rms(factors: Factors, group: Group, size: Count) -> jax.Array:
     With a scale among the factors the entries are taken to be at most of order one.
     """
     total, window = _windowed(factors, group)
-    dead, limits = total == 0, jnp.finfo(total.dtype)
-    scale = window * jnp.sqrt(size / (total + dead))
-    scale = jax.lax.clamp(limits.tiny, scale, limits.max)
+    dead = total == 0
+    scale = clamped(window * jnp.sqrt(size / (total + dead)))
     return jax.lax.select(dead, jnp.zeros_like(scale), scale)
 
 
