@@ -71,6 +71,22 @@ def test_a_path_that_ends_another_path_is_not_confused():
     assert found["a/kernel"].state_bytes == 2 * 80
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_parts_in_a_list_of_parameters(number):
+    kernel = mo.MatrixAxes(-1, -2)
+    fused = mo.Fused(-1, [(2, kernel), (4, kernel)])
+    params = [jnp.zeros((4, 6)), jnp.zeros((4, 6))]
+    tx = mo.adam_mini(blocks=[(str(number), fused), (".*", mo.Blocks())])
+    found = mo.audit(params, tx).rows
+    assert found[number].state_bytes == 4 * (24 + 6)
+    assert found[1 - number].state_bytes == 4 * (24 + 24)
+
+
+def test_a_parameter_with_the_name_of_a_count_does_not_own_it():
+    audit = mo.audit({"count": jnp.zeros((4, 6))}, optax.adam(1.0))
+    assert (audit.rows[0].state_bytes, audit.shared_state_bytes) == (2 * 96, 4)
+
+
 def test_scalar_parameters_own_their_moments():
     audit = mo.audit({"kernel": jnp.zeros((2, 3)), "temperature": jnp.zeros(())}, mo.sinkgd())
     assert rows(audit)["temperature"].state_bytes == 8

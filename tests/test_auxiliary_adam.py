@@ -264,11 +264,61 @@ def test_parameters_that_can_be_called(rng):
         ("adam_moment_dtype", 3),
         ("momentum_dtype", jnp.int32),
         ("tol", "a"),
+        ("tol", True),
+        ("tol", np.ones(3)),
+        ("num_iters", True),
+        ("num_iters", 2.5),
+        ("learning_rate", True),
+        ("learning_rate", np.ones(6)),
+        ("learning_rate", jnp.ones(6)),
+        ("learning_rate", np.asarray(1j)),
+        ("adam_b2", [0.9]),
     ],
 )
-def test_a_wrong_value_names_its_argument(argument, value):
+def test_a_wrong_type_names_its_argument(argument, value):
     with pytest.raises(TypeError, match=f"^{argument} must be .*, got "):
         mo.sinkgd(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("learning_rate", float("nan")),
+        ("weight_decay", float("inf")),
+        ("alpha", np.float32("nan")),
+        ("adam_b1", 1.0),
+        ("adam_b2", 1.5),
+        ("momentum", -0.1),
+        ("adam_eps", -1e-8),
+        ("adam_clip_norm", float("nan")),
+        ("tol", -1.0),
+        ("num_iters", 0),
+    ],
+)
+def test_a_number_that_cannot_be_names_its_argument(argument, value):
+    with pytest.raises(ValueError, match=f"^{argument} must be .*, got "):
+        mo.sinkgd(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "argument", "value"),
+    [
+        (mo.ldadam, "b1", 1.0),
+        (mo.ldadam, "rho", float("nan")),
+        (functools.partial(mo.adam_mini, blocks=[]), "b2", 1.0),
+        (functools.partial(mo.scale_by_token_sinkhorn, []), "threshold", -1.0),
+    ],
+)
+def test_numbers_of_other_transformations_are_checked(make, argument, value):
+    with pytest.raises(ValueError, match=f"^{argument} must be .*, got {value}"):
+        make(**{argument: value})
+
+
+def test_complex_weights_keep_their_dtype_with_float64_enabled(float64):
+    params = {"kernel": jnp.ones((4, 6), "complex64"), "bias": jnp.ones(6, "complex64")}
+    tx = mo.sinkgd(np.float64(0.1), weight_decay=np.float64(0.1))
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("complex64")}
 
 
 @pytest.mark.parametrize("parts", [[3, 3], 6, [(3,), (3,)], {"q": 3}])

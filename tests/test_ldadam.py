@@ -426,3 +426,11 @@ class TestSharding:
         _, _, program = self.run(mode, ("both",))
         arrays = [array for each in collectives(program) for array in each.arrays]
         assert sum(array.size >= 8 * 16 for array in arrays) <= 1
+
+
+def test_a_suggested_rank_fits_matrices_of_one_row():
+    params = {"a": {"kernel": jnp.ones((1, 5))}, "b": {"kernel": jnp.ones((4, 6))}}
+    axes = mo.MatrixAxes(output=-1, input=-2)
+    with pytest.raises(ValueError, match=r'\(r"a/kernel", 1\)'):
+        mo.scale_by_ldadam(axes, rank=[("b.*", 2)]).init(params)
+    mo.scale_by_ldadam(axes, rank=[("a/kernel", 1), ("b.*", 2)]).init(params)

@@ -291,3 +291,23 @@ def test_an_orthogonalizer_is_a_value(make):
 def test_steps_that_do_not_count_are_refused(make, steps):
     with pytest.raises(ValueError, match="steps must be an integer of at least 1"):
         make(steps)
+
+
+@pytest.mark.parametrize("make", [mo.polar_express, mo.newton_schulz, mo.exact_svd])
+def test_a_function_that_makes_one_is_none(make):
+    with pytest.raises(TypeError, match=rf"write {make.__name__}\(...\)"):
+        mo.swan(orthogonalizer=make)
+
+
+def test_what_cannot_be_called_is_none():
+    with pytest.raises(TypeError, match="a function of matrices, got 'x'"):
+        mo.swan(orthogonalizer="x")
+    with pytest.raises(TypeError, match="floating-point dtype, got int32"):
+        mo.polar_express(dtype=jnp.int32)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_ranks_are_not_promoted(rng, name):
+    stack = jnp.float32(rng.standard_normal((3, 4, 6)))
+    with jax.numpy_rank_promotion("raise"):
+        EVERY[name](stack)

@@ -525,3 +525,8 @@ def test_linen_s_partition_specs_fit_the_state(make):
     updates, new = jax.jit(tx.update)(params, state, params)
     assert jax.tree.structure(new) == jax.tree.structure(state)
     optax.apply_updates(params, updates)
+
+
+def test_names_with_a_newline_are_covered():
+    tree = {"new\nline": {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}}
+    assert [each is None for _, each in mo.resolve_axes(None, tree)] == [True, False]

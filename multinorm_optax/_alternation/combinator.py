@@ -1,7 +1,6 @@
 """Multi-normalization: several projections in one alternation."""
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from multinorm_optax._alternation.matrix import (
 from multinorm_optax._alternation.scales import ScaleAlternation, in_blocks, only_rescale
 from multinorm_optax._alternation.tree import TreeAlternation, empty_state
 from multinorm_optax._alternation.windows import Parts
+from multinorm_optax._matrices.axes import is_integer, is_number
 from multinorm_optax._matrices.fused import split_fused
 from multinorm_optax._matrices.paths import named_leaves
 from multinorm_optax._matrices.rules import resolve_matrices
@@ -135,16 +135,15 @@ def check_arguments(
             raise TypeError(f"num_iters must be an integer, got {jax.typeof(num_iters)}")
         num_iters = num_iters.astype(jnp.int32)
     else:
-        try:
-            num_iters = operator.index(num_iters)
-        except TypeError as error:
-            raise TypeError(f"num_iters must be an integer, got {num_iters!r}") from error
+        if not is_integer(num_iters):
+            raise TypeError(f"num_iters must be an integer, got {num_iters!r}")
+        num_iters = int(num_iters)
         if num_iters < 1:
             raise ValueError(f"num_iters must be at least 1, got {num_iters}")
-    if tol is not None and not isinstance(tol, jax.Array):
-        if not hasattr(tol, "__float__"):
+    if tol is not None:
+        if not is_number(tol):
             raise TypeError(f"tol must be a number, got {tol!r}")
-        if not tol >= 0:
+        if not isinstance(tol, jax.Array) and not tol >= 0:
             raise ValueError(f"tol must be at least 0, got {tol}")
     return num_iters
 

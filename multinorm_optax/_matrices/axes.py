@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -96,6 +98,15 @@ def as_matrix_axes(spec: Any) -> MatrixAxes:
 def is_integer(number: Any) -> bool:
     """Whether this is an integer of Python or NumPy, and not a boolean."""
     return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def is_number(number: Any) -> bool:
+    """Whether this is one real number, or an array of one, and not a boolean."""
+    if isinstance(number, jax.Array | np.ndarray | np.generic):
+        return number.ndim == 0 and any(
+            jnp.issubdtype(number.dtype, kind) for kind in (jnp.floating, jnp.integer)
+        )
+    return isinstance(number, int | float) and not isinstance(number, bool)
 
 
 def describe(path: str, shape: Shape) -> str:

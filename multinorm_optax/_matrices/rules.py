@@ -40,17 +40,17 @@ AxesLike: TypeAlias = Spec | Sequence[AxesRule] | Callable[[optax.Params], AxesT
 MATRIX = "matrix"
 OTHER = "adam"
 
-FLAX_RULES: tuple[AxesRule, ...] = ((r".*", flax_axes),)
+FLAX_RULES: tuple[AxesRule, ...] = ((r"(?s).*", flax_axes),)
 """The default rules, for weights stored (in, out): `kernel` of flax and Keras, `w` of haiku.
 
 Append them to your own rules: `axes=[("attn/qkv/kernel", ...), *FLAX_RULES]`.
 """
 
-EQUINOX_RULES: tuple[AxesRule, ...] = ((r".*", equinox_axes),)
+EQUINOX_RULES: tuple[AxesRule, ...] = ((r"(?s).*", equinox_axes),)
 """Default rules for weights stored (out, in): `weight` of equinox, haliax and PyTorch."""
 
 WHOLE_LEAF_RULES: tuple[AxesRule, ...] = (
-    (r".*", lambda _, shape: MatrixAxes(output=range(len(shape)), input=())),
+    (r"(?s).*", lambda _, shape: MatrixAxes(output=range(len(shape)), input=())),
 )
 """Rules that make every leaf one column, for projections that act entry by entry."""
 

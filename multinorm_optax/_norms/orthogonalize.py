@@ -37,6 +37,8 @@ class _Orthogonalizer:
     def __post_init__(self) -> None:
         if self.dtype is not None:  # for equality, whichever way it is written
             object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+            if not jnp.issubdtype(self.dtype, jnp.floating):
+                raise TypeError(f"dtype must be None or a floating-point dtype, got {self.dtype}")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         least = (jnp.complex64,) if jnp.iscomplexobj(x) else ()
@@ -72,7 +74,7 @@ def odd_polynomial(
       [[1.0, 0.0], [0.0, 0.6875]]
     """
     table = np.asarray(coefficients, dtype=np.float64)
-    if table.ndim != 2 or table.shape[1] != 3 or not len(table):
+    if table.ndim != 2 or table.shape[1] != 3 or not len(table) or not np.isfinite(table).all():
         raise ValueError(f"coefficients must be one (a, b, c) per step, got {coefficients!r}")
     return _Orthogonalizer(_odd_polynomial, (tuple(map(tuple, table.tolist())), precision), dtype)
 
@@ -198,7 +200,7 @@ def _swan_whitening(x: jax.Array, steps: int, beta: float, precision: Precision)
         return beta * product(y, factor), beta * product(factor, z)
 
     product = functools.partial(jnp.matmul, precision=precision)
-    three = 3 * jnp.eye(x.shape[-2], dtype=x.dtype)
+    three = jnp.expand_dims(3 * jnp.eye(x.shape[-2], dtype=x.dtype), range(x.ndim - 2))
     # The first step needs no product with Z = I, the last one no Y.
     y = product(x, jnp.conj(jnp.swapaxes(x, -1, -2)))
     pair = beta * product(y, three - y), beta * (three - y)
@@ -235,3 +237,12 @@ def finite_or_zero(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
     # The singular value decomposition of NaN depends on the backend.
     finite = jnp.all(jnp.isfinite(matrices), axis=(-1, -2), keepdims=True)
     return jnp.where(finite, matrices, 0), finite
+
+
+def check_orthogonalizer(orthogonalizer: Orthogonalizer) -> None:
+    """Raise for what is not a function of matrices, such as a function that makes one."""
+    makers: list[Any] = [odd_polynomial, polar_express, newton_schulz, muon_quintic]
+    if any(orthogonalizer is each for each in [*makers, swan_whitening, exact_svd]):
+        raise TypeError(f"write {orthogonalizer.__name__}(...) to make an orthogonalizer")
+    if not callable(orthogonalizer):
+        raise TypeError(f"an orthogonalizer is a function of matrices, got {orthogonalizer!r}")

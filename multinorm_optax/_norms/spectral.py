@@ -9,7 +9,12 @@ from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.stacks import map_wide_matrices, reduce_wide_matrices
 from multinorm_optax._norms.base import MatrixSize, Norm
 from multinorm_optax._norms.euclidean import FrobeniusNorm
-from multinorm_optax._norms.orthogonalize import Orthogonalizer, finite_or_zero, polar_express
+from multinorm_optax._norms.orthogonalize import (
+    Orthogonalizer,
+    check_orthogonalizer,
+    finite_or_zero,
+    polar_express,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +27,9 @@ class SpectralNorm(Norm):
     """
 
     orthogonalizer: Orthogonalizer = dataclasses.field(default_factory=polar_express)
+
+    def __post_init__(self) -> None:
+        check_orthogonalizer(self.orthogonalizer)
 
     def project(self, x: jax.Array, axes: MatrixAxes, size: MatrixSize) -> jax.Array:
         """sqrt(max(m, n)) times the polar factor."""

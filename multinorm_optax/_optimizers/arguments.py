@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import re
 import textwrap
 import typing
@@ -10,8 +11,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+
+from multinorm_optax._matrices.axes import is_number
 
 Mask: TypeAlias = optax.Params | Callable[[optax.Params], optax.Params] | None
 """A tree of booleans, a prefix of one, or a function of the parameters that returns one."""
@@ -122,7 +124,10 @@ def takes_options_of(inner: Callable[..., Any]) -> Callable[[Function], Function
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise a TypeError for an argument of the wrong type, by its name."""
+    """Raise a TypeError for an argument of the wrong type, by its name, a ValueError for its value.
+
+    The values of JAX's arrays are not checked: they may be traced.
+    """
     for name, value in arguments.items():
         if name in _CHECKS and (value is not None or name not in _OPTIONAL):
             _CHECKS[name](name, value)
@@ -135,8 +140,7 @@ def _check_number(name: str, value: Any) -> None:
             f"{name} takes no schedule, got {value!r}; write a number, or schedule it with"
             " optax.inject_hyperparams"
         )
-    if not _is_number(value):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+    _check_real(name, value)
     is_float = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
     if is_float and jnp.finfo(value.dtype).bits < 32:
         raise TypeError(
@@ -145,13 +149,28 @@ def _check_number(name: str, value: Any) -> None:
         )
 
 
+def _check_decay(name: str, value: Any) -> None:
+    _check_number(name, value)
+    if not isinstance(value, jax.Array) and not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
+
+
+def _check_size(name: str, value: Any) -> None:
+    _check_number(name, value)
+    if not isinstance(value, jax.Array) and not value >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+
+
 def _check_schedule(name: str, value: Any) -> None:
-    if not (callable(value) or _is_number(value)):
-        raise TypeError(f"{name} must be a number or a schedule, got {value!r}")
+    if not callable(value):
+        _check_real(name, value, "a number or a schedule")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number, np.ndarray, jax.Array))
+def _check_real(name: str, value: Any, kind: str = "a number") -> None:
+    if not is_number(value):
+        raise TypeError(f"{name} must be {kind}, got {value!r}")
+    if not isinstance(value, jax.Array) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
 
 
 def _check_static(name: str, value: Any) -> None:
@@ -182,7 +201,8 @@ _CHECKS = {
     name: check
     for check, names in {
         _check_schedule: "learning_rate alpha weight_decay adam_learning_rate adam_weight_decay",
-        _check_number: "adam_b1 adam_b2 adam_eps adam_clip_norm b1 b2 rho eps momentum threshold",
+        _check_decay: "adam_b1 adam_b2 b1 b2 rho momentum",
+        _check_size: "adam_eps eps adam_clip_norm threshold",
         _check_boolean: "nesterov cautious_weight_decay centered error_feedback",
         _check_dtype: "momentum_dtype adam_moment_dtype mu_dtype",
         _check_static: "rank",

@@ -88,8 +88,8 @@ def auxiliary_adam(
 
     Raises:
       TypeError: for an argument of the wrong type; the message names it.
-      ValueError: for an unknown `step_scale`; in `init` and `update`, for leaves that no rule in
-        `axes` covers.
+      ValueError: for an unknown `step_scale`, or a number that the argument cannot have, such as a
+        decay of 1; in `init` and `update`, for leaves that no rule in `axes` covers.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -169,7 +169,7 @@ def in_float32(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         updates = jax.tree.map(jnp.asarray, updates)
         wide, new = inner.update(_cast(updates), _cast(state), _cast(params), **extra)
-        return _cast_like(wide, updates), _cast_like(new, state)
+        return jax.tree.map(_rounded, wide, updates), jax.tree.map(_rounded, new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -187,5 +187,6 @@ def _cast(tree: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
     return jax.tree.map(cast, tree)
 
 
-def _cast_like(tree: Any, example: Any) -> Any:
-    return jax.tree.map(lambda x, like: _cast(x, jnp.result_type(like)), tree, example)
+def _rounded(x: Any, like: Any) -> Any:
+    dtype = jnp.result_type(like)
+    return jnp.asarray(x, dtype) if jnp.issubdtype(dtype, jnp.inexact) else x

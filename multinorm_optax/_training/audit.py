@@ -3,10 +3,11 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes
@@ -153,7 +154,7 @@ def audit(
     sizes: collections.Counter[str | None] = collections.Counter()
     if optimizer is not None:
         for path, leaf in named_leaves(jax.eval_shape(optimizer.init, params)):
-            sizes[_owner(path, leaf, {each.path for each in found})] += _size(leaf)
+            sizes[_owner(path, leaf, {each.path: each.shape for each in found})] += _size(leaf)
 
     def row(leaf: Any, found: FoundSpec) -> AuditRow:
         state = None if optimizer is None else sizes[found.path]
@@ -179,12 +180,22 @@ def _matrices(axes: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, tuple[int,
     return math.prod(shape[axis] for axis in axes.batch(len(shape))), axes.matrix_shape(shape)
 
 
-def _owner(state_path: str, state: Any, paths: Collection[str]) -> str | None:
-    """The longest parameter path at the end of a state's path, or before a number at its end."""
+def _owner(state_path: str, state: Any, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The parameter with the longest path at the end of a state's path, or before a last number.
+
+    The number is that of a part of a fused parameter. If both ends are a path, as in a list of
+    parameters, the state is the other one's unless it has this one's shape. A count is nobody's.
+    """
     segments = state_path.split("/")
-    for end in (len(segments), len(segments) - segments[-1].isdecimal()):
-        for start in range(end):
-            if (candidate := "/".join(segments[start:end])) in paths:
-                return candidate
+
+    def found(end: int) -> list[str]:
+        ends = ("/".join(segments[start:end]) for start in range(end))
+        return [path for path in ends if path in shapes][:1]
+
+    whole, part = found(len(segments)), found(len(segments) - 1) * segments[-1].isdecimal()
+    if not state.shape and jnp.issubdtype(state.dtype, jnp.integer):
+        whole = [path for path in whole if not shapes[path]]
+    fitting = [path for path in whole if shapes[path] == state.shape]
     # A single parameter without a name has an empty path; a count is not its state.
-    return "" if state.shape and "" in paths else None
+    root = [""] if state.shape and "" in shapes else []
+    return next(iter([*fitting, *part, *whole, *root]), None)

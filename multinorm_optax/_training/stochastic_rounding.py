@@ -26,7 +26,8 @@ def apply_updates_stochastically(
     For a narrow weight, x = p + u is computed in float32. Of the two neighbors a <= x <= b in its
     dtype, the result is b with probability (x - a) / (b - a), else a. The errors of n steps add up
     to at most about (b - a) sqrt(n) / 2. If x is representable, infinite, NaN or beyond the largest
-    number, the result is that of a cast. `optax.apply_updates` handles all other leaves.
+    number, the result is that of a cast. A CPU may take sums below 1.2e-38, float32's smallest
+    normal number, for zero. `optax.apply_updates` handles all other leaves.
 
     Updates may have any dtype. But an optimizer that adds small numbers to large ones in bfloat16
     loses them: moving averages stop. Then use `optax.tree.cast` to float32, on gradients before

@@ -77,7 +77,7 @@ def flax_blocks(
         raise ValueError(f'value is {value!r}; write "neuron" or "whole"')
     if layer_axis is not None and not is_integer(layer_axis):
         raise TypeError(f"layer_axis must be an integer or None, got {layer_axis!r}")
-    return ((r".*", _FlaxBlocks(head_dim, value, layer_axis)),)
+    return ((r"(?s).*", _FlaxBlocks(head_dim, value, layer_axis)),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
 
 
 def _likely_rank(leaf: FoundSpec) -> str:
-    return str(min(16, min((size for size in leaf.shape if size > 1), default=1)))
+    return str(max(1, min(16, *leaf.shape)) if leaf.shape else 1)
 
 
 _RANK = SpecKind(
