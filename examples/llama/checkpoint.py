@@ -28,6 +28,7 @@ from orbax.checkpoint import v1 as ocp
 
 from examples.llama.config import InputError
 from examples.llama.run.processes import Agreement, from_main_process
+from examples.llama.run.records import check_types, read_json
 from examples.llama.step import TrainState
 
 
@@ -119,6 +120,14 @@ def _is_full(error: BaseException) -> bool:
     return full or any(f"os_error_code='{code}'" in text for code in codes)
 
 
+_METADATA = "_CHECKPOINT_METADATA"
+_TIME, _OBJECT = (int, type(None)), (dict, type(None))
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("init_timestamp_nsecs", "commit_timestamp_nsecs"), _TIME),
+    **dict.fromkeys(("metrics", "performance_metrics", "custom_metadata"), _OBJECT),
+}
+
+
 class Checkpoints:
     """The newest few checkpoints below a folder; use it as a context manager."""
 
@@ -142,11 +151,29 @@ class Checkpoints:
         for name in ("absl", "asyncio"):  # orbax also logs the errors that it raises
             logging.getLogger(name).setLevel(logging.CRITICAL)
         policy = ocp.training.preservation_policies.LatestN(keep) if writable else None
+        self._unreadable = self._damaged_metadata()
+        if self._unreadable and not writable:
+            step, fault = next(iter(self._unreadable.items()))
+            raise InputError(f"the checkpoint of step {step} in {folder} cannot be read: {fault}")
+        from_main_process(lambda: self._move_aside(list(self._unreadable)))
         self._checkpointer = ocp.training.Checkpointer(
             self.folder, preservation_policy=policy, cleanup_tmp_directories=writable
         )
         self._saving: int | None = None
         self._response: Any = None
+
+    def _damaged_metadata(self) -> dict[int, str]:
+        """The checkpoints whose metadata would keep orbax from opening the folder, and why."""
+        found = {}
+        for path in self.folder.glob(f"*/{_METADATA}"):
+            name = path.parent.name
+            if name.isdecimal() and str(int(name)) == name and path.is_file():
+                try:
+                    metadata = read_json(path) if path.stat().st_size else {}
+                    check_types(str(path), {**dict.fromkeys(_TYPES), **metadata}, _TYPES)
+                except InputError as error:
+                    found[int(name)] = str(error)
+        return found
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -237,6 +264,9 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
         fault: str | None = None
+        for path in (self.folder / str(step)).rglob("*"):
+            if path.is_file():  # that a file may not be read is no damage
+                path.open("rb").close()
         try:
             saved = self._checkpointer.checkpointables_metadata(step).custom_metadata
             if not isinstance(saved, dict) or not {"seal", "record"} <= set(saved):
@@ -248,9 +278,11 @@ class Checkpoints:
             if self._identity is not None:
                 self._identity.check(saved)
             state = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
-        except DamagedError:
+        except (DamagedError, MemoryError):
             raise
         except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
             fault = _reason(error)
         if fault is not None:
             # a read that failed leaves coroutines, which complain when they are collected
@@ -273,6 +305,8 @@ class Checkpoints:
         Returns:
             The state, and what was saved beside it; None if there is no checkpoint at all.
         """
+        for step, fault in self._unreadable.items():
+            report(f"The checkpoint of step {step} in {self.folder} is not used: {fault}")
         damaged: list[int] = []
         for step in self.steps():
             loaded, fault = None, "another process could not read it"

@@ -1,5 +1,7 @@
 """What determines a training run: frozen dataclasses, from which the command line is made."""
 
+import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -180,6 +182,17 @@ class Setup(Checked):
     validate_every: Count = 25
     """Steps between validations; the last step is always validated."""
 
+    def __post_init__(self) -> None:
+        """Refuse a warm-up that is longer than the schedule."""
+        super().__post_init__()
+        warm_up, length = self.warm_up_steps, self.length_of_schedule
+        # the learning study traces both
+        if isinstance(warm_up, int) and isinstance(length, int) and warm_up >= max(2, length):
+            raise InputError(
+                f"--warm-up-steps is {warm_up}, but must be less than the {length} steps of the "
+                f"schedule, --schedule-steps"
+            )
+
     @property
     def length_of_schedule(self) -> int:
         """Steps over which the rates rise and fall."""
@@ -223,6 +236,22 @@ class CorpusConfig:
     cache: Path | None = None
     """Folder for the text as arrays of tokens; by default multinorm_optax in the user's cache
     folder ($XDG_CACHE_HOME or ~/.cache)."""
+
+    def found(self) -> "CorpusConfig":
+        """The same, for a process in any folder."""
+
+        def whole(path: str | Path) -> Path:
+            return Path(os.path.expanduser(path)).absolute()
+
+        return dataclasses.replace(
+            self,
+            text=self.text if self.text in ("python", "hub") else str(whole(self.text)),
+            tokenizer=self.tokenizer
+            if self.tokenizer in ("bytes", "bpe")
+            else str(whole(self.tokenizer)),
+            corpus_root=self.corpus_root and whole(self.corpus_root),
+            cache=self.cache and whole(self.cache),
+        )
 
 
 Tracker = Literal["tensorboard", "wandb"]

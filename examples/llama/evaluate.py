@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from examples.llama.run.command import run_command
-from examples.llama.run.options import Checked, Natural
+from examples.llama.run.options import Checked, InputError, Natural
 from examples.llama.run.records import write_json
 from examples.llama.run.trained import TrainedConfig, load_trained
 from examples.llama.train import prepare
@@ -36,6 +36,11 @@ class Command(Checked):
 def run(command: Command, console: Console) -> int:
     """Validate; return the exit code."""
     trained = load_trained(command.trained, console)
+    if trained.changed_text:
+        raise InputError(
+            f"the text is not what {command.trained.run_dir} was trained on: it is now "
+            f"{trained.corpus.name}; to evaluate on it, name it with --text or --corpus-root"
+        )
     setup = trained.experiment.setup
     if command.validation_rows is not None:
         data = dataclasses.replace(setup.data, validation_rows=command.validation_rows)

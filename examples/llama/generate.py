@@ -44,7 +44,7 @@ def _sample(
         window_T, filled = carry
         # positions after the last token do not matter: attention is causal
         logits_V = model(window_T[None])[0, filled - 1, :vocabulary].astype(jnp.float32)
-        token = jax.random.categorical(key, logits_V / temperature)
+        token = jax.random.categorical(key, (logits_V - jnp.max(logits_V)) / temperature)
         full = filled == size
         window_T = jnp.where(full, jnp.roll(window_T, -1), window_T)
         filled = jnp.where(full, size, filled + 1)

@@ -32,16 +32,18 @@ from examples.llama.presets import resolved
 from examples.llama.run.command import NOT_SAVED, run_command
 from examples.llama.run.conclusion import conclude
 from examples.llama.run.folder import RunFolder, identity
+from examples.llama.run.options import as_json
 from examples.llama.run.processes import (
     Agreement,
     DistributedConfig,
+    check_alike,
     from_main_process,
     is_main_process,
     join_processes,
     leave,
     leaving_together,
 )
-from examples.llama.run.recording import Recording, Step, Validated, header
+from examples.llama.run.recording import Recording, Step, Validated, header, write_kept
 from examples.llama.run.stop import StopSignals
 from examples.llama.run.tracking import check_packages
 from examples.llama.step import (
@@ -272,6 +274,7 @@ def train(
     # a new run that does not fit is refused before it has a folder
     task = prepared() if fresh or not folder.config.exists() else None
     config = identity(experiment, corpus, layerwise=run.layerwise)
+    check_alike({**config, "run": as_json(run)})
 
     def claim() -> tuple[dict[str, Any], dict[str, Any] | None]:
         claimed = folder.claim(config, source, accept_changed_text=run.accept_changed_text)
@@ -374,6 +377,7 @@ def _train(
         # another process may have been the one that got the signal
         return signals.exit_code or 128 + signal.SIGTERM
     if is_main_process():
+        write_kept(folder.metrics, record["metrics"])  # whatever became of the file meanwhile
         conclude(experiment, task.definition, state.params, corpus, folder, console)
     return 0
 

@@ -25,8 +25,10 @@ from examples.llama.config import (
     Setup,
 )
 from examples.llama.run.folder import RunFolder
+from examples.llama.run.recording import Recording
 from examples.llama.run.records import read_lines
 from examples.llama.text.corpus import Corpus
+from examples.llama.text.tokenizer import Tokenizer
 from examples.llama.train import main, resolved, train
 from tests.examples.damage import reads_damaged
 from tests.examples.trajectories import stop_after
@@ -182,6 +184,75 @@ def test_checkpoint_whose_metadata_were_altered_is_passed_over(
     assert "after step 10" in output
     assert (run / "damaged" / "12").is_dir()
     assert _summary(run)["validation_loss"] == _summary(whole)["validation_loss"]
+
+
+@reads_damaged
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "7", "{", "[" * 50_000, '{"init_timestamp_nsecs": "abc"}', '{"metrics": 5}'],
+)
+def test_checkpoint_with_metadata_of_another_form_is_passed_over(
+    content: str, corpus: Corpus, whole: Path, run: Path
+) -> None:
+    for step in ("5", "12"):
+        (run / "checkpoints" / step / "_CHECKPOINT_METADATA").write_text(content)
+    code, output = _train(corpus, run)
+    assert code == 0
+    assert "The checkpoint of step 12 in" in output
+    assert "after step 10" in output
+    assert (run / "damaged" / "5").is_dir()
+    assert _summary(run)["validation_loss"] == _summary(whole)["validation_loss"]
+
+
+def test_checkpoint_that_may_not_be_read_is_not_damaged(
+    corpus: Corpus, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:
+        if "12" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError):
+        _train(corpus, run)
+    monkeypatch.undo()
+    assert "after step 12" in _train(corpus, run)[1]
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("")])
+def test_metrics_that_are_lost_while_a_run_trains_are_those_of_its_checkpoint(
+    change: Callable[[Path], Any],
+    corpus: Corpus,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = Recording.take
+
+    def take(recording: Recording, event: Any) -> None:
+        taken(recording, event)
+        if event.number == 9:
+            change(tmp_path / "run" / "metrics.jsonl")
+
+    monkeypatch.setattr(Recording, "take", take)
+    assert _train(corpus, tmp_path / "run")[0] == 0
+    for name in ("loss", "validation_loss"):
+        assert _losses(tmp_path / "run", name) == _losses(whole, name)
+
+
+def test_run_without_a_sample_is_finished(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(self: Tokenizer, text: str) -> Any:
+        raise ValueError("the vocabulary has no d")
+
+    monkeypatch.setattr(type(corpus.tokenizer), "encode", encode)
+    code, output = _train(corpus, tmp_path / "run")
+    assert code == 0
+    assert "There is no sample of text: the vocabulary has no d" in output
+    assert _summary(tmp_path / "run")["sample"] is None
 
 
 @reads_damaged

@@ -1,8 +1,10 @@
 import io
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,10 +180,43 @@ def test_other_tokens_are_learned_and_cached_once(source_folder: Path, tmp_path:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (CorpusConfig(text="absent"), r"--text absent is not a folder; it takes python, hub, or"),
-        (CorpusConfig(text="hub", corpus_root=Path("x")), "--corpus-root x is only for --text pyt"),
+        (CorpusConfig(text="absent"), r"--text .*absent is not a folder; it takes python, hub, or"),
+        (
+            CorpusConfig(text="hub", corpus_root=Path("x")),
+            "--corpus-root .*x is only for --text pyt",
+        ),
     ],
 )
 def test_text_that_is_not_there_is_refused(config: CorpusConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(config)
+
+
+def test_folder_that_cannot_be_read_is_an_error(
+    source_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "package1":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scanned(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="package1"):
+        source_files(source_folder)
+
+
+def test_names_of_files_need_not_be_text(source_folder: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(source_folder, tmp_path / "source"))
+    Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9.py")).write_text("pass")
+    load_corpus(CorpusConfig(corpus_root=root), 256, Console(file=io.StringIO()))
+
+
+def test_bytes_need_no_cache(source_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # of a user without a home
+    console = Console(file=io.StringIO())
+    load_corpus(CorpusConfig(corpus_root=source_folder), 256, console)
+    with pytest.raises(InputError, match="no home folder for the cache"):
+        load_corpus(CorpusConfig(corpus_root=source_folder, tokenizer="bpe"), 300, console)

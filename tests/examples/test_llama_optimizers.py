@@ -339,13 +339,20 @@ def test_rates_of_endless_runs_cost_no_memory() -> None:
         assert rates(number)["learning_rate"] == pytest.approx(float(peak(number - 1)), rel=1e-6)
 
 
+def test_a_warm_up_longer_than_the_schedule_is_refused() -> None:
+    for warm_up, options in ((6, {"schedule_steps": 6}), (6, {"schedule_steps": 4}), (12, {})):
+        with pytest.raises(InputError, match="--warm-up-steps is"):
+            Setup(steps=12, warm_up_steps=warm_up, **options)
+    Setup(steps=12, warm_up_steps=11)
+
+
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [(1, 1), (2, 1), (12, 6), (40, 20), (80, 30), (300, 30), (400, 40), (10_000, 1000)],
 )
 def test_short_schedules_warm_up_over_more_than_a_tenth(steps: int, expected: int) -> None:
     assert Setup(steps=steps).warm_up == expected
-    assert Setup(steps=steps, warm_up_steps=5).warm_up == 5
+    assert Setup(steps=steps, schedule_steps=9, warm_up_steps=5).warm_up == 5
 
 
 @given(steps=st.integers(10, 10_000), share=st.floats(0, 1), peak=st.floats(1e-5, 10), traced=...)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,10 @@ STEPS = 24
 class _Pair:
     """Two processes that train in one folder."""
 
-    def __init__(self, options: list[str], folder: Path, compiled: Path):
+    def __init__(
+        self, options: list[str], folder: Path, compiled: Path, others: Sequence[str] = ()
+    ):
+        """Start them; `others` are further options of process 1."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
@@ -55,7 +58,7 @@ class _Pair:
             with path.open("w") as output:
                 self.processes.append(
                     subprocess.Popen(
-                        [*command, *joint, str(number)],
+                        [*command, *joint, str(number), *(others if number else [])],
                         env=environment,
                         stdout=output,
                         stderr=subprocess.STDOUT,
@@ -185,6 +188,18 @@ def test_what_process_0_refuses_ends_both(options: list[str], tmp_path: Path) ->
     finally:
         pair.kill()
     assert "thesis is not empty" in pair.output(0)
+
+
+def test_processes_with_other_options_end_both(options: list[str], tmp_path: Path) -> None:
+    command = [*options, "--mesh", "8", "1", "1"]
+    others = ["--learning-rate", "0.01", "--save-every", "6"]
+    pair = _Pair(command, tmp_path / "run", tmp_path / "compiled", others)
+    try:
+        assert pair.end() == [2, 2], pair.output(0) + pair.output(1)
+    finally:
+        pair.kill()
+    assert "need the same options and the same text" in pair.output(0)
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_a_package_that_process_0_needs_and_lacks_ends_both(

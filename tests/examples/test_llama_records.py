@@ -1,6 +1,8 @@
 """Records on the disk: whole files or none, and errors that say where."""
 
+import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,19 @@ def test_damaged_configuration_ends_the_command_with_a_message(
     assert "config.json is not JSON" in capsys.readouterr().out
     assert [path.name for path in folder.iterdir()] == ["config.json"]
     assert (folder / "config.json").read_bytes() == b'{"setup"'
+
+
+def test_links_stay_and_pipes_are_written_to(tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link.json", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "file.json")
+    write_json(link, {"a": 1})
+    assert link.is_symlink()
+    assert read_json(tmp_path / "file.json") == {"a": 1}
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as other:
+        read = other.submit(pipe.read_text)
+        write_json(pipe, {"a": 1})
+        assert json.loads(read.result()) == {"a": 1}
+    assert pipe.is_fifo()
+    with pytest.raises(InputError, match="not the name of a file"):
+        write_json(Path(""), {})

@@ -224,6 +224,30 @@ def test_text_that_is_gone_is_named(copied: Path, invoke: Invoke, tmp_path: Path
     assert gone in invoke(EVALUATE, "--run-dir", copied, code=2)
 
 
+def test_text_that_changed_is_refused_unless_it_is_named(
+    corpus_config: CorpusConfig, copied: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    changed = Path(shutil.copytree(corpus_config.corpus_root, tmp_path / "changed"))
+    (changed / "package0" / "new.py").write_text("pass")
+    source = json.loads((copied / "source.json").read_text())
+    (copied / "source.json").write_text(json.dumps(source | {"corpus_root": str(changed)}))
+    assert "the text is not what" in invoke(EVALUATE, "--run-dir", copied, code=2)
+    invoke(EVALUATE, "--run-dir", copied, "--corpus-root", changed)
+    invoke(GENERATE, "--run-dir", copied, "--length", "2")
+
+
+def test_folders_are_found_from_any_other(
+    corpus_config: CorpusConfig, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(corpus_config.corpus_root.parent)
+    options = ["--hidden", "16", "--mlp", "24", "--heads", "2", "--layers", "1", "--steps", "2"]
+    options += ["--optimizer", "sgd", "--sequence-length", "16", "--batch-size", "1"]
+    options += ["--validation-rows", "2", "--corpus-root", corpus_config.corpus_root.name]
+    invoke("examples.llama.train", *options, "--run-dir", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    invoke(EVALUATE, "--run-dir", "run")
+
+
 @pytest.mark.parametrize(
     ("module", "options"),
     [

@@ -1,6 +1,7 @@
 """A command line made from a frozen dataclass, and what every command does about bad input."""
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
 import io
@@ -64,11 +65,18 @@ def _description(command_type: type[Any]) -> str:
 
     tyro joins lines again, but not those that begin with a space.
     """
-    width = shutil.get_terminal_size().columns - 1
+    width = max(2, shutil.get_terminal_size().columns - 1)
     paragraphs = inspect.cleandoc(command_type.__doc__ or "").split("\n\n")
     return "\n\n".join(
         textwrap.fill(paragraph, width, subsequent_indent=" ") for paragraph in paragraphs
     )
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to `run_command`."""
+
+    def on_broken_pipe(self) -> None:
+        raise
 
 
 def run_command(
@@ -85,7 +93,7 @@ def run_command(
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be valid text
-    console = Console(markup=False, emoji=False)
+    console = _Console(markup=False, emoji=False)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         command = tyro.cli(
@@ -109,5 +117,6 @@ def run_command(
         if not isinstance(error, MemoryError) and not first.startswith("RESOURCE_EXHAUSTED"):
             raise
         message, code = f"{_TOO_LARGE} ({first})", BAD_INPUT
-    console.print(f"Error: {message}", style="red", highlight=False, soft_wrap=True)
+    with contextlib.suppress(OSError):  # the output may be what cannot be written
+        console.print(f"Error: {message}", style="red", highlight=False, soft_wrap=True)
     return code

@@ -47,13 +47,16 @@ def conclude(
     result = Validation.from_json(validations[-1])
     sample = None
     if jax.process_count() == 1:
-        sample = generate(
-            definition,
-            params,
-            corpus.tokenizer,
-            prompt=_PROMPT,
-            window=experiment.setup.data.sequence_length,
-        )
+        try:
+            sample = generate(
+                definition,
+                params,
+                corpus.tokenizer,
+                prompt=_PROMPT,
+                window=experiment.setup.data.sequence_length,
+            )
+        except Exception as error:  # the tokenizer's own, for example
+            console.print(f"There is no sample of text: {error}", soft_wrap=True)
     plot_run(
         folder.picture,
         f"{name}: {result}",

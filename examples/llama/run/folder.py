@@ -53,6 +53,10 @@ class RunFolder(LockedFolder):
     """Paths and files of one run."""
 
     def __init__(self, path: Path):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"--run-dir {path} is not a name in UTF-8; choose another") from None
         super().__init__(path)
         self.config = path / "config.json"
         self.source = path / "source.json"
@@ -111,7 +115,7 @@ class RunFolder(LockedFolder):
             raise ConfigMismatchError(self._mismatch(difference))
         if stored != config | beside:
             write_json(self.config, config | beside)
-        write_json(self.source, as_json(source))
+        write_json(self.source, as_json(source.found()))
         return self.identity()
 
     def identity(self) -> Identity:

@@ -14,13 +14,14 @@ import math
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -70,6 +71,10 @@ def join_processes(config: DistributedConfig) -> None:
             ) from error
     else:
         host, _, port = config.coordinator.rpartition(":")
+        try:
+            host.encode("idna")
+        except UnicodeError:
+            host = ""
         if not host or not port.isdecimal() or int(port) >= 2**16:
             raise InputError(f"--coordinator {config.coordinator} is not host:port, nor auto")
         if processes is None or number is None or not 0 <= number < processes:
@@ -145,6 +150,27 @@ def from_main_process(action: Callable[[], Any]) -> Any:
     return answer["result"]
 
 
+def check_alike(options: Mapping[str, Any]) -> None:
+    """Check that all processes have the same options and text, which JSON can hold.
+
+    Raises:
+        InputError: they have not; on every process, with what is different there.
+    """
+    if jax.process_count() == 1:
+        return
+    flat = {name: json.dumps(value) for name, value in flatten_dict(options, sep=".").items()}
+    main = from_main_process(lambda: flat)
+    differences = sorted(name for name in {*flat, *main} if flat.get(name) != main.get(name))
+    if Agreement(lambda: bool(differences)).now():
+        here = ", ".join(
+            f"{name} is {flat.get(name)}, not {main.get(name)}" for name in differences
+        )
+        raise InputError(
+            f"all processes need the same options and the same text as process 0; "
+            f"{here or 'another process has others'}"
+        )
+
+
 class Agreement:
     """A condition that counts as soon as it holds on any process, and then on all of them at once.
 
@@ -206,7 +232,10 @@ def meet(host: str, port: int, processes: int, number: int, seconds: float) -> N
 
         async def arrive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             arrived.append(writer)
-            said = (await reader.readline()).strip()
+            try:
+                said = (await reader.readline()).strip()
+            except (OSError, ValueError):  # reset, or too long a line
+                return
             if said.isdigit() and 0 < int(said) < processes:
                 present[int(said)] = writer  # in place of the one before, if it was started again
             if len(present) == processes - 1:

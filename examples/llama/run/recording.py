@@ -70,6 +70,13 @@ def figures(setup: Setup, devices: int, step: Step) -> str:
     return f"loss {step.loss:.4f}  {speed:,.0f} tokens/s{peak}"
 
 
+def write_kept(path: Path, kept: str) -> bytes:
+    """Write the lines that a checkpoint kept, compressed; return them."""
+    lines = zlib.decompress(b64decode(kept)) if kept else b""
+    write_atomically(path, lambda file: file.write(lines))
+    return lines
+
+
 class MetricsLog:
     """Appends a JSON line per event to a file; use it as a context manager.
 
@@ -78,13 +85,14 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, kept: str):
-        self._path, self._before = path, zlib.decompress(b64decode(kept)) if kept else b""
+        self._path, self._kept = path, kept
         self._compressor = zlib.compressobj()
-        self._compressed = [self._compressor.compress(self._before)]
+        self._compressed: list[bytes] = []
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "MetricsLog":
-        write_atomically(self._path, lambda file: file.write(self._before))
+        before = write_kept(self._path, self._kept)
+        self._compressed.append(self._compressor.compress(before))
         with naming(self._path):
             self._file = self._path.open("ab")
         return self
@@ -135,6 +143,7 @@ class Recording:
         self._rates = scheduled_rates(experiment.optimizer, experiment.setup)
         self._log = MetricsLog(folder.metrics, record["metrics"] if record else "")
         self._open, self._trace = contextlib.ExitStack(), contextlib.ExitStack()
+        self._has_bar = console.is_interactive and console.file.isatty()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -142,7 +151,7 @@ class Recording:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not self._has_bar,
         )
         self._task = self._bar.add_task(
             experiment.optimizer.name, total=self._setup.steps, completed=done, figures=""
@@ -151,6 +160,9 @@ class Recording:
     def __enter__(self) -> "Recording":
         if is_main_process():
             self._rates(self._done + 1)  # now, not in the time of a step
+            if self._run.profile:
+                with naming(self._folder.profile):
+                    self._folder.profile.mkdir(exist_ok=True)
             tracked = track(self._run.track, self._folder.path, self._config, self._done)
             with self._open as opening:  # what was opened is closed if the next cannot be
                 opening.enter_context(self._bar)
@@ -173,15 +185,15 @@ class Recording:
         line["elapsed_seconds"] = self._elapsed()
         if isinstance(event, Validated):
             line |= event.validation.as_json()
-            self._console.print(f"{place}{event.validation}")
+            self._console.print(f"{place}{event.validation}", soft_wrap=True)
         else:
             line["loss"] = event.loss
             line |= self._rates(number)
             line["tokens_per_second"] = round(tokens / event.seconds, 1)
             text = figures(self._setup, self._devices, event)
             self._bar.update(self._task, completed=number, figures=text)
-            if not self._console.is_terminal and number % self._run.log_every == 0:
-                self._console.print(f"{place}{text}")
+            if not self._has_bar and number % self._run.log_every == 0:
+                self._console.print(f"{place}{text}", soft_wrap=True)
             if self._run.profile and number == self._done + SKIPPED + 1:
                 jax.profiler.start_trace(str(self._folder.profile))
                 self._trace.callback(jax.profiler.stop_trace)

@@ -39,10 +39,19 @@ def fault(error: OSError) -> str:
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in the place of `path`.
 
+    A link stays one, and devices and pipes are written to.
+
     Raises:
         OSError: it cannot be written; the error names `path`, which is as it was.
     """
+    if not path.name:
+        raise InputError(f"{path} is not the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with naming(path), path.open("wb") as file:
+            write(file)
+        return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     with naming(path):
         try:

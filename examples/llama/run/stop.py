@@ -1,8 +1,10 @@
 """Ctrl-C and SIGTERM: a quiet end before training, a stop after the step under way during it."""
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 
 def end_quietly() -> None:
@@ -20,7 +22,7 @@ class StopSignals:
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
-        self._before: dict[int, signal.Handlers | object] = {}
+        self._before: dict[int, Any] = {}
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> "StopSignals":
@@ -30,13 +32,18 @@ class StopSignals:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
         self._before.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+            return
         self.received = signal.Signals(number)
-        self.__exit__()
-        self._say(f"{self.received.name}: stopping after this step")
+        # by another thread: this one may be in the middle of a line
+        line = f"{self.received.name}: stopping after this step"
+        threading.Thread(target=self._say, args=(line,), daemon=True).start()
 
     @property
     def exit_code(self) -> int:

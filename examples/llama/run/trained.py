@@ -43,6 +43,8 @@ class Trained:
     experiment: Experiment
     params: Params
     corpus: Corpus
+    changed_text: bool
+    """Whether the text is where it was in training, and is another now."""
 
 
 def load_trained(config: TrainedConfig, console: Console) -> Trained:
@@ -76,6 +78,7 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
             f"{config.run_dir} was trained with the tokenizer {identity.config['tokenizer']}, "
             f"but this is {corpus.tokenizer.name}; choose that one with --tokenizer"
         )
+    changed_text = not given.keys() & {"text", "corpus_root"} and corpus.name not in identity.texts
     like = initial_state(experiment, layerwise=identity.config.get("layerwise", False))
     for _ in range(_TRIES):
         # a run that is still training may remove the newest checkpoint when it has another one
@@ -91,7 +94,8 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
                 )
             for step in steps[:1] if config.step is None else [config.step]:
                 try:
-                    return Trained(step, experiment, checkpoints.load(step, like)[0].params, corpus)
+                    params = checkpoints.load(step, like)[0].params
+                    return Trained(step, experiment, params, corpus, changed_text)
                 except DamagedError as error:
                     checkpoints.look_again()
                     if step in checkpoints.steps():

@@ -1,5 +1,6 @@
 """Where C4 English comes from: a folder with its own files, or the hub."""
 
+import fnmatch
 import hashlib
 import os
 from pathlib import Path
@@ -42,7 +43,8 @@ def folder_documents(folder: Path) -> Documents:
     splits = []
     for split, example in (("train", "00000-of-01024"), ("validation", "00000-of-00008")):
         pattern = f"c4-{split}.*.json.gz"
-        splits.append(tuple(p.name for p in sorted(folder.glob(pattern)) if p.is_file()))
+        names = sorted(fnmatch.filter(os.listdir(folder), pattern))
+        splits.append(tuple(name for name in names if (folder / name).is_file()))
         if not splits[-1]:
             raise InputError(
                 f"{folder} has no {split} files: none has a name like {pattern}, for example "

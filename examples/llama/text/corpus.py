@@ -70,7 +70,7 @@ def _text(config: CorpusConfig) -> Text:
         )
     if config.text == "hub":
         return hub_documents()
-    folder = Path(config.text).expanduser()
+    folder = Path(config.text)
     shards = shard_files(folder, "train") + shard_files(folder, "val")
     return ShardText(folder) if shards else folder_documents(folder)
 
@@ -84,14 +84,17 @@ def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corp
             pairs, the number to learn.
         console: told about what takes time.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    text, cache = _text(config), config.cache or home / "multinorm_optax"
+    config = config.found()
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not (config.cache or Path(home).is_absolute() or config.tokenizer == "bytes"):
+        raise InputError("there is no home folder for the cache; choose one with --cache")
+    text, cache = _text(config), config.cache or Path(home) / "multinorm_optax"
     if config.tokenizer == "bytes":
         tokenizer = BYTES
     elif config.tokenizer == "bpe":
         tokenizer = byte_pair_tokenizer(text.training_texts, text.name, vocabulary, cache, console)
     else:
-        tokenizer = read_tokenizer(Path(config.tokenizer).expanduser())
+        tokenizer = read_tokenizer(Path(config.tokenizer))
     if tokenizer.vocabulary > vocabulary:
         raise InputError(
             f"the tokenizer {config.tokenizer} has {tokenizer.vocabulary} tokens, but the model "

@@ -39,7 +39,7 @@ def _bad_line(path: Path, number: int, fault: str) -> InputError:
 def _text_of(path: Path, number: int, line: bytes) -> str:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _bad_line(path, number, f"is not JSON ({error})") from error
     if not isinstance(record, dict) or "text" not in record:
         raise _bad_line(path, number, "has no key 'text'")

@@ -7,6 +7,7 @@ text.
 
 import functools
 import hashlib
+import os
 import platform
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -32,14 +33,26 @@ _SEPARATOR = b"\0"
 
 def is_validation(relative_path: Path) -> bool:
     """Whether a file belongs to the validation text: a hash of its path decides."""
-    digest = hashlib.sha256(relative_path.as_posix().encode()).digest()
+    digest = hashlib.sha256(relative_path.as_posix().encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8]) < VALIDATION_FRACTION * 2**64
 
 
 def source_files(root: Path) -> list[Path]:
-    """The *.py files below `root`, sorted and relative to it, without tests and site-packages."""
-    found = (path.relative_to(root) for path in root.rglob("*.py") if path.is_file())
-    return sorted(path for path in found if _LEFT_OUT.isdisjoint(path.parts[:-1]))
+    """The *.py files below `root`, sorted and relative to it, without tests and site-packages.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for folder, folders, names in os.walk(root, onerror=fail if root.is_dir() else None):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT]
+        paths = (Path(folder, name) for name in names if name.endswith(".py"))
+        found += [path.relative_to(root) for path in paths if path.is_file()]
+    return sorted(found)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ the tokens as uint16. Shards of a split are read as one text that is cut into ro
 """
 
 import dataclasses
+import fnmatch
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,8 @@ _DIGESTED = 4096
 
 def shard_files(folder: Path, split: str) -> list[Path]:
     """The shards of a split, `train` or `val`, in the order of their names; perhaps none."""
-    return sorted(folder.glob(f"*_{split}_*.bin"))
+    names = fnmatch.filter(os.listdir(folder), f"*_{split}_*.bin") if folder.is_dir() else []
+    return [folder / name for name in sorted(names)]
 
 
 def open_shard(path: Path) -> np.ndarray:
@@ -66,7 +69,8 @@ def shard_tokens(folder: Path, vocabulary: int) -> TokenText:
         with path.open("rb") as file:
             first = file.read(_DIGESTED)
             file.seek(max(0, size - _DIGESTED))
-            digest.update(f"{path.name} {size}\n".encode() + first + file.read())
+            name = f"{path.name} {size}\n".encode(errors="surrogateescape")
+            digest.update(name + first + file.read())
     return TokenText(
         f"shards-{digest.hexdigest()[:16]}",
         {str(path): open_shard(path) for path in train},

@@ -79,7 +79,7 @@ class TokenText:
             .seed(config.data_seed)
             .shuffle()
             .repeat()
-            .batch(config.batch_size)
+            .batch(config.batch_size, drop_remainder=True)
             .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
         )
 
