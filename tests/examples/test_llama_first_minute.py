@@ -14,11 +14,12 @@ from rich.console import Console
 
 from examples.llama.config import Experiment, OptimizerConfig, RunConfig, Setup
 from examples.llama.run import recording
+from examples.llama.run.command import NOT_SAVED
 from examples.llama.run.folder import RunFolder
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, resolved, train
 
-COMMAND = [sys.executable, "-u", "-m", "examples.llama.train", "--optimizer", "sgd"]
+COMMAND = [sys.executable, "-m", "examples.llama.train", "--optimizer", "sgd"]
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -66,7 +67,7 @@ LISTENING = [
 
 @pytest.mark.slow
 def test_lines_come_through_a_pipe_as_they_happen(tiny_options: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, *COMMAND[2:], *tiny_options, "--run-dir", str(tmp_path / "run")]
+    command = [*COMMAND, *tiny_options, "--run-dir", str(tmp_path / "run")]
     process = subprocess.Popen(
         [*command, "--steps", "1000000", "--log-every", "1"], stdout=subprocess.PIPE, text=True
     )
@@ -110,17 +111,34 @@ def test_ctrl_c_is_quiet(moment: str, tiny_options: list[str], tmp_path: Path) -
 
 
 def test_reader_that_has_seen_enough_is_no_fault(tiny_options: list[str], tmp_path: Path) -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     for options in (["--help"], [*tiny_options, "--steps", "20", "--run-dir", str(tmp_path / "r")]):
         process = subprocess.Popen(
-            [*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*COMMAND, *options],
+            env=buffered,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
-        assert "Traceback" not in process.stderr.read()
+        assert process.stderr.read() == ""
         process.stderr.close()
-        process.wait(100)
+        assert process.wait(100) == 128 + signal.SIGPIPE
+
+
+def test_output_that_cannot_be_written_is_an_error_of_one_line(
+    tiny_options: list[str], tmp_path: Path
+) -> None:
+    command = [*COMMAND, *tiny_options, "--steps", "4", "--run-dir", str(tmp_path / "run")]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100
+        )
+    assert ended.returncode == NOT_SAVED
+    assert ended.stderr == "Error: [Errno 28] No space left on device\n"
 
 
 def test_help_is_wrapped_by_words(

@@ -1,7 +1,6 @@
 """A command line made from a frozen dataclass, and what every command does about bad input."""
 
 import argparse
-import contextlib
 import dataclasses
 import inspect
 import io
@@ -96,19 +95,24 @@ def run_command(
     console = _Console(markup=False, emoji=False)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        command = tyro.cli(
-            command_type,
-            args=arguments,
-            default=_with_defaults(arguments, command_type),
-            prog=f"python -m {module}",
-            description=_description(command_type),
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-        return run(command, console)
+        try:
+            command = tyro.cli(
+                command_type,
+                args=arguments,
+                default=_with_defaults(arguments, command_type),
+                prog=f"python -m {module}",
+                description=_description(command_type),
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+        finally:
+            sys.stdout.flush()  # what --help has printed
+        code = run(command, console)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         message, code = str(error), BAD_INPUT
     except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         message, code = fault(error), NOT_SAVED
@@ -117,6 +121,15 @@ def run_command(
         if not isinstance(error, MemoryError) and not first.startswith("RESOURCE_EXHAUSTED"):
             raise
         message, code = f"{_TOO_LARGE} ({first})", BAD_INPUT
-    with contextlib.suppress(OSError):  # the output may be what cannot be written
+    try:
         console.print(f"Error: {message}", style="red", highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+    except OSError:  # the output may be what cannot be written
+        _drop_output()
+        print(f"Error: {message}", file=sys.stderr)
     return code
+
+
+def _drop_output() -> None:
+    """Let nothing more be written, at the end of the process for example."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
