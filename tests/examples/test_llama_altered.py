@@ -302,6 +302,29 @@ def test_summary_of_something_else_is_refused(
         _train(corpus, run)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: (run / "metrics.jsonl").unlink(),
+        lambda run: (run / "metrics.jsonl").write_text("7\n"),
+        lambda run: (run / "loss.png").unlink(),
+        lambda run: (run / "summary.json").write_text(
+            json.dumps(_summary(run) | {"validation_loss": 0.01})
+        ),
+    ],
+)
+def test_finished_run_is_made_whole_from_its_checkpoint(
+    change: Callable[[Path], Any], corpus: Corpus, whole: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    change(folder)
+    assert "after step 12" in _train(corpus, folder)[1]
+    assert _lines(folder) == _lines(whole)
+    assert (folder / "loss.png").exists()
+    assert _summary(folder)["validation_loss"] == _summary(whole)["validation_loss"]
+    assert "is finished: " in _train(corpus, folder)[1]
+
+
 def test_run_whose_checkpoints_are_gone_says_that_it_starts_again(
     corpus: Corpus, whole: Path, run: Path
 ) -> None:

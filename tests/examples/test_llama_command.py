@@ -82,6 +82,15 @@ def test_lack_of_memory_ends_the_command_with_advice(
     assert found.endswith(f"({line})")
 
 
+def test_platform_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(command: Command) -> int:
+        raise RuntimeError("Unable to initialize backend 'cuda': it has no devices\nmore")
+
+    assert _run(action=fail) == BAD_INPUT
+    output = capsys.readouterr().out
+    assert output == "Error: Unable to initialize backend 'cuda': it has no devices\n"
+
+
 def test_other_errors_of_jax_are_not_hidden() -> None:
     def fail(command: Command) -> int:
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")

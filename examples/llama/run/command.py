@@ -12,7 +12,6 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import jax
 import tyro
 from rich.console import Console
 
@@ -116,11 +115,14 @@ def run_command(
         return 128 + signal.SIGPIPE
     except OSError as error:
         message, code = fault(error), NOT_SAVED
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:  # JAX's errors too
         first = (str(error).splitlines() or [""])[0]
-        if not isinstance(error, MemoryError) and not first.startswith("RESOURCE_EXHAUSTED"):
+        if isinstance(error, MemoryError) or first.startswith("RESOURCE_EXHAUSTED"):
+            message, code = f"{_TOO_LARGE} ({first})", BAD_INPUT
+        elif first.startswith("Unable to initialize backend"):  # that JAX_PLATFORMS names
+            message, code = first, BAD_INPUT
+        else:
             raise
-        message, code = f"{_TOO_LARGE} ({first})", BAD_INPUT
     try:
         console.print(f"Error: {message}", style="red", highlight=False, soft_wrap=True)
         sys.stdout.flush()

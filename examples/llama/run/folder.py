@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict
 
 from examples.llama.checkpoint import Identity
 from examples.llama.config import CorpusConfig, Experiment
+from examples.llama.loss import Validation
 from examples.llama.run.lock import LOCK, LockedFolder
 from examples.llama.run.options import InputError, as_json
 from examples.llama.run.records import (
@@ -147,7 +148,11 @@ class RunFolder(LockedFolder):
         )
 
     def result(self, steps: int) -> dict[str, Any] | None:
-        """The summary of a run that finished after `steps` steps, else None."""
+        """The summary of a run that finished after `steps` steps, else None.
+
+        One that metrics.jsonl does not have, or without a picture, does not count if there are
+        checkpoints, from which all three are made again.
+        """
         if not self.summary.exists():
             return None
         summary = read_json(self.summary)
@@ -157,7 +162,17 @@ class RunFolder(LockedFolder):
                 f"command makes it again"
             )
         check_types(str(self.summary), summary, _SUMMARY)
-        return summary if summary["steps"] == steps else None
+        if summary["steps"] != steps:
+            return None
+        return summary if self._agrees(summary) or not self.checkpoints.exists() else None
+
+    def _agrees(self, summary: dict[str, Any]) -> bool:
+        try:
+            lines = read_metrics(self.metrics)
+        except InputError:
+            return False
+        found = [Validation.from_json(line) for line in lines if "validation_loss" in line]
+        return found[-1:] == [Validation.from_json(summary)] and self.picture.exists()
 
 
 _NUMBER = (int, float)
