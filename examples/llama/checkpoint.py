@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 
 from examples.llama.config import InputError
 from examples.llama.run.processes import Agreement, from_main_process
-from examples.llama.run.records import check_types, read_json
+from examples.llama.run.records import check_types, files_below, read_json
 from examples.llama.step import TrainState
 
 
@@ -125,6 +125,7 @@ _TIME, _OBJECT = (int, type(None)), (dict, type(None))
 _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("init_timestamp_nsecs", "commit_timestamp_nsecs"), _TIME),
     **dict.fromkeys(("metrics", "performance_metrics", "custom_metadata"), _OBJECT),
+    "item_handlers": (dict, str, type(None)),
 }
 
 
@@ -151,29 +152,38 @@ class Checkpoints:
         for name in ("absl", "asyncio"):  # orbax also logs the errors that it raises
             logging.getLogger(name).setLevel(logging.CRITICAL)
         policy = ocp.training.preservation_policies.LatestN(keep) if writable else None
-        self._unreadable = self._damaged_metadata()
-        if self._unreadable and not writable:
-            step, fault = next(iter(self._unreadable.items()))
-            raise InputError(f"the checkpoint of step {step} in {folder} cannot be read: {fault}")
-        from_main_process(lambda: self._move_aside(list(self._unreadable)))
-        self._checkpointer = ocp.training.Checkpointer(
-            self.folder, preservation_policy=policy, cleanup_tmp_directories=writable
-        )
+        self._unreadable = dict(from_main_process(lambda: self._without_damaged(writable)))
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                self.folder, preservation_policy=policy, cleanup_tmp_directories=writable
+            )
+        except (ValueError, TypeError) as error:  # metadata of yet another form
+            raise InputError(f"{folder} cannot be opened: {_reason(error)}") from error
         self._saving: int | None = None
         self._response: Any = None
 
-    def _damaged_metadata(self) -> dict[int, str]:
-        """The checkpoints whose metadata would keep orbax from opening the folder, and why."""
-        found = {}
+    def _without_damaged(self, writable: bool) -> list[tuple[int, str]]:
+        """Move aside the checkpoints whose metadata orbax cannot read; return why they are."""
+        damaged, whole = {}, False
         for path in self.folder.glob(f"*/{_METADATA}"):
             name = path.parent.name
             if name.isdecimal() and str(int(name)) == name and path.is_file():
                 try:
                     metadata = read_json(path) if path.stat().st_size else {}
                     check_types(str(path), {**dict.fromkeys(_TYPES), **metadata}, _TYPES)
+                    whole = True
                 except InputError as error:
-                    found[int(name)] = str(error)
-        return found
+                    damaged[int(name)] = str(error)
+                except FileNotFoundError:  # removed meanwhile by the process that trains
+                    continue
+        if damaged and not (writable and whole):
+            step, fault = max(damaged.items())
+            raise InputError(
+                f"the checkpoint of step {step} in {self.folder} cannot be read: {fault}"
+                + "; to start over, add --fresh, which moves the run's folder aside" * writable
+            )
+        self._move_aside(list(damaged))
+        return sorted(damaged.items())
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -264,9 +274,8 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
         fault: str | None = None
-        for path in (self.folder / str(step)).rglob("*"):
-            if path.is_file():  # that a file may not be read is no damage
-                path.open("rb").close()
+        for path in files_below(self.folder / str(step)):
+            path.open("rb").close()  # that it may not be read is no damage
         try:
             saved = self._checkpointer.checkpointables_metadata(step).custom_metadata
             if not isinstance(saved, dict) or not {"seal", "record"} <= set(saved):

@@ -183,7 +183,7 @@ class Setup(Checked):
     """Steps between validations; the last step is always validated."""
 
     def __post_init__(self) -> None:
-        """Refuse a warm-up that is longer than the schedule."""
+        """Refuse a warm-up that is as long as the schedule, or longer."""
         super().__post_init__()
         warm_up, length = self.warm_up_steps, self.length_of_schedule
         # the learning study traces both

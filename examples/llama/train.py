@@ -265,6 +265,9 @@ def train(
         console.print(line, soft_wrap=True)
 
     experiment = resolved(experiment)
+    config = identity(experiment, corpus, layerwise=run.layerwise)
+    where = {"fresh": fresh, "run_dir": str(folder.path.absolute())}
+    check_alike({**config, **as_json(run), **where})
     if run.layerwise:
         check_layerwise(experiment)
 
@@ -273,8 +276,6 @@ def train(
 
     # a new run that does not fit is refused before it has a folder
     task = prepared() if fresh or not folder.config.exists() else None
-    config = identity(experiment, corpus, layerwise=run.layerwise)
-    check_alike({**config, "run": as_json(run)})
 
     def claim() -> tuple[dict[str, Any], dict[str, Any] | None]:
         claimed = folder.claim(config, source, accept_changed_text=run.accept_changed_text)
@@ -320,8 +321,9 @@ def _train(
         console.print(line, soft_wrap=True)
 
     def announce_stop(line: str) -> None:
-        console.show_cursor(True)  # which a bar hides; a second signal leaves no time for it
-        say(line)
+        with contextlib.suppress(OSError):  # perhaps nobody reads any more
+            console.show_cursor(True)  # which a bar hides; a second signal leaves no time for it
+            say(line)
 
     experiment, placement = task.experiment, task.placement
     steps = experiment.setup.steps

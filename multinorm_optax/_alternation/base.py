@@ -31,8 +31,11 @@ class Alternation(abc.ABC):
         """Apply projection k in the first sweep, where the state may be badly scaled."""
         return self.half_step(k, state)[0]
 
-    def accepted(self, new: State, old: State) -> State:
-        """The state of a sweep, or for matrices that it takes out of range the one before it."""
+    def accepted(self, new: State, old: State, first: State) -> State:
+        """The state after a sweep; for matrices that it took out of range, the state before it.
+
+        `first` is the state after the first sweep.
+        """
         return new
 
     def value(self, state: State) -> Any:
@@ -68,7 +71,7 @@ _UNROLLED = 16
 
 
 def is_few(num_iters: NumIters) -> bool:
-    """Whether so few sweeps keep a gradient of usual size within range."""
+    """Whether so few sweeps need no guard against states out of range; a traced number is not."""
     return isinstance(num_iters, int) and num_iters <= 8
 
 
@@ -79,11 +82,13 @@ def later_sweeps(
     if tol is not None:
         return _sweep_to_tolerance(alternation, state, num_iters, tol)
 
+    first = state
+
     def sweep(_: Any, state: State) -> State:
         new = state
         for k in range(alternation.length):
             new, _ = alternation.half_step(k, new)
-        return new if is_few(num_iters) else alternation.accepted(new, state)
+        return new if is_few(num_iters) else alternation.accepted(new, state, first)
 
     straight = isinstance(num_iters, int) and num_iters <= _UNROLLED
     unroll = True if straight and jax.default_backend() != "cpu" else None
@@ -98,6 +103,8 @@ def _sweep_to_tolerance(
     The first half-step of the next sweep yields the residual, and is carried along (`ahead`) so
     that it is not computed twice.
     """
+
+    first = state
 
     def look_ahead(state: State) -> tuple[State, jax.Array]:
         ahead, measure = alternation.half_step(0, state)
@@ -114,7 +121,7 @@ def _sweep_to_tolerance(
         count, state, ahead, residual = carry
         for k in range(1, alternation.length):
             ahead, _ = alternation.half_step(k, ahead)
-        ahead = alternation.accepted(ahead, state)
+        ahead = alternation.accepted(ahead, state, first)
         state = jax.tree.map(lambda new, old: jnp.where(residual > tol, new, old), ahead, state)
         return count + 1, state, *look_ahead(state)
 

@@ -1,6 +1,7 @@
 """Multi-normalization: several projections in one alternation."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from multinorm_optax._alternation.matrix import (
 from multinorm_optax._alternation.scales import ScaleAlternation, in_blocks, only_rescale
 from multinorm_optax._alternation.tree import TreeAlternation, empty_state
 from multinorm_optax._alternation.windows import Parts
-from multinorm_optax._matrices.axes import is_integer, is_number
+from multinorm_optax._matrices.axes import is_number
 from multinorm_optax._matrices.fused import split_fused
 from multinorm_optax._matrices.paths import named_leaves
 from multinorm_optax._matrices.rules import resolve_matrices
@@ -135,9 +136,12 @@ def check_arguments(
             raise TypeError(f"num_iters must be an integer, got {jax.typeof(num_iters)}")
         num_iters = num_iters.astype(jnp.int32)
     else:
-        if not is_integer(num_iters):
-            raise TypeError(f"num_iters must be an integer, got {num_iters!r}")
-        num_iters = int(num_iters)
+        try:
+            if isinstance(num_iters, bool):
+                raise TypeError
+            num_iters = operator.index(num_iters)
+        except TypeError as error:
+            raise TypeError(f"num_iters must be an integer, got {num_iters!r}") from error
         if num_iters < 1:
             raise ValueError(f"num_iters must be at least 1, got {num_iters}")
     if tol is not None:

@@ -1,6 +1,7 @@
 """Diagnostics of `multi_normalize`, by its own half-steps: iterates, residuals, dual values."""
 
 import itertools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ def trace_multi_normalize(
       >>> bool(trace.residuals["kernel"][-1, 0] < 1e-6)      # rows, after the fifth sweep
       True
     """
-    check_arguments(projections, num_iters)
+    num_iters = operator.index(check_arguments(projections, num_iters))
     updates = jax.tree.map(jnp.asarray, updates)
     found, join = alternations(projections, updates, params)
     structure: Any = jax.tree.structure(found)
@@ -76,7 +77,7 @@ def trace_multi_normalize(
 
 
 def _trace(alternation: Alternation, num_iters: int) -> MultiNormalizeTrace:
-    state = alternation.start
+    state = first = alternation.start
     iterates, residuals = [alternation.value(state)], []
     for count in range(num_iters):
         before = new = state
@@ -85,8 +86,9 @@ def _trace(alternation: Alternation, num_iters: int) -> MultiNormalizeTrace:
                 state = new = alternation.first_half_step(k, new)
             else:
                 new, _ = alternation.half_step(k, new)
-                state = new if is_few(num_iters) else alternation.accepted(new, before)
+                state = new if is_few(num_iters) else alternation.accepted(new, before, first)
             iterates.append(alternation.value(state))
+        first = state if count == 0 else first
         residuals.append(_residuals(alternation, state))
     dual_values = [alternation.inner_product(old, new) for old, new in itertools.pairwise(iterates)]
     stacked = jax.tree.map(lambda *each: jnp.stack(each), *iterates)

@@ -24,7 +24,8 @@ from multinorm_optax._alternation.windows import (
     Parts,
     clamped,
     inverse_rms,
-    is_usual,
+    is_near,
+    is_normal,
     product,
     sum_of_squares,
 )
@@ -56,8 +57,10 @@ class ScaleAlternation(WeightAlternation):
     projections before it, which give others a root mean square of one, counts as zero.
 
     Where the limit has zeros that the gradient does not have, the scales of rows and columns grow
-    and shrink for ever. Of more than eight sweeps, one that takes a scale beyond 2^100 or 2^-100 is
-    not made, nor any after it, of that matrix. Scales are clamped to the dtype's normal range.
+    and shrink for ever. With a tolerance, a traced `num_iters` or more than eight sweeps, a sweep
+    that takes a scale out of the dtype's normal range, or 2^100 from what it was after the first
+    one, is not made, nor any after it, of that matrix (of the leaf, if members have different batch
+    axes). Scales are clamped to the normal range.
 
     A fused weight may come in blocks, several for each part; sums over a row or column of a part
     are then added up over its blocks.
@@ -105,21 +108,23 @@ class ScaleAlternation(WeightAlternation):
         def residual() -> jax.Array:
             return self.broadcastable(largest(jnp.abs(rms - 1), self.members[k].axes.matrix))
 
-        return (*scales[:k], clamped(scales[k] / rms), *scales[k + 1 :]), residual
+        new = clamped(scales[k] / rms, scales[k] == 0)
+        return (*scales[:k], new, *scales[k + 1 :]), residual
 
     def first_half_step(self, k: int, state: Scales) -> Scales:
         return *state, inverse_rms(self._factors(state), self.groups[k], self._group_size(k))
 
-    def accepted(self, new: Scales, old: Scales) -> Scales:
+    def accepted(self, new: Scales, old: Scales, first: Scales) -> Scales:
         axes = self.members[0].axes.matrix if self.same_batch else None
 
-        def leaves(new: jax.Array, old: jax.Array) -> jax.Array:
-            found = jnp.any(is_usual(old) > is_usual(new), axes, keepdims=True)
+        def leaves(new: jax.Array, first: jax.Array) -> jax.Array:
+            near = is_normal(new) & is_near(new, first)
+            found = jnp.any(is_normal(first) > near, axes, keepdims=True)
             parts = self.parts if axes and self._spans_blocks(axes) else None
             return found if parts is None else parts.reduce(jnp.any, found)
 
         # What the last scale gains the others lose.
-        outside = map(leaves, new[:-1], old[:-1])
+        outside = map(leaves, new[:-1], first[:-1])
         kept = functools.reduce(jnp.logical_or, outside, jnp.asarray(False))
         return tuple(jnp.where(kept, *each) for each in zip(old, new, strict=True))
 

@@ -102,16 +102,24 @@ def _sum_by_chunks(factors: Factors, axis: int) -> jax.Array:
     return jnp.sum(jax.lax.optimization_barrier(partial), axis=axis, keepdims=True)
 
 
-def clamped(scale: jax.Array) -> jax.Array:
-    """The scale within the dtype's normal range."""
+def clamped(scale: jax.Array, dead: jax.Array) -> jax.Array:
+    """The scale within the dtype's normal range; 0 for a group of zeros."""
     limits = jnp.finfo(scale.dtype)
-    return jax.lax.clamp(limits.tiny, scale, limits.max)
+    scale = jax.lax.clamp(limits.tiny, scale, limits.max)
+    return jax.lax.select(dead, jnp.zeros_like(scale), scale)
 
 
-def is_usual(scale: jax.Array) -> jax.Array:
-    """Whether a scale is far from the ends of that range, in float32 from 2^-100 to 2^100."""
+def is_normal(scale: jax.Array) -> jax.Array:
+    """Whether a scale is inside the dtype's normal range."""
+    limits = jnp.finfo(scale.dtype)
+    return (scale > limits.tiny) & (scale < limits.max)
+
+
+def is_near(scale: jax.Array, first: jax.Array) -> jax.Array:
+    """Whether a scale is, in float32, within a factor of 2^100 of the first one."""
     bound = 2.0 ** (25 * int(jnp.finfo(scale.dtype).maxexp) // 32)
-    return jax.lax.clamp(1 / bound, scale, bound) == scale
+    ratio = scale / first
+    return jax.lax.clamp(1 / bound, ratio, bound) == ratio
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -122,8 +130,7 @@ def inverse_rms(factors: Factors, group: Group, size: Count) -> jax.Array:
     """
     total, window = _windowed(factors, group)
     dead = total == 0
-    scale = clamped(window * jnp.sqrt(size / (total + dead)))
-    return jax.lax.select(dead, jnp.zeros_like(scale), scale)
+    return clamped(window * jnp.sqrt(size / (total + dead)), dead)
 
 
 @inverse_rms.defjvp

@@ -140,7 +140,7 @@ def _check_number(name: str, value: Any) -> None:
             f"{name} takes no schedule, got {value!r}; write a number, or schedule it with"
             " optax.inject_hyperparams"
         )
-    _check_real(name, value)
+    _check_real(name, value, finite=False)
     is_float = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
     if is_float and jnp.finfo(value.dtype).bits < 32:
         raise TypeError(
@@ -155,6 +155,12 @@ def _check_decay(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
 
 
+def _check_weight(name: str, value: Any) -> None:
+    _check_number(name, value)
+    if not isinstance(value, jax.Array) and not 0 <= value <= 1:
+        raise ValueError(f"{name} must be at least 0 and at most 1, got {value}")
+
+
 def _check_size(name: str, value: Any) -> None:
     _check_number(name, value)
     if not isinstance(value, jax.Array) and not value >= 0:
@@ -166,10 +172,10 @@ def _check_schedule(name: str, value: Any) -> None:
         _check_real(name, value, "a number or a schedule")
 
 
-def _check_real(name: str, value: Any, kind: str = "a number") -> None:
+def _check_real(name: str, value: Any, kind: str = "a number", *, finite: bool = True) -> None:
     if not is_number(value):
         raise TypeError(f"{name} must be {kind}, got {value!r}")
-    if not isinstance(value, jax.Array) and not math.isfinite(value):
+    if finite and not isinstance(value, jax.Array) and not abs(value) < math.inf:
         raise ValueError(f"{name} must be finite, got {value}")
 
 
@@ -201,7 +207,8 @@ _CHECKS = {
     name: check
     for check, names in {
         _check_schedule: "learning_rate alpha weight_decay adam_learning_rate adam_weight_decay",
-        _check_decay: "adam_b1 adam_b2 b1 b2 rho momentum",
+        _check_decay: "adam_b1 adam_b2 b1 b2 momentum",
+        _check_weight: "rho",
         _check_size: "adam_eps eps adam_clip_norm threshold",
         _check_boolean: "nesterov cautious_weight_decay centered error_feedback",
         _check_dtype: "momentum_dtype adam_moment_dtype mu_dtype",

@@ -183,8 +183,9 @@ def _matrices(axes: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, tuple[int,
 def _owner(state_path: str, state: Any, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """The parameter with the longest path at the end of a state's path, or before a last number.
 
-    The number is that of a part of a fused parameter. If both ends are a path, as in a list of
-    parameters, the state is the other one's unless it has this one's shape. A count is nobody's.
+    The number is that of a part of a fused parameter. If both are paths of parameters, as in a list
+    of them, the state belongs to the one before the number, unless it has the shape of the one at
+    the end, or nothing precedes it. A count of steps belongs to none.
     """
     segments = state_path.split("/")
 
@@ -193,6 +194,8 @@ def _owner(state_path: str, state: Any, shapes: Mapping[str, tuple[int, ...]]) -
         return [path for path in ends if path in shapes][:1]
 
     whole, part = found(len(segments)), found(len(segments) - 1) * segments[-1].isdecimal()
+    if part and "/".join([*part, segments[-1]]) == state_path:  # the place in a chain
+        whole, part = [*whole, *part], []
     if not state.shape and jnp.issubdtype(state.dtype, jnp.integer):
         whole = [path for path in whole if not shapes[path]]
     fitting = [path for path in whole if shapes[path] == state.shape]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -189,7 +190,10 @@ def test_checkpoint_whose_metadata_were_altered_is_passed_over(
 @reads_damaged
 @pytest.mark.parametrize(
     "content",
-    ["[]", "7", "{", "[" * 50_000, '{"init_timestamp_nsecs": "abc"}', '{"metrics": 5}'],
+    [
+        *("[]", "7", "{", "[" * 50_000),
+        *('{"init_timestamp_nsecs": "abc"}', '{"metrics": 5}', '{"item_handlers": 5}'),
+    ],
 )
 def test_checkpoint_with_metadata_of_another_form_is_passed_over(
     content: str, corpus: Corpus, whole: Path, run: Path
@@ -202,6 +206,32 @@ def test_checkpoint_with_metadata_of_another_form_is_passed_over(
     assert "after step 10" in output
     assert (run / "damaged" / "5").is_dir()
     assert _summary(run)["validation_loss"] == _summary(whole)["validation_loss"]
+
+
+def test_checkpoints_that_all_have_metadata_of_another_form_stay(corpus: Corpus, run: Path) -> None:
+    for step in ("5", "10", "12"):
+        (run / "checkpoints" / step / "_CHECKPOINT_METADATA").write_text("[]")
+    before = _lines(run)
+    with pytest.raises(InputError, match=r"checkpoint of step 12 .* add --fresh"):
+        _train(corpus, run)
+    assert _lines(run) == before
+    assert not (run / "damaged").exists()
+
+
+def test_folder_of_a_checkpoint_that_may_not_be_read_is_no_damage(
+    corpus: Corpus, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "state":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scanned(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        _train(corpus, run)
+    assert not (run / "damaged").exists()
 
 
 def test_checkpoint_that_may_not_be_read_is_not_damaged(
@@ -242,16 +272,19 @@ def test_metrics_that_are_lost_while_a_run_trains_are_those_of_its_checkpoint(
         assert _losses(tmp_path / "run", name) == _losses(whole, name)
 
 
+@pytest.mark.parametrize("raises", [False, True])
 def test_run_without_a_sample_is_finished(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raises: bool, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def encode(self: Tokenizer, text: str) -> Any:
-        raise ValueError("the vocabulary has no d")
+        if raises:
+            raise ValueError("the vocabulary has no d")
+        return np.array([], np.int32)
 
     monkeypatch.setattr(type(corpus.tokenizer), "encode", encode)
     code, output = _train(corpus, tmp_path / "run")
     assert code == 0
-    assert "There is no sample of text: the vocabulary has no d" in output
+    assert "There is no sample of text: the tokenizer cannot write 'def '" in output
     assert _summary(tmp_path / "run")["sample"] is None
 
 

@@ -164,3 +164,10 @@ def test_folder_that_looks_like_markup_is_named_as_it_is(
     assert "see a[/]b :smile:" in capsys.readouterr().out
     assert main([*tiny_options, *options, "--seed", "1"]) == 2
     assert "a[/]b :smile: holds a run" in capsys.readouterr().out
+
+
+def test_output_may_be_closed(tiny_options: list[str], tmp_path: Path) -> None:
+    command = [*COMMAND, *tiny_options, "--steps", "4", "--run-dir", str(tmp_path / "run")]
+    ended = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], check=False, timeout=100)
+    assert ended.returncode == 0
+    assert (tmp_path / "run" / "summary.json").exists()

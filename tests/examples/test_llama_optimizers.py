@@ -339,7 +339,7 @@ def test_rates_of_endless_runs_cost_no_memory() -> None:
         assert rates(number)["learning_rate"] == pytest.approx(float(peak(number - 1)), rel=1e-6)
 
 
-def test_a_warm_up_longer_than_the_schedule_is_refused() -> None:
+def test_a_warm_up_as_long_as_the_schedule_is_refused() -> None:
     for warm_up, options in ((6, {"schedule_steps": 6}), (6, {"schedule_steps": 4}), (12, {})):
         with pytest.raises(InputError, match="--warm-up-steps is"):
             Setup(steps=12, warm_up_steps=warm_up, **options)

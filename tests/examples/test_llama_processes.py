@@ -190,15 +190,25 @@ def test_what_process_0_refuses_ends_both(options: list[str], tmp_path: Path) ->
     assert "thesis is not empty" in pair.output(0)
 
 
-def test_processes_with_other_options_end_both(options: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("others", "found"),
+    [
+        (["--learning-rate", "0.01"], "optimizer.learning_rate is 0.01, not "),
+        (["--batch-size", "7"], "setup.data.batch_size is 7, not 16"),
+        (["--run-dir", "elsewhere"], "run_dir is "),
+    ],
+)
+def test_processes_with_other_options_end_both(
+    others: list[str], found: str, options: list[str], tmp_path: Path
+) -> None:
     command = [*options, "--mesh", "8", "1", "1"]
-    others = ["--learning-rate", "0.01", "--save-every", "6"]
     pair = _Pair(command, tmp_path / "run", tmp_path / "compiled", others)
     try:
         assert pair.end() == [2, 2], pair.output(0) + pair.output(1)
     finally:
         pair.kill()
     assert "need the same options and the same text" in pair.output(0)
+    assert found in pair.output(1)
     assert not (tmp_path / "run" / "config.json").exists()
 
 

@@ -48,6 +48,10 @@ def conclude(
     sample = None
     if jax.process_count() == 1:
         try:
+            begins = len(corpus.tokenizer.encode(_PROMPT)) > 0
+        except Exception:  # each tokenizer has its own
+            begins = False
+        if begins:
             sample = generate(
                 definition,
                 params,
@@ -55,8 +59,8 @@ def conclude(
                 prompt=_PROMPT,
                 window=experiment.setup.data.sequence_length,
             )
-        except Exception as error:  # the tokenizer's own, for example
-            console.print(f"There is no sample of text: {error}", soft_wrap=True)
+        else:
+            console.print(f"There is no sample of text: the tokenizer cannot write {_PROMPT!r}")
     plot_run(
         folder.picture,
         f"{name}: {result}",

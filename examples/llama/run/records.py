@@ -5,7 +5,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +29,21 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def files_below(root: Path, without: Collection[str] = ()) -> Iterator[Path]:
+    """The files below a folder, but not in folders of certain names; none if it does not exist.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(root, onerror=fail if root.is_dir() else None):
+        folders[:] = [name for name in folders if name not in without]
+        yield from (path for name in names if (path := Path(folder, name)).is_file())
+
+
 def fault(error: OSError) -> str:
     """What is wrong with which file, in a line."""
     if error.filename is None:
@@ -42,16 +57,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     A link stays one, and devices and pipes are written to.
 
     Raises:
+        InputError: `path` has no name.
         OSError: it cannot be written; the error names `path`, which is as it was.
     """
     if not path.name:
         raise InputError(f"{path} is not the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path = path.resolve() if path.is_symlink() else path
     if path.exists() and not (path.is_file() or path.is_dir()):
         with naming(path), path.open("wb") as file:
             write(file)
         return
+    path = path.resolve() if path.is_symlink() else path
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     with naming(path):
         try:

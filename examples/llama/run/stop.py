@@ -36,11 +36,8 @@ class StopSignals:
         self._before.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            signal.signal(number, self._before[number])
-            signal.raise_signal(number)
-            return
         self.received = signal.Signals(number)
+        self.__exit__()
         # by another thread: this one may be in the middle of a line
         line = f"{self.received.name}: stopping after this step"
         threading.Thread(target=self._say, args=(line,), daemon=True).start()

@@ -86,7 +86,7 @@ def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corp
     """
     config = config.found()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not (config.cache or Path(home).is_absolute() or config.tokenizer == "bytes"):
+    if home.startswith("~") and not config.cache and config.tokenizer != "bytes":
         raise InputError("there is no home folder for the cache; choose one with --cache")
     text, cache = _text(config), config.cache or Path(home) / "multinorm_optax"
     if config.tokenizer == "bytes":

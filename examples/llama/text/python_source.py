@@ -7,7 +7,6 @@ text.
 
 import functools
 import hashlib
-import os
 import platform
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from examples.llama.config import InputError
-from examples.llama.run.records import write_atomically
+from examples.llama.run.records import files_below, write_atomically
 from examples.llama.text.tokenizer import BYTES, Tokenizer
 from examples.llama.text.tokens import TokenCorpus
 
@@ -38,21 +37,9 @@ def is_validation(relative_path: Path) -> bool:
 
 
 def source_files(root: Path) -> list[Path]:
-    """The *.py files below `root`, sorted and relative to it, without tests and site-packages.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    found = []
-    for folder, folders, names in os.walk(root, onerror=fail if root.is_dir() else None):
-        folders[:] = [name for name in folders if name not in _LEFT_OUT]
-        paths = (Path(folder, name) for name in names if name.endswith(".py"))
-        found += [path.relative_to(root) for path in paths if path.is_file()]
-    return sorted(found)
+    """The *.py files below `root`, sorted and relative to it, without tests and site-packages."""
+    files = files_below(root, _LEFT_OUT)
+    return sorted(path.relative_to(root) for path in files if path.suffix == ".py")
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _resolve_rank(spec: Any, shape: Shape, path: str) -> int:
 
 
 def _likely_rank(leaf: FoundSpec) -> str:
-    return str(max(1, min(16, *leaf.shape)) if leaf.shape else 1)
+    return str(max(1, min(16, *leaf.shape[-2:])) if len(leaf.shape) > 1 else 1)
 
 
 _RANK = SpecKind(
