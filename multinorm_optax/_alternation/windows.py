@@ -117,7 +117,7 @@ def is_normal(scale: jax.Array) -> jax.Array:
 
 def is_near(scale: jax.Array, first: jax.Array) -> jax.Array:
     """Whether a scale is, in float32, within a factor of 2^100 of the first one."""
-    bound = 2.0 ** (25 * int(jnp.finfo(scale.dtype).maxexp) // 32)
+    bound = scale.dtype.type(2.0 ** (25 * int(jnp.finfo(scale.dtype).maxexp) // 32))
     ratio = scale / first
     return jax.lax.clamp(1 / bound, ratio, bound) == ratio
 

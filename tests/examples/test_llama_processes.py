@@ -194,7 +194,7 @@ def test_what_process_0_refuses_ends_both(options: list[str], tmp_path: Path) ->
     ("others", "found"),
     [
         (["--learning-rate", "0.01"], "optimizer.learning_rate is 0.01, not "),
-        (["--batch-size", "7"], "setup.data.batch_size is 7, not 16"),
+        (["--batch-size", "12"], "setup.data.batch_size is 12, not 16"),
         (["--run-dir", "elsewhere"], "run_dir is "),
     ],
 )
