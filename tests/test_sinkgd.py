@@ -157,7 +157,7 @@ class TestScalesThatGrowForEver:
 
     @pytest.mark.parametrize("power", [-110, -60, 0, 60, 115])
     @pytest.mark.parametrize(
-        ("shape", "num_iters"), [((256, 256), 5), ((3, 2048), 7), ((65, 160), 8)]
+        ("shape", "num_iters"), [((256, 256), 5), ((3, 512), 7), ((65, 160), 8)]
     )
     def test_few_sweeps_at_any_size(self, shape, num_iters, power):
         tx = mo.scale_by_sinkhorn(ROWS_FIRST, num_iters)
@@ -183,8 +183,12 @@ class TestScalesThatGrowForEver:
         ]
         result = updated(mo.scale_by_sinkhorn(ROWS_FIRST, 1000), G)
         assert min(np.abs(result - each).max() for each in iterates) < 1e-4
-        _, last = trace(G, 200)
-        assert min(np.abs(last - each).max() for each in iterates) < 1e-4
+
+    def test_a_trace_ends_alike(self):
+        residuals, last = trace(arrow(65, 160), 40)
+        assert np.all(residuals[30:] < 0.1)
+        expected = reference.sr_sinkhorn(arrow(65, 160).astype(float), 40)
+        np.testing.assert_allclose(last, expected, atol=1e-5)
 
     @pytest.mark.parametrize("tol", [None, 1e-4])
     @pytest.mark.parametrize("power", [-100, 105])
