@@ -209,7 +209,7 @@ def test_folder_that_cannot_be_read_is_an_error(
 
 def test_names_of_files_need_not_be_text(source_folder: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(source_folder, tmp_path / "source"))
-    Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9.py")).write_text("pass")
+    Path(os.fsdecode(os.fsencode(root) + b"/na\xefve.py")).write_text("pass")
     load_corpus(CorpusConfig(corpus_root=root), 256, Console(file=io.StringIO()))
 
 
