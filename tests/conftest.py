@@ -1,5 +1,6 @@
 """What all tests share: eight host devices, reproducible randomness, one way to apply."""
 
+import gc
 import os
 
 # Most of the tests' time is compilation, of small programs that run once. It takes a sixth of the
@@ -45,6 +46,17 @@ def pytest_runtest_setup(item):
     for mark in item.iter_markers("devices"):
         if jax.device_count() < mark.args[0]:
             pytest.skip(f"needs {mark.args[0]} devices, this machine has {jax.device_count()}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _released_programs():
+    """Release the programs of a file: a process may have 65,530 memory maps by Linux's default.
+
+    Beyond, XLA's compiler for CPUs ends in a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
