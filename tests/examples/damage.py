@@ -1,5 +1,6 @@
-"""Damaging checkpoints."""
+"""Damaging checkpoints, and folders that may not be read."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,3 +30,15 @@ def flip_a_bit(folder: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def refuse_to_list(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let folders of this name be those of another user, also where the tests run as root."""
+    scanned = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scanned(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)

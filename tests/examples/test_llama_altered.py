@@ -31,7 +31,7 @@ from examples.llama.run.records import read_lines
 from examples.llama.text.corpus import Corpus
 from examples.llama.text.tokenizer import Tokenizer
 from examples.llama.train import main, resolved, train
-from tests.examples.damage import reads_damaged
+from tests.examples.damage import reads_damaged, refuse_to_list
 from tests.examples.trajectories import stop_after
 
 STEPS = 12
@@ -221,14 +221,7 @@ def test_checkpoints_that_all_have_metadata_of_another_form_stay(corpus: Corpus,
 def test_folder_of_a_checkpoint_that_may_not_be_read_is_no_damage(
     corpus: Corpus, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scanned = os.scandir
-
-    def refuse(path: Any) -> Any:
-        if Path(path).name == "state":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scanned(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    refuse_to_list("state", monkeypatch)
     with pytest.raises(PermissionError):
         _train(corpus, run)
     assert not (run / "damaged").exists()

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from examples.llama.text.corpus import load_corpus
 from examples.llama.text.python_source import is_validation, source_files
 from examples.llama.text.tokens import TokenCorpus, cut_rows
 from tests.examples.c4_files import sentencepiece_model
+from tests.examples.damage import refuse_to_list
 
 
 def load(config: CorpusConfig, vocabulary: int = 256) -> TokenCorpus:
@@ -195,14 +195,7 @@ def test_text_that_is_not_there_is_refused(config: CorpusConfig, message: str) -
 def test_folder_that_cannot_be_read_is_an_error(
     source_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scanned = os.scandir
-
-    def refuse(path: Any) -> Any:
-        if Path(path).name == "package1":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scanned(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    refuse_to_list("package1", monkeypatch)
     with pytest.raises(PermissionError, match="package1"):
         source_files(source_folder)
 
