@@ -237,8 +237,8 @@ class CorpusConfig:
     """Folder for the text as arrays of tokens; by default multinorm_optax in the user's cache
     folder ($XDG_CACHE_HOME or ~/.cache)."""
 
-    def found(self) -> "CorpusConfig":
-        """The same, for a process in any folder."""
+    def absolute(self) -> "CorpusConfig":
+        """The same with absolute paths, for a process in any folder."""
 
         def whole(path: str | Path) -> Path:
             return Path(os.path.expanduser(path)).absolute()

@@ -116,7 +116,7 @@ class RunFolder(LockedFolder):
             raise ConfigMismatchError(self._mismatch(difference))
         if stored != config | beside:
             write_json(self.config, config | beside)
-        write_json(self.source, as_json(source.found()))
+        write_json(self.source, as_json(source.absolute()))
         return self.identity()
 
     def identity(self) -> Identity:

@@ -84,7 +84,7 @@ def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corp
             pairs, the number to learn.
         console: told about what takes time.
     """
-    config = config.found()
+    config = config.absolute()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if home.startswith("~") and not config.cache and config.tokenizer != "bytes":
         raise InputError("there is no home folder for the cache; choose one with --cache")
