@@ -1,6 +1,7 @@
 """SR-Sinkhorn: the measured rates, the definition, and what dead rows and columns must not do."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +184,12 @@ class TestScalesThatGrowForEver:
         ]
         result = updated(mo.scale_by_sinkhorn(ROWS_FIRST, 1000), G)
         assert min(np.abs(result - each).max() for each in iterates) < 1e-4
+
+    def test_the_guard_is_no_branch_of_a_gpu(self, rng):
+        tx = mo.scale_by_sinkhorn(ROWS_FIRST, 12)
+        traced = jax.jit(lambda G: tx.update(G, ())[0]).trace(np.float32(rng.random((8, 9))))
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        assert not re.search(r"stablehlo\.(case|if)\b", text)
 
     def test_a_trace_ends_alike(self):
         residuals, last = trace(arrow(65, 160), 40)
