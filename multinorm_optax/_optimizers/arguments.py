@@ -149,22 +149,15 @@ def _check_number(name: str, value: Any) -> None:
         )
 
 
-def _check_decay(name: str, value: Any) -> None:
-    _check_number(name, value)
-    if not isinstance(value, jax.Array) and not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
+def _between(text: str, holds: Callable[[Any], bool]) -> Callable[[str, Any], None]:
+    """The check of a number for which `holds`, which an error message says as `text`."""
 
+    def check(name: str, value: Any) -> None:
+        _check_number(name, value)
+        if not isinstance(value, jax.Array) and not holds(value):
+            raise ValueError(f"{name} must be {text}, got {value}")
 
-def _check_weight(name: str, value: Any) -> None:
-    _check_number(name, value)
-    if not isinstance(value, jax.Array) and not 0 <= value <= 1:
-        raise ValueError(f"{name} must be at least 0 and at most 1, got {value}")
-
-
-def _check_size(name: str, value: Any) -> None:
-    _check_number(name, value)
-    if not isinstance(value, jax.Array) and not value >= 0:
-        raise ValueError(f"{name} must be at least 0, got {value}")
+    return check
 
 
 def _check_schedule(name: str, value: Any) -> None:
@@ -207,9 +200,11 @@ _CHECKS = {
     name: check
     for check, names in {
         _check_schedule: "learning_rate alpha weight_decay adam_learning_rate adam_weight_decay",
-        _check_decay: "adam_b1 adam_b2 b1 b2 momentum",
-        _check_weight: "rho",
-        _check_size: "adam_eps eps adam_clip_norm threshold",
+        _between("at least 0 and less than 1", lambda x: 0 <= x < 1): (
+            "adam_b1 adam_b2 b1 b2 momentum"
+        ),
+        _between("at least 0 and at most 1", lambda x: 0 <= x <= 1): "rho",
+        _between("at least 0", lambda x: x >= 0): "adam_eps eps adam_clip_norm threshold",
         _check_boolean: "nesterov cautious_weight_decay centered error_feedback",
         _check_dtype: "momentum_dtype adam_moment_dtype mu_dtype",
         _check_static: "rank",
