@@ -20,6 +20,7 @@ TRANSFORMATIONS = {
     "zero_small_rows": zero_small_rows(),
     "scale_by_token_sinkhorn": mo.scale_by_token_sinkhorn(),
     "scale_by_swan_centered": mo.scale_by_swan(centered=True),
+    "scale_by_swan_sweeps": mo.scale_by_swan(num_iters=2),
     "row_spectral": mo.multi_normalize(
         mo.normalize_rows(), mo.normalize_spectral(), num_iters=2, tol=1e-3
     ),

@@ -1,5 +1,6 @@
 """SWAN against its definition, and as multi-normalization."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -70,6 +71,32 @@ def test_exact_form_is_a_fixed_point_after_one_sweep(float64, rng, shape):
     np.testing.assert_allclose(reference.row_norms(once), np.sqrt(shape[1]), rtol=1e-12)
     want = reference.multi_norm(G, (reference.project_rows, reference.project_spectral), 1)
     np.testing.assert_allclose(once, want, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sweeps_before_the_whitening(float64, rng, shape):
+    G = rng.standard_normal(shape)
+    tx = mo.scale_by_swan(ROWS_FIRST, orthogonalizer=mo.exact_svd(), num_iters=2)
+    X = reference.project_spectral(reference.sr_sinkhorn(G, 2))
+    np.testing.assert_allclose(updated(tx, G), reference.project_frobenius(X), atol=1e-10)
+
+
+def test_half_precision_is_rounded_once_after_sweeps(rng):
+    G = jnp.asarray(rng.standard_normal((6, 15)), jnp.bfloat16)
+    tx = mo.scale_by_swan(num_iters=2)
+    want = updated(tx, G.astype(jnp.float32)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(np.float32(updated(tx, G)), np.float32(want))
+
+
+@pytest.mark.parametrize("num_iters", [0, -1, 1.5, True], ids=str)
+def test_sweeps_are_counted(num_iters):
+    with pytest.raises((TypeError, ValueError), match="num_iters must be"):
+        mo.scale_by_swan(num_iters=num_iters)
+
+
+def test_sweeps_do_not_center_rows():
+    with pytest.raises(ValueError, match="either centered or num_iters"):
+        mo.swan(centered=True, num_iters=2)
 
 
 def test_dead_rows_and_columns(float64, rng):

@@ -5,6 +5,7 @@ takes a `Context` alone, so that it serves the LLaMA and any other tree of weigh
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,17 +189,11 @@ _variant("sinkgd-tokens", "SinkGD, stateless embedding and head", of="sinkgd", r
 )
 def _swan(context: Context) -> optax.GradientTransformation:
     exact = context.options["orthogonalizer"] == "exact"
-    orthogonalizer = mo.polar_express() if exact else mo.swan_whitening()
-
-    def direction(axes: Any) -> optax.GradientTransformation:
-        if context.options["num_iters"] == 0:
-            return mo.scale_by_swan(axes, orthogonalizer=orthogonalizer)
-        return optax.chain(
-            mo.scale_by_sinkhorn(axes, context.options["num_iters"]),
-            mo.normalize_spectral(axes, orthogonalizer),
-            mo.normalize(mo.FrobeniusNorm(), axes),
-        )
-
+    direction = functools.partial(
+        mo.scale_by_swan,
+        orthogonalizer=mo.polar_express() if exact else mo.swan_whitening(),
+        num_iters=context.options["num_iters"] or None,
+    )
     return auxiliary_adam(direction, context)
 
 

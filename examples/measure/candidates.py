@@ -58,8 +58,8 @@ def _sweeps(title: str, orthogonalizer: Any, *after: optax.GradientTransformatio
     """Two sweeps of SinkGD, then the polar factor, then root mean square 1."""
 
     def direction(axes: Any) -> optax.GradientTransformation:
-        spectral = mo.normalize_spectral(axes, orthogonalizer)
-        return _unit(axes, mo.scale_by_sinkhorn(axes, 2), spectral, after=after)
+        swan = mo.scale_by_swan(axes, orthogonalizer=orthogonalizer, num_iters=2)
+        return optax.chain(swan, *after)
 
     return Candidate(title, direction)
 
@@ -68,8 +68,8 @@ def _polar(axes: Any) -> optax.GradientTransformation:
     return mo.normalize_spectral(axes, mo.polar_express())
 
 
-def _unit(axes: Any, *before: Any, after: Sequence[Any] = ()) -> optax.GradientTransformation:
-    return optax.chain(*before, mo.normalize(mo.FrobeniusNorm(), axes), *after)
+def _unit(axes: Any, before: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(before, mo.normalize(mo.FrobeniusNorm(), axes))
 
 
 def _swan_then_variance(axes: Any, decay: float = 0.95) -> optax.GradientTransformation:

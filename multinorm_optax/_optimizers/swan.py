@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from multinorm_optax._alternation.base import NumIters
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.fused import Fused, map_spec
@@ -20,7 +21,12 @@ from multinorm_optax._norms.normalize import normalize, normalize_spectral
 from multinorm_optax._norms.orthogonalize import Orthogonalizer
 from multinorm_optax._norms.precision import peak, unit_scale
 from multinorm_optax._optimizers.arguments import check_arguments, documented, takes_options_of
-from multinorm_optax._optimizers.auxiliary_adam import AuxiliaryAdamOptions, auxiliary_adam
+from multinorm_optax._optimizers.auxiliary_adam import (
+    AuxiliaryAdamOptions,
+    auxiliary_adam,
+    in_float32,
+)
+from multinorm_optax._optimizers.sinkgd import scale_by_sinkhorn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +50,10 @@ class CenteredRows(Projection):
 
 @documented
 def scale_by_swan(
-    axes: AxesLike = None, centered: bool = False, orthogonalizer: Orthogonalizer | None = None
+    axes: AxesLike = None,
+    centered: bool = False,
+    orthogonalizer: Orthogonalizer | None = None,
+    num_iters: NumIters | None = None,
 ) -> optax.GradientTransformation:
     """Replace every gradient by SWAN's direction, of root mean square 1.
 
@@ -54,7 +63,8 @@ def scale_by_swan(
     2412.13148, Section 4). Uncentered, this is one sweep of multi-normalization with a row and a
     spectral norm (arXiv 2502.06742), whose result is a fixed point. The whitening is exact to
     rounding, unlike the paper's ten coupled Newton-Schulz steps, `swan_whitening()`, which learn
-    less in the same number of steps.
+    less in the same number of steps. With `num_iters`, that many sweeps of `scale_by_sinkhorn` take
+    the place of GradNorm.
 
     State, dtypes and errors are those of `multi_normalize`. On a mesh with Auto axes, which a
     transformation cannot see, devices may send many times as much as with Explicit axes: use
@@ -62,7 +72,12 @@ def scale_by_swan(
     and weights.
 
     Args:
+      num_iters: sweeps of rows and columns before the whitening. None, as in the papers, normalizes
+        rows alone; 2 ended at the same loss or lower in a learning study of small models.
       ...
+
+    Raises:
+      ValueError: also if both `centered` and `num_iters` are given.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -74,6 +89,8 @@ def scale_by_swan(
       1.0
     """
     check_arguments(locals())
+    if centered and num_iters is not None:
+        raise ValueError("give either centered or num_iters: sweeps do not center rows")
 
     def oriented(tree: Any) -> dict[str, MatrixAxes | Fused | None]:
         found = zip(resolve_axes(axes, tree), jax.tree.leaves(tree), strict=True)
@@ -82,12 +99,13 @@ def scale_by_swan(
             for (path, each), leaf in found
         }
 
-    return multi_normalize(
-        normalize(CenteredRows() if centered else RowNorm(), oriented),
-        normalize_spectral(oriented, orthogonalizer),
-        normalize(FrobeniusNorm(), oriented),
-        num_iters=1,
-    )
+    rows = normalize(CenteredRows() if centered else RowNorm(), oriented)
+    spectral = normalize_spectral(oriented, orthogonalizer)
+    unit = normalize(FrobeniusNorm(), oriented)
+    if num_iters is None:
+        return multi_normalize(rows, spectral, unit, num_iters=1)
+    sweeps = scale_by_sinkhorn(axes, num_iters)
+    return in_float32(optax.chain(sweeps, multi_normalize(spectral, unit, num_iters=1)))
 
 
 @documented
@@ -98,6 +116,7 @@ def swan(
     axes: AxesLike = None,
     centered: bool = False,
     orthogonalizer: Orthogonalizer | None = None,
+    num_iters: NumIters | None = None,
     **options: Unpack[AuxiliaryAdamOptions],
 ) -> optax.GradientTransformationExtraArgs:
     """SWAN: normalized rows, whitened and rescaled, and Adam for every other parameter.
@@ -107,6 +126,7 @@ def swan(
     later paper.
 
     Args:
+      num_iters: sweeps of rows and columns before the whitening. None normalizes rows alone.
       ...
 
     Example:
@@ -118,5 +138,7 @@ def swan(
       >>> round(float(jnp.sqrt(jnp.mean(updates["dense"]["kernel"] ** 2))), 6)
       0.001
     """
-    direction = functools.partial(scale_by_swan, centered=centered, orthogonalizer=orthogonalizer)
+    direction = functools.partial(
+        scale_by_swan, centered=centered, orthogonalizer=orthogonalizer, num_iters=num_iters
+    )
     return auxiliary_adam(direction, learning_rate, axes=axes, **options)
