@@ -88,7 +88,7 @@ def optimizers() -> Table:
 
 
 def _brief(name: str) -> str:
-    return {"adamw": "AdamW", "ldadam-plain": "LDAdam"}.get(name, OPTIMIZERS[name].title)
+    return "AdamW" if name == "adamw" else OPTIMIZERS[name].title
 
 
 def memory() -> Table:

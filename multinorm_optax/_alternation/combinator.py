@@ -38,7 +38,8 @@ def multi_normalize(
 
     For two norms whose projections have equal Frobenius norm c, the dual value <x_k, x_k+1> never
     decreases and is at most c^2; both norms become one if and only if it reaches c^2. For (rows,
-    columns) and (rows, spectral) it does if the matrix has full support, and may not otherwise.
+    columns) it does if the matrix has full support, for (rows, spectral) if it has full rank, and
+    it may not otherwise.
 
     The gradient is upcast once, to at least float32, and the result downcast once. Members made by
     `normalize` run weight by weight. If all of them are Euclidean (rows, columns, Frobenius), only

@@ -168,9 +168,10 @@ def newton_schulz(
 def muon_quintic(
     steps: int = 5, precision: Precision = "highest", dtype: DType = None
 ) -> Orthogonalizer:
-    """Muon's quintic (3.4445, -4.7750, 2.0315): singular values end in about [0.7, 1.2].
+    """Muon's quintic (3.4445, -4.7750, 2.0315), by Jordan et al., 2024.
 
-    Jordan et al., 2024. For `precision` and `dtype` see `odd_polynomial`.
+    Five steps take singular values above 1e-2 of the Frobenius norm to about [0.7, 1.2], and leave
+    smaller ones below. For `precision` and `dtype` see `odd_polynomial`.
     """
     _check_steps(steps)
     return odd_polynomial([(3.4445, -4.7750, 2.0315)] * steps, precision, dtype)

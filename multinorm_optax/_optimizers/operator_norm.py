@@ -28,8 +28,8 @@ def scale_by_operator_norm(
 
     A step of operator norm sqrt(m/n) changes the outputs for inputs of root mean square one by a
     root mean square of at most one, at any width (Yang, Simon and Bernstein, arXiv 2310.17813).
-    After `scale_by_sinkhorn` the operator norm is between sqrt(m) + sqrt(n), for noise, and
-    sqrt(m n), for rank one.
+    After `scale_by_sinkhorn` the operator norm is between sqrt(max(m, n)), for equal singular
+    values, and sqrt(m n), for rank one; for noise it is about sqrt(m) + sqrt(n).
 
     |w| is at most the largest singular value and never falls, so that the resulting norm is
     sqrt(m/n) or slightly larger. An iteration reads X twice; devices exchange only vectors.

@@ -61,10 +61,10 @@ def scale_by_swan(
     their mean and divide by their standard deviation: GradNorm of the paper), then compute
     (G G^T)^(-1/2) G (GradWhitening), then scale to Frobenius norm sqrt(m n) (Ma et al., arXiv
     2412.13148, Section 4). Uncentered, this is one sweep of multi-normalization with a row and a
-    spectral norm (arXiv 2502.06742), whose result is a fixed point. The whitening is exact to
-    rounding, unlike the paper's ten coupled Newton-Schulz steps, `swan_whitening()`, which learn
-    less in the same number of steps. With `num_iters`, that many sweeps of `scale_by_sinkhorn` take
-    the place of GradNorm.
+    spectral norm (arXiv 2502.06742), whose result is a fixed point if G has full rank. The
+    whitening is exact to rounding, unlike the paper's ten coupled Newton-Schulz steps,
+    `swan_whitening()`, which learned less in large batches in a study of small models. With
+    `num_iters`, that many sweeps of `scale_by_sinkhorn` take the place of GradNorm.
 
     State, dtypes and errors are those of `multi_normalize`. On a mesh with Auto axes, which a
     transformation cannot see, devices may send many times as much as with Explicit axes: use
@@ -73,7 +73,7 @@ def scale_by_swan(
 
     Args:
       num_iters: sweeps of rows and columns before the whitening. None, as in the papers, normalizes
-        rows alone; 2 ended at the same loss or lower in a learning study of small models.
+        rows alone; 2 ended at the same loss or lower in that study.
       ...
 
     Raises:
