@@ -191,6 +191,24 @@ class TestDueRuns:
         assert found.winner[0].trial.rates == second
         assert {run.trial.rates for group in found.shorter for run in group} == {second}
 
+    def test_box_moves_where_the_better_mean_lies_at_the_edge(self) -> None:
+        edge = min(BOX.points(16), key=lambda rates: BOX.place(rates)[0])
+        bowl = _bowl(_center("adamw2"))
+        lowest = min(bowl(_trial(rates)) for rates in BOX.points(16))
+
+        def loss(trial: Trial) -> float:
+            if trial.rates == edge:
+                return lowest + 1e-6 if trial.seed == 0 else 0.0
+            return bowl(trial)
+
+        runs = _carry_out(["adamw2"], {"adamw2": loss})
+        found = search(CELL, "adamw2", runs)
+        assert found.inside
+        assert found.winner[0].trial.rates == edge
+        assert found.boxes[-1].center.matrices == edge.matrices
+        assert len(found.tries) == 16 + 8 * (len(found.boxes) - 1)
+        assert len({run.trial.key for run in runs}) == len(runs)
+
     def test_point_that_diverges_with_a_seed_loses(self) -> None:
         bowl = _bowl(_center("adamw2"))
         best = min(BOX.points(16), key=lambda rates: bowl(_trial(rates)))

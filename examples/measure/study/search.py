@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from examples.llama.config import InputError
 from examples.measure.study.plan import CELLS, FIRST, MOVES, REPEATED, SEEDS, SHORTER, SPACES
-from examples.measure.study.points import Box
+from examples.measure.study.points import Box, Rates
 from examples.measure.study.runs import Run, Trial
 
 
@@ -23,8 +23,8 @@ class Search:
     tries: list[Run] = field(default_factory=list)
     """The runs of the boxes' points, best first."""
     at_edge: bool = False
-    """Whether the best point lies in the outer tenth of a box that may not move any more, or no run
-    was finite: nothing can be said of such an optimizer."""
+    """Whether the best point, or that with the best mean, lies in the outer tenth of a box that may
+    not move any more, or no run was finite: nothing can be said of such an optimizer."""
     inside: bool = False
     """Whether all points of the last box were tried, and the best of all lies inside."""
     winner: Sequence[Run] = ()
@@ -76,6 +76,7 @@ def search(cell: str, optimizer: str, runs: Sequence[Run]) -> Search:
         found.due = {n: trial for n, trial in enumerate(trials) if trial.key not in own}
         return runs_made
 
+    candidates: list[Trial] = []
     while True:
         number, box = len(found.boxes) - 1, found.boxes[-1]
         points = [
@@ -87,28 +88,40 @@ def search(cell: str, optimizer: str, runs: Sequence[Run]) -> Search:
         found.tries = sorted(found.tries + made(points), key=lambda run: run.score)
         if found.due:
             return found
-        best = found.tries[0]
-        moved = None if best.loss is None else box.moved_to(best.trial.rates)
-        if moved is None or number == MOVES:
+        best = [run.trial for run in found.tries if run.loss is not None][:REPEATED]
+        if not best:
+            found.at_edge = True
+            return found
+        moved = _next_box(found.boxes, best[0].rates)
+        found.inside = moved is None
+        if found.inside:
+            candidates += [one for one in best if one not in candidates]
+            # every candidate's first seed before any second one
+            repeated = made([one._replace(seed=seed) for seed in SEEDS for one in candidates])
+            if found.due:
+                return found
+            groups = [repeated[start :: len(candidates)] for start in range(len(candidates))]
+            winner = min(groups, key=mean_loss)
+            moved = _next_box(found.boxes, winner[0].trial.rates)
+        if moved is None:
+            found.winner = winner
             break
+        found.inside, found.at_edge = False, number == MOVES
+        if found.at_edge:
+            return found
         found.boxes.append(moved)
-    found.at_edge = best.loss is None or moved is not None
-    found.inside = not found.at_edge
-    if found.at_edge:
-        return found
-    candidates = [run.trial for run in found.tries if run.loss is not None][:REPEATED]
-    # every candidate's first seed before any second one
-    repeated = made([one._replace(seed=seed) for seed in SEEDS for one in candidates])
-    if found.due:
-        return found
-    groups = [repeated[start :: len(candidates)] for start in range(len(candidates))]
-    found.winner = min(groups, key=mean_loss)
     lengths = [
         [run.trial._replace(steps=steps // part) for run in found.winner] for part in SHORTER
     ]
     found.shorter = [group for each in lengths if len(group := made(each)) == len(each)]
     made([trial for each in lengths for trial in each])
     return found
+
+
+def _next_box(boxes: Sequence[Box], best: Rates) -> Box | None:
+    """Where the last box moves; None if the best point lies well inside of any box."""
+    moved = [box.moved_to(best) for box in boxes]
+    return None if None in moved else moved[-1]
 
 
 def due_trials(cells: Sequence[str], optimizers: Sequence[str], runs: Sequence[Run]) -> list[Trial]:
