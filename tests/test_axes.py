@@ -52,7 +52,7 @@ def test_square_matrix_is_not_turned():
     assert axes.oriented((5, 5)) == axes
 
 
-@pytest.mark.parametrize("bad", [1.0, "1", (0, 1.5), None, True, (0, True)])
+@pytest.mark.parametrize("bad", [1.0, "1", (0, 1.5), None, True, (0, True), np.array(0)])
 def test_axes_are_integers(bad):
     with pytest.raises(TypeError, match=r"MatrixAxes\.output must be integers, got"):
         mo.MatrixAxes(output=bad, input=0)

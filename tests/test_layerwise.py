@@ -451,6 +451,30 @@ def test_no_embedding_parameters_and_one_layer(float64, rng):
     assert state.embed == state.head == optax.EmptyState()
 
 
+def test_numbers_may_pass_through_the_layers():
+    model = LayerwiseModel(
+        embed=lambda p, batch: (batch @ p["embed"], 0.0),
+        block=lambda w, x: (x[0] @ w["kernel"], x[1] + jnp.mean(x[0] ** 2)),
+        head=lambda p, x, batch: jnp.mean((x[0] @ p["head"]) ** 2) + x[1],
+    )
+    params = {"embed": jnp.ones((3, 4)), "layers": {"kernel": jnp.ones((2, 4, 4))}}
+    params["head"] = jnp.ones((4, 1))
+
+    def loss(params, batch):
+        x = model.embed(params, batch)
+        for kernel in params["layers"]["kernel"]:
+            x = model.block({"kernel": kernel}, x)
+        return model.head(params, x, batch)
+
+    init, step = layerwise_training(model, optax.sgd(1e-6))
+    batch = jnp.ones((2, 3))
+    new, _, value = step(params, init(params), batch)
+    want, gradient = jax.value_and_grad(loss)(params, batch)
+    np.testing.assert_allclose(value, want, rtol=1e-6)
+    for path in ("embed", "head"):
+        np.testing.assert_allclose(new[path], 1 - 1e-6 * gradient[path], rtol=1e-6)
+
+
 def test_runs_without_jit(rng, batches):
     tx, params = OPTIMIZERS["sgd_momentum"], draw(rng)
     got = run(layerwise_training(MODEL, tx), params, batches[:1])

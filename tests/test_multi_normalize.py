@@ -254,7 +254,23 @@ class Scaled(mo.RowNorm):
         return x * self.factor
 
 
+class AllColumns(mo.RowNorm):
+    """Zero columns count in the size of a row."""
+
+    def size(self, x, axes):
+        return axes.matrix_shape(x.shape)
+
+
 class TestNormsOfUsers:
+    @pytest.mark.parametrize("tol", [None, 0.0])
+    def test_may_be_subclasses_that_count_otherwise(self, rng, tol):
+        G = np.float32(rng.standard_normal((4, 6)))
+        G[0] = G[:, 1] = 0
+        rows = mo.normalize(AllColumns(), ROWS_FIRST)
+        tx = mo.multi_normalize(COLUMNS, rows, num_iters=1, tol=tol)
+        want = updated(rows, updated(COLUMNS, G))
+        np.testing.assert_allclose(updated(tx, G), want, rtol=1e-6)
+
     @pytest.mark.parametrize("factor", [2.0, 3.0])
     def test_are_told_apart(self, factor):
         tx = mo.multi_normalize(mo.normalize(Scaled(factor), ROWS_FIRST), num_iters=1)

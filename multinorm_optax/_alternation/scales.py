@@ -32,19 +32,15 @@ from multinorm_optax._alternation.windows import (
 from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.fused import Fused
 from multinorm_optax._norms.base import Count, MatrixSize
-from multinorm_optax._norms.euclidean import EuclideanNorm
+from multinorm_optax._norms.euclidean import ColumnNorm, FrobeniusNorm, RowNorm
 from multinorm_optax._norms.precision import compute_dtype, largest
 
 Scales = tuple[jax.Array, ...]  # for each norm one per group; 0 marks a group of zeros
 
 
 def only_rescale(members: tuple[Member, ...]) -> bool:
-    """Whether all projections are those of Euclidean norms, and not overridden in a subclass."""
-    return all(
-        isinstance(member.projection, EuclideanNorm)
-        and type(member.projection).project is EuclideanNorm.project
-        for member in members
-    )
+    """Whether all projections are those of Euclidean norms; a subclass may override a method."""
+    return all(type(each.projection) in (RowNorm, ColumnNorm, FrobeniusNorm) for each in members)
 
 
 class ScaleAlternation(WeightAlternation):

@@ -42,7 +42,8 @@ class MatrixAxes:
 
     def __init__(self, output: int | Sequence[int], input: int | Sequence[int]):
         for side, value in (("output", output), ("input", input)):
-            axes = tuple(value) if isinstance(value, Iterable) else (value,)
+            single = not isinstance(value, Iterable) or getattr(value, "ndim", None) == 0
+            axes: tuple[Any, ...] = (value,) if single else tuple(value)  # type: ignore[arg-type]
             if not all(map(is_integer, axes)):
                 raise TypeError(f"MatrixAxes.{side} must be integers, got {value!r}")
             object.__setattr__(self, side, tuple(map(int, axes)))

@@ -158,7 +158,7 @@ def newton_schulz(
 ) -> Orthogonalizer:
     """The textbook Newton-Schulz iteration X <- 3/2 X - 1/2 X X^T X.
 
-    Small singular values grow by 3/2 a step: 30 steps lift 1e-5 to 1. For `precision` and `dtype`
+    Small singular values grow by 3/2 a step: 30 steps lift 3e-5 to 1. For `precision` and `dtype`
     see `odd_polynomial`.
     """
     _check_steps(steps)

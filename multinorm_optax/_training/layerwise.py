@@ -155,7 +155,9 @@ def layerwise_training(
             gradient, of_x = _vjp(block, weights, x)[1](cotangent)
             return _update(optimizer, gradient, of_layer, weights), _floats(of_x)
 
-        x, pull_embed = _vjp(lambda embed: model.embed(embed, batch), embed)
+        x, pull_embed = _vjp(
+            lambda embed: jax.tree.map(jnp.asarray, model.embed(embed, batch)), embed
+        )
         x, inputs = forward(block, stack, x)
         loss, (gradient, of_x) = jax.value_and_grad(model.head, argnums=(0, 1), allow_int=True)(
             head | tied, x, batch
