@@ -345,4 +345,4 @@ class Checkpoints:
             while aside.exists():
                 aside = aside.with_name(aside.name + "'")
             aside.parent.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(aside)
+            shutil.move(self.folder / str(step), aside)

@@ -17,9 +17,10 @@ from examples.llama.config import InputError, PresetName
 from examples.llama.presets import PRESETS
 from examples.llama.run.command import run_command
 from examples.llama.run.options import Checked, Positive
+from examples.llama.run.stop import end_quietly
 from examples.measure import compilation, orthogonalizers, updates
 from examples.measure.pictures import draw_ratios, height_of_ratios, name_lines, panels
-from examples.measure.results import write_results
+from examples.measure.results import check_results, write_results
 from examples.measure.tables import Table, table, unique
 from examples.measure.timing import NOTE, REFERENCE, Spread, ratios
 from examples.measure.updates import KERNEL, WEIGHTS, Matrices, Shape, fitting_layers, layer_shapes
@@ -242,6 +243,7 @@ def run(command: Command, console: Console) -> int:
     for option in ("sections", "presets"):
         if not getattr(command, option):
             raise InputError(f"--{option} names none; leave the option out to take all")
+    check_results(command.results, ".png")
     found: dict[str, Any] = {}
     for section in unique(command.sections):
         console.rule(section)
@@ -255,4 +257,5 @@ main = functools.partial(run_command, "examples.measure.bench", Command, run)
 """Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
+    end_quietly()
     sys.exit(main(None))

@@ -32,9 +32,10 @@ from examples.llama.model import LLAMA_RULES, Params, abstract_llama
 from examples.llama.optimizers import MATRIX, OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
 from examples.llama.run.command import run_command
+from examples.llama.run.stop import end_quietly
 from examples.llama.schedule import make_optimizer
 from examples.measure.exchanges import KINDS, Collective, collectives
-from examples.measure.results import write_results
+from examples.measure.results import check_results, write_results
 from examples.measure.tables import Table, table, unique
 
 _NOTE = (
@@ -82,12 +83,12 @@ def total(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
 
 def simulated_mesh(shape: tuple[int, int], axis_type: AxisType) -> Mesh:
     """A mesh of simulated CPU devices; an error if JAX has made its devices already, too few."""
-    count = math.prod(shape)
+    count = math.prod(shape) if min(shape) > 0 else 0
     with contextlib.suppress(RuntimeError):  # there are devices already
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", max(1, count))
         jax.config.update("jax_platforms", "cpu")
     devices = jax.devices("cpu")
-    if min(shape) < 1 or len(devices) < count:
+    if not 0 < count <= len(devices):
         raise InputError(
             f"--mesh {shape[0]} {shape[1]} is for {count} devices, but there are {len(devices)}; "
             f"run the command in a process of its own, with positive numbers"
@@ -111,7 +112,8 @@ def compiled_update(
     optimizer = make_optimizer(resolve(OptimizerConfig(name), preset), PRESETS[preset].setup)
     with placement.entered():
         params = placement.abstract(lambda: matrices)
-        state = placement.abstract(lambda: optimizer.init(params))
+        state = jax.eval_shape(optimizer.init, params)
+        state = placement.abstract(lambda: {"optimizer_state": state})["optimizer_state"]
         shardings = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
         update = jax.jit(optimizer.update, out_shardings=shardings)
         return update.lower(params, state, params).compile()
@@ -172,6 +174,7 @@ def run(command: Command, console: Console) -> int:
     """Measure and report; return the exit code."""
     if not command.optimizers:
         raise InputError("--optimizers names none; leave the option out to take all")
+    check_results(command.results)
     write_results(command.results, measure(command, console), console)
     return 0
 
@@ -180,4 +183,5 @@ main = functools.partial(run_command, "examples.measure.collectives", Command, r
 """Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
+    end_quietly()
     sys.exit(main(None))

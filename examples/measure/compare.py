@@ -12,6 +12,7 @@ from rich.console import Console
 from examples.llama.config import (
     CorpusConfig,
     Experiment,
+    InputError,
     OptimizerConfig,
     OptimizerName,
     RunConfig,
@@ -24,7 +25,9 @@ from examples.llama.run.command import run_command
 from examples.llama.run.folder import RunFolder, read_metrics
 from examples.llama.run.plot import show_from, style
 from examples.llama.run.stop import end_quietly
-from examples.llama.schedule import rates_text
+from examples.llama.run.tracking import check_packages
+from examples.llama.schedule import make_optimizer, rates_text
+from examples.llama.step import check_layerwise
 from examples.llama.text.corpus import load_corpus
 from examples.llama.train import DIVERGED, train
 from examples.measure.pictures import look, panels
@@ -67,6 +70,11 @@ summary; None where it diverged."""
 def run_of(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
     """What a run left in its folder."""
     lines = [line for line in read_metrics(folder.metrics) if "validation_loss" in line]
+    if not lines:
+        raise InputError(
+            f"{folder.metrics} has no validation of a finished run; put back a whole copy of it, "
+            f"or add --fresh to start over"
+        )
     return {
         "title": OPTIMIZERS[experiment.optimizer.name].title,
         "rates": rates_text(vars(experiment.optimizer)),
@@ -143,10 +151,19 @@ def draw(path: Path, title: str, runs: Runs) -> None:
 
 def run(command: Command, console: Console) -> int:
     """Train what is not trained yet, then compare; return the exit code."""
+    if not command.optimizers:
+        raise InputError("--optimizers names none; leave the option out for its default")
     setup, runs = command.setup, {}
+    names = unique(command.optimizers)
+    experiments = {name: resolved(Experiment(OptimizerConfig(name), setup)) for name in names}
+    # what does not work is an error now, not after the runs before it
+    check_packages(command.run.track)
+    for experiment in experiments.values():
+        if command.run.layerwise:
+            check_layerwise(experiment)
+        make_optimizer(experiment.optimizer, setup)
     corpus = load_corpus(command.corpus, setup.model.vocabulary, console)
-    for name in unique(command.optimizers):
-        experiment = resolved(Experiment(OptimizerConfig(name), setup))
+    for name, experiment in experiments.items():
         folder = RunFolder(command.run_dir / name)
         console.rule(OPTIMIZERS[name].title)
         code = train(

@@ -69,6 +69,8 @@ def random_rows(setup: Setup) -> np.ndarray:
     """A batch of random tokens, in rows as long as those of the preset's text."""
     # where text is contiguous, a row has one token more than it predicts
     length = setup.data.sequence_length + (PRESETS[setup.preset].corpus.text == "python")
+    if length < 2:
+        raise InputError(f"--sequence-length {length} leaves nothing to predict; choose 2 or more")
     shape = setup.data.batch_size, length
     return np.random.default_rng(0).integers(setup.model.vocabulary, size=shape, dtype=np.int32)
 

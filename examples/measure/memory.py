@@ -28,7 +28,7 @@ from examples.llama.run.stop import end_quietly
 from examples.measure.absent import H100, compiling_for
 from examples.measure.footprint import GIB, CompiledStep, deepest, kept, with_model
 from examples.measure.pictures import draw_stacks, name_lines, panels
-from examples.measure.results import write_results
+from examples.measure.results import check_results, write_results
 from examples.measure.tables import Table, pivot, table, unique
 
 CARDS_GIB = (24, 80)
@@ -270,8 +270,10 @@ def real_step(row: Row) -> str:
 
 def run(command: Command, console: Console) -> int:
     """Count, compile and report; return the exit code."""
-    with compiling_for(H100) if command.h100 and command.compile else contextlib.nullcontext():
-        device = jax.devices()[0].device_kind if command.compile else None
+    check_results(command.results, ".png")
+    compiles = command.compile or command.largest
+    with compiling_for(H100) if command.h100 and compiles else contextlib.nullcontext():
+        device = jax.devices()[0].device_kind if compiles else None
         presets, models = _measured(command, console)
     notes = NOTES[: 1 if device is None else 3 if device == "cpu" else 2]
     console.print(*notes, sep="\n", soft_wrap=True)

@@ -28,7 +28,7 @@ from examples.llama.run.stop import end_quietly
 from examples.llama.step import initial_state, make_train_step
 from examples.measure.footprint import GIB, device_memory, kept, random_rows
 from examples.measure.pictures import draw_ratios, height_of_ratios, name_lines, panels
-from examples.measure.results import write_results
+from examples.measure.results import check_results, write_results
 from examples.measure.tables import Table, table, unique
 from examples.measure.timing import NOTE, REFERENCE, Spread, Turn, competitors, ratios, take_turns
 
@@ -126,6 +126,7 @@ def draw(path: Path, group: Group) -> None:
 
 def run(command: Command, console: Console) -> int:
     """Measure and report; return the exit code."""
+    check_results(command.results, ".png")
     setup = command.setup
     experiments = {
         name: resolved(Experiment(OptimizerConfig(name), setup))

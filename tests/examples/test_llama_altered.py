@@ -1,6 +1,7 @@
 """Runs whose folder was changed by something else than the run: nothing of it goes unnoticed."""
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -206,6 +207,25 @@ def test_checkpoint_with_metadata_of_another_form_is_passed_over(
     assert "after step 10" in output
     assert (run / "damaged" / "5").is_dir()
     assert _summary(run)["validation_loss"] == _summary(whole)["validation_loss"]
+
+
+def test_checkpoint_on_another_file_system_is_moved_aside(
+    corpus: Corpus, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where `checkpoints` is a link to one."""
+    rename = os.rename
+
+    def refuse(source: Any, target: Any, **options: Any) -> None:
+        if "damaged" in Path(target).parts:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    (run / "checkpoints" / "12" / "_CHECKPOINT_METADATA").write_text("[]")
+    code, output = _train(corpus, run)
+    assert code == 0
+    assert "after step 10" in output
+    assert (run / "damaged" / "12").is_dir()
 
 
 def test_checkpoints_that_all_have_metadata_of_another_form_stay(corpus: Corpus, run: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from examples.llama.config import CorpusConfig, DataConfig, InputError
 from examples.llama.text.corpus import load_corpus
-from examples.llama.text.python_source import is_validation, source_files
+from examples.llama.text.python_source import is_validation, python_source, source_files
 from examples.llama.text.tokens import TokenCorpus, cut_rows
 from tests.examples.c4_files import sentencepiece_model
 from tests.examples.damage import refuse_to_list
@@ -121,6 +121,25 @@ def test_changed_files_are_another_corpus(source_folder: Path, tmp_path: Path) -
     assert len({before.name, longer.name, other.name}) == 3
     changed.write_bytes(content)
     assert load(config).name == before.name
+
+
+def test_a_folder_is_known_by_its_files_whatever_the_python(
+    source_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CorpusConfig(corpus_root=source_folder, cache=tmp_path)
+    before = load(config).name
+    monkeypatch.setattr("platform.python_version", lambda: "4.0.0")
+    assert load(config).name == before
+    assert python_source(None).title == "python-4.0.0"
+
+
+def test_validation_files_without_a_token_are_refused(tmp_path: Path) -> None:
+    names = [Path(f"{number}.py") for number in range(100)]
+    (tmp_path / next(filter(is_validation, names))).touch()
+    (tmp_path / next(name for name in names if not is_validation(name))).write_text("x = 1")
+    config = CorpusConfig(corpus_root=tmp_path, cache=tmp_path / "cache")
+    with pytest.raises(InputError, match=r"validation files .* are empty.*--corpus-root"):
+        load(config)
 
 
 def test_folder_without_python_files_is_refused(tmp_path: Path) -> None:

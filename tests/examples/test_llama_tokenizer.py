@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from tokenizers import Tokenizer as TokenizersTokenizer
+from tokenizers.models import WordLevel
 
 from examples.llama.config import CorpusConfig, InputError
 from examples.llama.text.corpus import load_corpus
@@ -140,6 +141,14 @@ def test_what_is_no_tokenizer_is_refused(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_tokenizer(tmp_path / name)
+
+
+def test_text_that_a_tokenizer_cannot_write_is_refused() -> None:
+    model = TokenizersTokenizer(WordLevel({"known": 0}, unk_token="[UNK]"))
+    tokenizer = json_tokenizer(model.to_str().encode())
+    assert tokenizer.encode("known").tolist() == [0]
+    with pytest.raises(InputError, match=r"cannot write a text: .*token for what is unknown"):
+        tokenizer.encode("unknown")
 
 
 @pytest.mark.parametrize(

@@ -221,12 +221,18 @@ def test_command_line_trains_starts_over_and_refuses(
     assert main([*command, "--learning-rate", "0.1"]) == 2
     assert "--fresh" in capsys.readouterr().out
     assert main([*command, "--learning-rate", "0.1", "--fresh"]) == 0
+    away = ["--learning-rate", "0.1", "--fresh", "--run-dir", "runs/adamw.1/../adamw"]
+    assert main([*command, *away]) == 0
     assert main([*command, "--num-iters", "3", "--fresh"]) == 2
     assert "--num-iters has no meaning for adamw" in capsys.readouterr().out
     with pytest.raises(SystemExit) as end:
         main([*command, "--batch-size", "4", "--microbatches", "3"])
     assert end.value.code == 2
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["adamw", "adamw.1"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "adamw",
+        "adamw.1",
+        "adamw.2",
+    ]
     old = json.loads((tmp_path / "runs" / "adamw.1" / "summary.json").read_text())
     assert old["config"]["optimizer"]["learning_rate"] != 0.1
 

@@ -3,6 +3,7 @@ import math
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,16 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from examples.llama.config import InputError, ModelConfig
-from examples.measure.collectives import main, matrices_of, simulated_mesh, total
+from examples.llama.config import InputError, ModelConfig, Setup
+from examples.llama.mesh import Placement
+from examples.llama.presets import PRESETS, Preset
+from examples.measure.collectives import (
+    compiled_update,
+    main,
+    matrices_of,
+    simulated_mesh,
+    total,
+)
 from examples.measure.exchanges import Array, Collective, collectives
 
 pytestmark = pytest.mark.devices(8)
@@ -176,6 +185,14 @@ def test_figures_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert rows["SinkGD"]["sent_bytes"] * 20 < rows["Muon"]["sent_bytes"]
     for row in rows.values():
         assert row["sent_bytes"] == sum(kind["sent_bytes"] for kind in row["kinds"].values())
+
+
+@pytest.mark.parametrize("name", ["adam-mini", "ldadam", "galore", "adalomo"])
+def test_state_of_other_shapes_than_the_weights(name: str) -> None:
+    model = ModelConfig(hidden=32, mlp=40, heads=2, layers=1)
+    placement = Placement(simulated_mesh((2, 2), AxisType.Auto))
+    with mock.patch.dict(PRESETS, cpu=Preset(Setup(model=model))):
+        compiled_update(name, "cpu", matrices_of(model), placement)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,39 @@ def test_comparison_end_to_end(
     assert first[0] == first[1]
 
     (folder / "compare.json").unlink()
+    metrics = (folder / "sinkgd" / "metrics.jsonl").read_bytes()
+    (folder / "sinkgd" / "checkpoints").rename(tmp_path / "checkpoints")
+    (folder / "sinkgd" / "metrics.jsonl").write_bytes(b"")
+    assert main(arguments) == 2
+    assert "metrics.jsonl has no validation of a finished run" in capsys.readouterr().out
+    (folder / "sinkgd" / "metrics.jsonl").write_bytes(metrics)
+    (tmp_path / "checkpoints").rename(folder / "sinkgd" / "checkpoints")
     assert main(arguments) == 0
     assert json.loads((folder / "compare.json").read_text())["runs"] == runs
     assert "is finished" in capsys.readouterr().out
     assert main([*arguments, "--fresh"]) == 0
     assert (folder / "sinkgd.1" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--optimizers"], "--optimizers names none"),
+        (["--optimizers", "sgd", "galore", "--layerwise"], "galore"),
+        (["--optimizers", "sgd", "ldadam", "--hidden", "8"], "--rank is 16"),
+        (["--optimizers", "sgd", "--track", "wandb"], "wandb"),
+    ],
+)
+def test_what_does_not_work_is_refused_before_any_run(
+    options: list[str],
+    message: str,
+    tiny_options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    folder = tmp_path / "compare"
+    assert main([*tiny_options, "--run-dir", str(folder), *options]) == 2
+    assert message in capsys.readouterr().out
+    assert not folder.exists()

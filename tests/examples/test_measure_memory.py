@@ -302,14 +302,20 @@ def test_a_step_is_compiled_for_a_gpu_that_is_not_there(
     assert written["compiled_for"] == device.device_kind
 
 
+@pytest.mark.parametrize(
+    "options", [[], ["--no-compile", "--largest", "cpu"]], ids=["step", "largest"]
+)
 def test_a_missing_compiler_for_gpus_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def missing(*_: Any, **__: Any) -> None:
         raise NotImplementedError("topology not implemented for cuda")
 
     monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", missing)
-    assert main(["--h100", "--results", str(tmp_path / "memory.json")]) == 2
+    assert main(["--h100", *options, "--results", str(tmp_path / "memory.json")]) == 2
     output = " ".join(capsys.readouterr().out.split())
     assert 'install "jax[cuda12]"' in output
     assert "topology not implemented" in output

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -310,6 +311,68 @@ class TestRunsFile:
         with pytest.raises(InputError, match="line 1: not a run of this study"):
             RunsFile(path).runs()
 
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"loss": "abc"},
+            {"rates": ["0.001"]},
+            {"rates": []},
+            {"rates": [0.0, 1.0]},
+            {"seconds": None},
+            {"steps": 0},
+            {"environment": -1},
+            {"seed": True},
+            {"more": 1},
+        ],
+        ids=str,
+    )
+    def test_altered_run_is_refused(self, tmp_path: Path, changes: dict[str, Any]) -> None:
+        file = RunsFile(tmp_path / "runs.jsonl")
+        record = _run(self._trials()[0], 2.5).as_json()
+        file.path.write_text(json.dumps(record) + "\n" + json.dumps(record | changes) + "\n")
+        with pytest.raises(InputError, match="line 2: not a run of this study"):
+            file.runs()
+
+    def test_two_files_in_one_are_refused(self, tmp_path: Path) -> None:
+        file = RunsFile(tmp_path / "runs.jsonl")
+        file.environment({"corpus": "a"})
+        file.path.write_bytes(2 * file.path.read_bytes())
+        with pytest.raises(InputError, match="environments are not numbered from 0"):
+            file.environments()
+
+    def test_run_of_a_text_that_no_line_names_is_of_another(self, tmp_path: Path) -> None:
+        file = RunsFile(tmp_path / "runs.jsonl")
+        file.append(_run(self._trials()[0], 2.5))
+        with pytest.raises(InputError, match="of the text that no line names, this would be a"):
+            file.check_text(CELL, "a")
+
+    def test_nothing_waits_for_others_after_the_deadline(self, tmp_path: Path) -> None:
+        file = RunsFile(tmp_path / "runs.jsonl")
+        trial = self._trials()[0]
+        program = textwrap.dedent(
+            """
+            import sys
+            from pathlib import Path
+            from examples.measure.study.points import Rates
+            from examples.measure.study.runs import RunsFile, Trial
+
+            trial = eval(sys.argv[2])
+            make = lambda trial: print("claimed", flush=True) or sys.stdin.read() and None
+            RunsFile(Path(sys.argv[1])).carry_out(lambda runs: [trial], make)
+            """
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(file.path), repr(trial)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "claimed\n"
+            file.carry_out(lambda runs: [trial], lambda trial: None, deadline=0.0)
+            other.communicate("")
+        assert file.runs() == []
+
     def test_environment_is_written_once(self, tmp_path: Path) -> None:
         file = RunsFile(tmp_path / "runs.jsonl")
         numbers = [file.environment({"corpus": name}) for name in ("a", "b", "a")]
@@ -516,6 +579,17 @@ class TestStudy:
         again = RunsFile(path).runs()
         assert {run.trial.key: run.loss for run in again} == {r.trial.key: r.loss for r in runs}
 
+    @pytest.mark.parametrize("suffix", ["md", "png"])
+    def test_runs_in_the_place_of_the_report_are_refused(
+        self, options: list[str], suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / f"study.{suffix}"
+        path.write_text("")
+        for action in ("--show", "--no-show"):
+            assert main([*options, "--results", str(path), action]) == 2
+            assert "would be replaced" in capsys.readouterr().out
+        assert path.read_text() == ""
+
     def test_report_is_written_beside_the_runs(self, options: list[str], tmp_path: Path) -> None:
         losses = {name: _bowl(_center(name)) for name in ("adamw2", "sinkgd")}
         runs = _carry_out(list(losses), losses)
@@ -543,6 +617,7 @@ class TestStudy:
         (["--cells", "none"], "--cells: none is not one of large-8k"),
         (["--optimizers", "none"], "--optimizers: none is not one of adamw2"),
         (["--cells", "60m"], "60m trains on token shards; give --tokens"),
+        (["--show", "--results", "absent.jsonl"], "absent.jsonl does not exist"),
     ],
 )
 def test_command_refuses(

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from examples.llama.config import Setup
+from examples.llama.config import InputError, Setup
 from examples.measure import throughput
 from examples.measure.footprint import random_rows
 from examples.measure.throughput import main, make_table
@@ -73,6 +74,23 @@ def test_random_rows_predict_the_sequence_length(tiny_setup: Setup) -> None:
     rows_BxS = random_rows(tiny_setup)
     assert rows_BxS.shape == (4, 17)
     assert 0 <= rows_BxS.min() < rows_BxS.max() < tiny_setup.model.vocabulary
+
+
+def test_documents_of_one_token_are_refused(tiny_setup: Setup) -> None:
+    data = dataclasses.replace(tiny_setup.data, sequence_length=1)
+    with pytest.raises(InputError, match="--sequence-length 1 leaves nothing to predict"):
+        random_rows(dataclasses.replace(tiny_setup, preset="60m", data=data))
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [("q.png", "would be replaced"), ("", "is a folder")], ids=["png", "folder"]
+)
+def test_results_that_cannot_be_written_are_refused_first(
+    tmp_path: Path, name: str, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--results", str(tmp_path / name)]) == 2
+    assert fault in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_measurement_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

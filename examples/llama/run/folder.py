@@ -58,6 +58,8 @@ class RunFolder(LockedFolder):
             str(path).encode()
         except UnicodeEncodeError:
             raise InputError(f"--run-dir {path} is not a name in UTF-8; choose another") from None
+        if ".." in path.parts:  # the folder is moved aside by its own name
+            path = path.parent.resolve() / path.name if path.name != ".." else path.resolve()
         super().__init__(path)
         self.config = path / "config.json"
         self.source = path / "source.json"

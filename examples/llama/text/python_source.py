@@ -47,17 +47,19 @@ class PythonSource:
     """Files of Python source without a tokenizer: a `Text`."""
 
     root: Path
+    title: str
+    """The Python version of a standard library, or files."""
     train: tuple[Path, ...]
     validation: tuple[Path, ...]
 
     @functools.cached_property
     def name(self) -> str:
-        """Python version and digest of the files: their paths and their content."""
+        """What they are, and a digest of the files: their paths and their content."""
         digest = hashlib.sha256(f"{VALIDATION_FRACTION} {_SEPARATOR!r}\n".encode())
         for path in sorted(self.train + self.validation):
             content = hashlib.sha256((self.root / path).read_bytes()).hexdigest()
             digest.update(f"{path.as_posix()} {content}\n".encode(errors="surrogateescape"))
-        return f"python-{platform.python_version()}-{digest.hexdigest()[:16]}"
+        return f"{self.title}-{digest.hexdigest()[:16]}"
 
     def training_texts(self) -> Iterator[str]:
         """The training files."""
@@ -77,6 +79,11 @@ class PythonSource:
         else:
             name = f"{name}-{tokenizer.name}"
             train, validation = self._cached(tokenizer, cache / f"{name}.npz", console)
+        if not len(validation):
+            raise InputError(
+                f"the {len(self.validation)} validation files below {self.root} are empty, or the "
+                f"tokenizer makes no token of them; choose another folder with --corpus-root"
+            )
         # a token that ends a file counts as a byte
         ends = 0 if tokenizer.end is None else len(self.validation) - 1
         num_bytes = sum(map(len, self._contents(self.validation))) + ends
@@ -129,6 +136,7 @@ class PythonSource:
 
 def python_source(root: Path | None) -> PythonSource:
     """The *.py files below `root`, by default the standard library of this Python."""
+    title = "files" if root else f"python-{platform.python_version()}"
     root = root or Path(sysconfig.get_paths()["stdlib"])
     files = source_files(root)
     train = tuple(path for path in files if not is_validation(path))
@@ -138,4 +146,4 @@ def python_source(root: Path | None) -> PythonSource:
             f"{root} has {len(train)} training and {len(validation)} validation files "
             f"(*.py, outside tests), but needs both; choose another folder with --corpus-root"
         )
-    return PythonSource(root, train, validation)
+    return PythonSource(root, title, train, validation)

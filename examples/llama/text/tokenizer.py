@@ -95,7 +95,13 @@ def json_tokenizer(content: bytes) -> Tokenizer:
     ends = (model.token_to_id(name) for name in _END_TOKENS)
 
     def encode_all(texts: Sequence[str]) -> list[np.ndarray]:
-        found = model.encode_batch(list(texts), add_special_tokens=False)
+        try:
+            found = model.encode_batch(list(texts), add_special_tokens=False)
+        except Exception as error:  # the package raises nothing more precise
+            raise InputError(
+                f"the tokenizer cannot write a text: {error}; choose one that has a token for "
+                f"what is unknown"
+            ) from error
         return [np.array(one.ids, np.int32) for one in found]
 
     return Tokenizer(

@@ -3,7 +3,7 @@
 import functools
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,13 +16,14 @@ from examples.llama.run.options import Checked, NotNegative
 from examples.llama.run.records import write_atomically
 from examples.llama.text.corpus import load_corpus
 from examples.llama.text.shards import shard_tokens
+from examples.measure.results import check_results
 from examples.measure.study.findings import findings, findings_table, progress_table
 from examples.measure.study.pictures import PICTURES, plot
 from examples.measure.study.plan import CELLS, CPU_CELLS, SPACES
 from examples.measure.study.runs import Run, RunsFile, Trial, refuse_unknown
 from examples.measure.study.search import due_trials, left, seconds_per_step
 from examples.measure.study.training import Tokens, Trainer
-from examples.measure.tables import Table
+from examples.measure.tables import Table, unique
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Command(Checked):
     def __post_init__(self) -> None:
         """Refuse names that do not exist, and text that is missing."""
         super().__post_init__()
+        if self.show and not self.results.exists():
+            raise InputError(f"{self.results} does not exist; --show shows a file that is there")
         refuse_unknown("--cells", self.cells, CELLS)
         refuse_unknown("--optimizers", self.optimizers, SPACES)
         shards = [cell for cell in self.cells if CELLS[cell].shards]
@@ -108,7 +111,8 @@ def carry_out(command: Command, file: RunsFile, console: Console) -> None:
         )
         return run
 
-    file.carry_out(functools.partial(due_trials, command.cells, command.optimizers), make)
+    due = functools.partial(due_trials, command.cells, command.optimizers)
+    file.carry_out(due, make, deadline)
 
 
 def report(command: Command, runs: list[Run], console: Console) -> None:
@@ -134,6 +138,9 @@ def report(command: Command, runs: list[Run], console: Console) -> None:
 def run(command: Command, console: Console) -> int:
     """Carry out what is missing, then report; return the exit code."""
     file = RunsFile(command.results)
+    command = replace(
+        command, cells=tuple(unique(command.cells)), optimizers=tuple(unique(command.optimizers))
+    )
     if command.estimate:
         parts = {CELLS[cell].title: (cell,) for cell in command.cells} | {"all": command.cells}
         rest = {n: left(part, command.optimizers, file.runs()) for n, part in parts.items()}
@@ -141,6 +148,7 @@ def run(command: Command, console: Console) -> int:
         console.print(Table(["", "runs", "time"], rows, "Left"))
         console.print("if no box moves; where nothing was timed, from the plan's guess")
         return 0
+    check_results(command.results, ".md", ".png")
     make = functools.partial(carry_out, command, file, console)
     if not command.show and (code := file.until_stopped(make, console)):
         return code

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import signal
 import time
@@ -98,8 +99,9 @@ class RunsFile:
 
     def check_text(self, cell: str, name: str) -> None:
         """Raise an error if runs of a cell are of another text."""
-        texts = [each["corpus"] for each in self.environments()]
-        used = {texts[run.environment] for run in self.runs() if run.trial.cell == cell}
+        texts = dict(enumerate(each["corpus"] for each in self.environments()))
+        own = [run for run in self.runs() if run.trial.cell == cell]
+        used = {texts.get(run.environment, "that no line names") for run in own}
         if other := used - {name}:
             raise InputError(
                 f"{self.path}: the runs of {cell} are of the text {', '.join(other)}, this would "
@@ -112,17 +114,23 @@ class RunsFile:
         for number, record in enumerate(read_lines(self.path), start=1):
             if "environment_number" in record:
                 continue
-            try:
-                found.append(Run.from_json(record))
-            except (KeyError, TypeError) as error:
+            if not _is_run(record):
                 raise InputError(
                     f"{self.path}, line {number}: not a run of this study; choose other --results"
-                ) from error
+                )
+            found.append(Run.from_json(record))
         return found
 
     def environments(self) -> list[dict[str, Any]]:
         """Text, versions and machine of each environment, by number."""
-        return [record for record in read_lines(self.path) if "environment_number" in record]
+        found = [record for record in read_lines(self.path) if "environment_number" in record]
+        for number, record in enumerate(found):
+            if record["environment_number"] != number or not isinstance(record.get("corpus"), str):
+                raise InputError(
+                    f"{self.path}: its environments are not numbered from 0, with a text each, as "
+                    f"in a file that one study wrote; choose other --results"
+                )
+        return found
 
     def environment(self, description: Mapping[str, Any]) -> int:
         """The number of an environment, which is added if it is new."""
@@ -143,12 +151,13 @@ class RunsFile:
         self,
         due: Callable[[Sequence[Run]], Sequence[Trial]],
         make: Callable[[Trial], Run | None],
+        deadline: float = math.inf,
     ) -> None:
         """Make the first trial that is due, given the runs so far, until none is.
 
         A trial that another process makes is left to it: its claim is a lock of one byte in a file
         beside, and ends with its process, however that ends. The work ends early where `make` gives
-        no run.
+        no run, and after the deadline of `time.monotonic()` there is no waiting for others.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_name(self.path.name + ".claims").open("ab") as claims:
@@ -165,6 +174,8 @@ class RunsFile:
             while trials := due(self.runs()):
                 trial = next(filter(claim, trials), None)
                 if trial is None:  # what is due next depends on runs of other processes
+                    if time.monotonic() > deadline:
+                        return
                     time.sleep(WAIT)
                 elif run := make(trial):
                     self.append(run)
@@ -181,6 +192,29 @@ class RunsFile:
             yield file
             file.flush()
             os.fsync(file.fileno())
+
+
+_NUMBER, _COUNT = (int, float), (int,)
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("cell", "optimizer"), (str,)),
+    **dict.fromkeys(("box", "point", "seed", "steps", "environment"), _COUNT),
+    "rates": (list,),
+    "loss": (*_NUMBER, type(None)),
+    "diverged_at": (*_COUNT, type(None)),
+    "seconds": _NUMBER,
+}
+
+
+def _is_run(record: Mapping[str, Any]) -> bool:
+    """Whether a line is what `Run.as_json` writes."""
+    return (
+        record.keys() == _TYPES.keys()
+        and all(type(record[name]) in types for name, types in _TYPES.items())
+        and all(record[name] >= 0 for name in _TYPES if _TYPES[name] is _COUNT)
+        and record["steps"] > 0
+        and len(record["rates"]) in (1, 2)
+        and all(type(rate) in _NUMBER and rate > 0 for rate in record["rates"])
+    )
 
 
 def _write(file: BinaryIO, record: Mapping[str, Any]) -> None:
