@@ -451,28 +451,33 @@ def test_no_embedding_parameters_and_one_layer(float64, rng):
     assert state.embed == state.head == optax.EmptyState()
 
 
-def test_numbers_may_pass_through_the_layers():
+@pytest.mark.parametrize(("dtype", "rtol"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
+def test_numbers_may_pass_through_the_layers(rng, dtype, rtol):
+    """Such as an auxiliary loss, which is float32 whatever the weights are."""
     model = LayerwiseModel(
         embed=lambda p, batch: (batch @ p["embed"], 0.0),
         block=lambda w, x: (x[0] @ w["kernel"], x[1] + jnp.mean(x[0] ** 2)),
-        head=lambda p, x, batch: jnp.mean((x[0] @ p["head"]) ** 2) + x[1],
+        head=lambda p, x, batch: jnp.mean((x[0] @ p["head"]) ** 2) + x[1].astype(dtype),
     )
-    params = {"embed": jnp.ones((3, 4)), "layers": {"kernel": jnp.ones((2, 4, 4))}}
-    params["head"] = jnp.ones((4, 1))
+    shapes = {"embed": (3, 4), "layers": (2, 4, 4), "head": (4, 1)}
+    params = {name: jnp.asarray(rng.uniform(0.5, 1, s), dtype) for name, s in shapes.items()}
+    params["layers"] = {"kernel": params["layers"]}
 
     def loss(params, batch):
-        x = model.embed(params, batch)
+        x, auxiliary = model.embed(params, batch)
+        auxiliary = jnp.float32(auxiliary)
         for kernel in params["layers"]["kernel"]:
-            x = model.block({"kernel": kernel}, x)
-        return model.head(params, x, batch)
+            x, auxiliary = model.block({"kernel": kernel}, (x, auxiliary))
+        return model.head(params, (x, auxiliary), batch)
 
-    init, step = layerwise_training(model, optax.sgd(1e-6))
-    batch = jnp.ones((2, 3))
+    init, step = layerwise_training(model, optax.sgd(0.5))
+    batch = jnp.ones((2, 3), dtype)
     new, _, value = step(params, init(params), batch)
     want, gradient = jax.value_and_grad(loss)(params, batch)
-    np.testing.assert_allclose(value, want, rtol=1e-6)
-    for path in ("embed", "head"):
-        np.testing.assert_allclose(new[path], 1 - 1e-6 * gradient[path], rtol=1e-6)
+    np.testing.assert_allclose(np.float32(value), np.float32(want), rtol=rtol)
+    stepped = jax.tree.map(lambda w, g: w - 0.5 * g, params, gradient)
+    for found, wanted in zip(jax.tree.leaves(new), jax.tree.leaves(stepped), strict=True):
+        np.testing.assert_allclose(np.float32(found), np.float32(wanted), rtol=rtol)
 
 
 def test_runs_without_jit(rng, batches):

@@ -22,15 +22,21 @@ def check_results(path: Path, *beside: str) -> None:
     `beside` are the suffixes of files that are written beside it, which must be others.
 
     Raises:
-        InputError: its name is not that of a file, or of such a file beside.
-        OSError: its folder cannot be written to.
+        InputError: it is a folder, or such a file beside it, or one of its files beside is.
+        OSError: it cannot be written.
     """
-    if path.is_dir() or path.suffix in beside:
-        why = "is a folder" if path.is_dir() else "would be replaced by the file beside it"
-        raise InputError(f"--results {path} {why}; choose the name of another file")
+    if path.suffix in beside:
+        raise InputError(
+            f"--results {path} would be replaced by the file beside it; choose another"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() and not os.access(path.parent, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    for each in (path, *map(path.with_suffix, beside)):
+        if each.is_dir():
+            raise InputError(f"--results {path}: {each} is a folder; choose another name")
+        target = each.resolve()
+        replaced = target.is_file() or not target.exists()  # and not a device or a pipe
+        if not os.access(target.parent if replaced else target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(each))
 
 
 def write_results(

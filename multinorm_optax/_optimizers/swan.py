@@ -64,12 +64,13 @@ def scale_by_swan(
     spectral norm (arXiv 2502.06742), whose result is a fixed point if G has full rank. The
     whitening is exact to rounding, unlike the paper's ten coupled Newton-Schulz steps,
     `swan_whitening()`, which learned less in large batches in a study of small models. With
-    `num_iters`, that many sweeps of `scale_by_sinkhorn` take the place of GradNorm.
+    `num_iters`, that many sweeps of `scale_by_sinkhorn`, along the rows and columns of `axes`, take
+    the place of GradNorm.
 
-    State, dtypes and errors are those of `multi_normalize`. On a mesh with Auto axes, which a
-    transformation cannot see, devices may send many times as much as with Explicit axes: use
-    `jax.sharding.explicit_axes(tx.update, in_sharding=...)` with the shardings of gradients, state
-    and weights.
+    Dtypes and errors are those of `multi_normalize`; the state has no leaves. On a mesh with Auto
+    axes, which a transformation cannot see, devices may send many times as much as with Explicit
+    axes: use `jax.sharding.explicit_axes(tx.update, in_sharding=...)` with the shardings of
+    gradients, state and weights.
 
     Args:
       num_iters: sweeps of rows and columns before the whitening. None, as in the papers, normalizes

@@ -148,16 +148,14 @@ def layerwise_training(
         tied = {name: embed[name] for name in model.head_names if name in embed}
 
         def block(layer: Part, x: Any) -> Any:
-            return model.block(layer[model.stack], x)
+            return _arrays(model.block(layer[model.stack], x))
 
         def rewrite(layer: Any, x: Any, cotangent: Any) -> tuple[Any, Any]:
             weights, of_layer = layer
             gradient, of_x = _vjp(block, weights, x)[1](cotangent)
             return _update(optimizer, gradient, of_layer, weights), _floats(of_x)
 
-        x, pull_embed = _vjp(
-            lambda embed: jax.tree.map(jnp.asarray, model.embed(embed, batch)), embed
-        )
+        x, pull_embed = _vjp(lambda embed: _arrays(model.embed(embed, batch)), embed)
         x, inputs = forward(block, stack, x)
         loss, (gradient, of_x) = jax.value_and_grad(model.head, argnums=(0, 1), allow_int=True)(
             head | tied, x, batch
@@ -188,6 +186,16 @@ def _vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...
 
     _, pull, value = jax.vjp(floats, *primals, has_aux=True)
     return value, pull
+
+
+def _arrays(tree: Any) -> Any:
+    """The tree with arrays in place of numbers, of types that do not yield to others."""
+
+    def array(x: Any) -> jax.Array:
+        x = jnp.asarray(x)
+        return jax.lax.convert_element_type(x, x.dtype)
+
+    return jax.tree.map(array, tree)
 
 
 def _floats(tree: Any) -> list[jax.Array]:

@@ -147,7 +147,7 @@ def test_text_that_a_tokenizer_cannot_write_is_refused() -> None:
     model = TokenizersTokenizer(WordLevel({"known": 0}, unk_token="[UNK]"))
     tokenizer = json_tokenizer(model.to_str().encode())
     assert tokenizer.encode("known").tolist() == [0]
-    with pytest.raises(InputError, match=r"cannot write a text: .*token for what is unknown"):
+    with pytest.raises(InputError, match=r"cannot encode a text: .*token for what is unknown"):
         tokenizer.encode("unknown")
 
 

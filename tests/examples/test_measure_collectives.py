@@ -192,7 +192,8 @@ def test_state_of_other_shapes_than_the_weights(name: str) -> None:
     model = ModelConfig(hidden=32, mlp=40, heads=2, layers=1)
     placement = Placement(simulated_mesh((2, 2), AxisType.Auto))
     with mock.patch.dict(PRESETS, cpu=Preset(Setup(model=model))):
-        compiled_update(name, "cpu", matrices_of(model), placement)
+        compiled = compiled_update(name, "cpu", matrices_of(model), placement)
+    assert total(collectives(compiled.as_text()))
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,21 @@ class TestDueRuns:
         assert len(runs) == 16 + 8 * MOVES
         assert findings(CELL, runs) == []
 
+    def test_nothing_is_said_of_a_best_mean_that_stays_at_the_edge(self) -> None:
+        """With seed 0 a point inside is best, with the others the lowest rate of all."""
+        inside = min(BOX.points(16), key=lambda rates: abs(BOX.place(rates)[0] - 0.5))
+
+        def loss(trial: Trial) -> float:
+            lucky = trial.seed == 0 and trial.rates == inside
+            return 2.0 + trial.rates.matrices - lucky
+
+        runs = _carry_out(["adamw2"], {"adamw2": loss})
+        found = search(CELL, "adamw2", runs)
+        assert found.at_edge
+        assert not found.inside
+        assert len(found.boxes) == 1 + MOVES
+        assert findings(CELL, runs) == []
+
     def test_nothing_is_said_of_an_optimizer_that_always_diverges(self) -> None:
         runs = _carry_out(["adamw2"], {"adamw2": lambda trial: None})
         assert len(runs) == 16
@@ -319,6 +334,9 @@ class TestRunsFile:
             {"rates": []},
             {"rates": [0.0, 1.0]},
             {"seconds": None},
+            {"seconds": -1.0},
+            {"loss": None},
+            {"diverged_at": 3},
             {"steps": 0},
             {"environment": -1},
             {"seed": True},
@@ -331,6 +349,13 @@ class TestRunsFile:
         record = _run(self._trials()[0], 2.5).as_json()
         file.path.write_text(json.dumps(record) + "\n" + json.dumps(record | changes) + "\n")
         with pytest.raises(InputError, match="line 2: not a run of this study"):
+            file.runs()
+
+    def test_run_that_is_there_twice_is_refused(self, tmp_path: Path) -> None:
+        file = RunsFile(tmp_path / "runs.jsonl")
+        for loss in (2.5, 2.6):
+            file.append(_run(self._trials()[0], loss))
+        with pytest.raises(InputError, match="line 2: a run that was there before"):
             file.runs()
 
     def test_two_files_in_one_are_refused(self, tmp_path: Path) -> None:
@@ -579,11 +604,10 @@ class TestStudy:
         again = RunsFile(path).runs()
         assert {run.trial.key: run.loss for run in again} == {r.trial.key: r.loss for r in runs}
 
-    @pytest.mark.parametrize("suffix", ["md", "png"])
     def test_runs_in_the_place_of_the_report_are_refused(
-        self, options: list[str], suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        path = tmp_path / f"study.{suffix}"
+        path = tmp_path / "study.md"
         path.write_text("")
         for action in ("--show", "--no-show"):
             assert main([*options, "--results", str(path), action]) == 2

@@ -93,6 +93,16 @@ def test_results_that_cannot_be_written_are_refused_first(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_results_in_a_folder_that_may_not_be_written_are_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there.json").write_text("{}")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    for name in ("there.json", "new.json"):
+        assert main(["--results", str(tmp_path / name)]) == 3
+        assert f"{name}: Permission denied" in " ".join(capsys.readouterr().out.split())
+
+
 def test_measurement_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "throughput.json"
     arguments = ["--optimizers", "sinkgd-1", "--rounds", "3", "--results", str(results), *TINY]

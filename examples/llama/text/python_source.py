@@ -48,7 +48,7 @@ class PythonSource:
 
     root: Path
     title: str
-    """The Python version of a standard library, or files."""
+    """python and its version for the standard library, files for any other folder."""
     train: tuple[Path, ...]
     validation: tuple[Path, ...]
 

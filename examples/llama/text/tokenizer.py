@@ -99,8 +99,8 @@ def json_tokenizer(content: bytes) -> Tokenizer:
             found = model.encode_batch(list(texts), add_special_tokens=False)
         except Exception as error:  # the package raises nothing more precise
             raise InputError(
-                f"the tokenizer cannot write a text: {error}; choose one that has a token for "
-                f"what is unknown"
+                f"the tokenizer cannot encode a text: {error}; choose one that encodes any text, "
+                f"with a token for what is unknown for example"
             ) from error
         return [np.array(one.ids, np.int32) for one in found]
 

@@ -146,9 +146,9 @@ def run(command: Command, console: Console) -> int:
         rest = {n: left(part, command.optimizers, file.runs()) for n, part in parts.items()}
         rows = [[name, str(one.runs), duration(one.seconds)] for name, one in rest.items()]
         console.print(Table(["", "runs", "time"], rows, "Left"))
-        console.print("if no box moves; where nothing was timed, from the plan's guess")
+        console.print("at most, if no box moves; where nothing was timed, from the plan's guess")
         return 0
-    check_results(command.results, ".md", ".png")
+    check_results(command.results, ".md")
     make = functools.partial(carry_out, command, file, console)
     if not command.show and (code := file.until_stopped(make, console)):
         return code

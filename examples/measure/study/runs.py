@@ -110,15 +110,17 @@ class RunsFile:
 
     def runs(self) -> list[Run]:
         """All runs so far; a line that is not of this study is an error."""
-        found = []
+        self.environments()
+        found, keys = [], set()
         for number, record in enumerate(read_lines(self.path), start=1):
             if "environment_number" in record:
                 continue
-            if not _is_run(record):
-                raise InputError(
-                    f"{self.path}, line {number}: not a run of this study; choose other --results"
-                )
-            found.append(Run.from_json(record))
+            run = Run.from_json(record) if _is_run(record) else None
+            if run is None or run.trial.key in keys:
+                fault = "not a run of this study" if run is None else "a run that was there before"
+                raise InputError(f"{self.path}, line {number}: {fault}; choose other --results")
+            found.append(run)
+            keys.add(run.trial.key)
         return found
 
     def environments(self) -> list[dict[str, Any]]:
@@ -212,6 +214,8 @@ def _is_run(record: Mapping[str, Any]) -> bool:
         and all(type(record[name]) in types for name, types in _TYPES.items())
         and all(record[name] >= 0 for name in _TYPES if _TYPES[name] is _COUNT)
         and record["steps"] > 0
+        and record["seconds"] >= 0
+        and (record["loss"] is None) == (record["diverged_at"] is not None)
         and len(record["rates"]) in (1, 2)
         and all(type(rate) in _NUMBER and rate > 0 for rate in record["rates"])
     )

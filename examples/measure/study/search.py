@@ -28,7 +28,7 @@ class Search:
     inside: bool = False
     """Whether all points of the last box were tried, and the best of all lies inside."""
     winner: Sequence[Run] = ()
-    """The repetitions of the point with the better mean, by seed; empty before all are made."""
+    """The repetitions of the point with the best mean, by seed; empty before all are made."""
     shorter: list[Sequence[Run]] = field(default_factory=list)
     """The winner's runs of each shorter length that are complete, shortest first."""
     due: Mapping[int, Trial] = field(default_factory=dict)
@@ -157,7 +157,7 @@ def seconds_per_step(cell: str, optimizer: str, runs: Sequence[Run]) -> float:
 
 
 class Left(NamedTuple):
-    """What is still needed if no box moves."""
+    """What is still needed at most if no box moves."""
 
     runs: int = 0
     seconds: float = 0.0
