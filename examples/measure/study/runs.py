@@ -196,13 +196,13 @@ class RunsFile:
             os.fsync(file.fileno())
 
 
-_NUMBER, _COUNT = (int, float), (int,)
+_NUMBER = (int, float)
 _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("cell", "optimizer"), (str,)),
-    **dict.fromkeys(("box", "point", "seed", "steps", "environment"), _COUNT),
+    **dict.fromkeys(("box", "point", "seed", "steps", "environment"), (int,)),
     "rates": (list,),
     "loss": (*_NUMBER, type(None)),
-    "diverged_at": (*_COUNT, type(None)),
+    "diverged_at": (int, type(None)),
     "seconds": _NUMBER,
 }
 
@@ -212,9 +212,8 @@ def _is_run(record: Mapping[str, Any]) -> bool:
     return (
         record.keys() == _TYPES.keys()
         and all(type(record[name]) in types for name, types in _TYPES.items())
-        and all(record[name] >= 0 for name in _TYPES if _TYPES[name] is _COUNT)
+        and all(record[name] >= 0 for name in ("box", "seed", "seconds", "environment"))
         and record["steps"] > 0
-        and record["seconds"] >= 0
         and (record["loss"] is None) == (record["diverged_at"] is not None)
         and len(record["rates"]) in (1, 2)
         and all(type(rate) in _NUMBER and rate > 0 for rate in record["rates"])
