@@ -70,7 +70,8 @@ summary; None where it diverged."""
 def run_of(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
     """What a run left in its folder."""
     lines = [line for line in read_metrics(folder.metrics) if "validation_loss" in line]
-    if not lines:
+    summary = folder.result(experiment.setup.steps)
+    if summary and not lines:
         raise InputError(
             f"{folder.metrics} has no validation of a finished run; put back a whole copy of it, "
             f"or add --fresh to start over"
@@ -79,7 +80,7 @@ def run_of(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
         "title": OPTIMIZERS[experiment.optimizer.name].title,
         "rates": rates_text(vars(experiment.optimizer)),
         "curve": [(line["tokens"], line["validation_loss"]) for line in lines],
-        "summary": folder.result(experiment.setup.steps),
+        "summary": summary,
     }
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -102,3 +103,18 @@ def test_what_does_not_work_is_refused_before_any_run(
     assert main([*tiny_options, "--run-dir", str(folder), *options]) == 2
     assert message in capsys.readouterr().out
     assert not folder.exists()
+
+
+def test_run_that_diverged_before_a_validation_is_a_row_without_figures(
+    tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "compare"
+    rates = {"learning_rate": 1e30, "rest_learning_rate": 1e30}
+    sgd = OPTIMIZERS["sgd-plain"]
+    diverging = dataclasses.replace(sgd, own_options={**sgd.own_options, **rates})
+    monkeypatch.setitem(OPTIMIZERS, "sgd-plain", diverging)
+    options = ["--optimizers", "sgd-plain", "--run-dir", str(folder), "--steps", "8"]
+    assert main([*tiny_options, *options]) == 0
+    run = json.loads((folder / "compare.json").read_text())["runs"]["sgd-plain"]
+    assert run["curve"] == []
+    assert run["summary"] is None
