@@ -28,6 +28,7 @@ from examples.measure.directions import (
     moving_scales,
     scale_by_side_variance,
 )
+from examples.measure.orthogonalizers import BFLOAT16, TF32, emulated, with_product
 from examples.measure.study.plan import CELLS
 from examples.measure.study.points import Rates
 from examples.measure.study.runs import Run, RunsFile, Trial, refuse_unknown
@@ -77,6 +78,7 @@ def _swan_then_variance(axes: Any, decay: float = 0.95) -> optax.GradientTransfo
 
 
 _EXACT, _COARSE = mo.polar_express(), functools.partial(mo.polar_express, 5, 1e-3)
+_TF32, _SPLIT = emulated(TF32, 1), emulated(BFLOAT16, 2)
 
 CANDIDATES: Mapping[str, Candidate] = {
     "polar-12": _swan("12 quintics from 1e-5 (SWAN's default)", _EXACT),
@@ -87,6 +89,9 @@ CANDIDATES: Mapping[str, Candidate] = {
         "12 quintics from 1e-5, bfloat16", mo.polar_express(dtype=jnp.bfloat16)
     ),
     "polar-5-bfloat16": _swan("5 quintics from 1e-3, bfloat16", _COARSE(dtype=jnp.bfloat16)),
+    "polar-12-tf32": _swan("12 quintics from 1e-5, TF32", with_product(_EXACT, _TF32)),
+    "polar-5-tf32": _swan("5 quintics from 1e-3, TF32", with_product(_COARSE(), _TF32)),
+    "polar-12-split": _swan("12 quintics from 1e-5, bfloat16 x 3", with_product(_EXACT, _SPLIT)),
     "quintic-5": _swan("5 of Muon's quintics", mo.muon_quintic()),
     "coupled-10": _swan("10 coupled steps (SWAN's paper)", mo.swan_whitening()),
     "polar-12-momentum": _swan("12 quintics from 1e-5, momentum", _EXACT, 0.95),
@@ -111,7 +116,10 @@ CANDIDATES: Mapping[str, Candidate] = {
     ),
     "sweeps": Candidate("2 sweeps", lambda axes: mo.scale_by_sinkhorn(axes, 2), "sinkgd-2"),
 }
-"""By name: SWAN with more and less exact orthogonalizers, then other directions."""
+"""By name: SWAN with more and less exact orthogonalizers, then other directions.
+
+TF32 and bfloat16 split into two parts are emulated, see `examples.measure.orthogonalizers`.
+"""
 
 CENTERS: Mapping[str, Mapping[str, Rates]] = {
     "small-8k": {"swan": Rates(4.4e-3, 4.4e-2), "sinkgd-2": Rates(2.2e-3, 8.7e-2)},

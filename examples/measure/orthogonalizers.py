@@ -30,6 +30,7 @@ MATRICES = 4
 TF32, BFLOAT16 = 10, 7
 """Bits of the mantissa."""
 Product = Callable[..., jax.Array]
+Orthogonalizer = Callable[[jax.Array], jax.Array]
 _MATMUL = jnp.matmul
 
 
@@ -58,17 +59,27 @@ def emulated(bits: int, parts: int) -> Product:
     return product
 
 
-ARITHMETICS: dict[str, tuple[jnp.dtype | None, Product | None]] = {
-    "float32": (None, None),
+def with_product(orthogonalizer: Orthogonalizer, product: Product) -> Orthogonalizer:
+    """The same orthogonalizer with another product of matrices."""
+
+    def run(x: jax.Array) -> jax.Array:
+        with mock.patch.object(jnp, "matmul", product):
+            return orthogonalizer(x)
+
+    return run
+
+
+ARITHMETICS: dict[str, tuple[jnp.dtype | None, Product]] = {
+    "float32": (None, _MATMUL),
     "bfloat16 x 6": (None, emulated(BFLOAT16, 3)),
     "TF32 x 3": (None, emulated(TF32, 2)),
     "bfloat16 x 3": (None, emulated(BFLOAT16, 2)),
     "TF32": (None, emulated(TF32, 1)),
-    "bfloat16": (jnp.dtype(jnp.bfloat16), None),
+    "bfloat16": (jnp.dtype(jnp.bfloat16), _MATMUL),
 }
-"""The dtype of the iteration, and how it multiplies if not as the CPU does."""
+"""The dtype of the iteration, and how it multiplies."""
 
-ORTHOGONALIZERS: Mapping[str, Callable[..., Callable[[jax.Array], jax.Array]]] = {
+ORTHOGONALIZERS: Mapping[str, Callable[..., Orthogonalizer]] = {
     "polar_express()": mo.polar_express,
     "polar_express(8, 1e-4)": functools.partial(mo.polar_express, 8, 1e-4),
     "polar_express(5, 1e-3)": functools.partial(mo.polar_express, 5, 1e-3),
@@ -117,8 +128,7 @@ def measure(console: Console) -> dict[str, Any]:
         for arithmetic, (dtype, product) in ARITHMETICS.items():
             if title == "exact_svd()" and arithmetic != "float32":
                 continue
-            with mock.patch.object(jnp, "matmul", product or _MATMUL):
-                polar = jax.jit(functools.partial(make(dtype=dtype)))(given)
+            polar = jax.jit(with_product(make(dtype=dtype), product))(given)
             found = directions(np.asarray(polar), given)
             rows.append({"orthogonalizer": title, "arithmetic": arithmetic, **found})
     console.print(make_table(rows))

@@ -91,6 +91,22 @@ def test_every_candidate_has_unit_size(rng: np.random.Generator, name: str) -> N
     assert _root_mean_square(np.asarray(update)) == pytest.approx(1, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "error"), [("polar-12-tf32", 2.0**-11), ("polar-12-split", 2.0**-16)]
+)
+def test_emulated_arithmetic_reaches_the_update(
+    rng: np.random.Generator, name: str, error: float
+) -> None:
+    g = jnp.asarray(rng.standard_normal((1, 60, 100)), jnp.float32)
+
+    def update(name: str) -> np.ndarray:
+        tx = CANDIDATES[name].direction(AXES)
+        return np.asarray(jax.jit(tx.update)(g, tx.init(g))[0])
+
+    found = _root_mean_square(update(name) - update("polar-12"))
+    assert error / 8 < found < 8 * error
+
+
 def _run(trial: Trial, loss: float) -> Run:
     return Run(trial, loss, None, 1.0, 0)
 
