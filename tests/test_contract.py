@@ -56,6 +56,16 @@ def test_one_trace_for_all_steps_and_a_stable_state(rng, name):
 
 
 @every_transformation
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda d: d.__name__)
+def test_no_dtype_is_promoted_silently(rng, name, dtype):
+    # optax's Adam, and so every optimizer with it, needs JAX's usual promotion
+    tree, tx = kernels(rng, dtype), TRANSFORMATIONS[name]
+    with jax.numpy_dtype_promotion("strict"):
+        updates = jax.eval_shape(lambda g: tx.update(g, tx.init(g))[0], tree)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, tree)
+
+
+@every_transformation
 def test_state_is_empty(rng, name):
     assert jax.tree.leaves(TRANSFORMATIONS[name].init(kernels(rng))) == []
 

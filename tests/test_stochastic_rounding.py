@@ -49,6 +49,16 @@ def spread_out(rng, name, count):
 
 
 @every_format
+def test_no_dtype_is_promoted_silently(name):
+    weights = jax.ShapeDtypeStruct((2, 3), jnp.dtype(name))
+    with jax.numpy_dtype_promotion("strict"):
+        new = jax.eval_shape(
+            lambda w: mo.apply_updates_stochastically(w, w, jax.random.key(0)), weights
+        )
+    assert new == weights
+
+
+@every_format
 def test_the_result_is_one_of_the_two_neighbours(rng, name):
     values = spread_out(rng, name, 20_000)
     low, high = around(values, name)

@@ -26,6 +26,7 @@ from multinorm_optax._alternation.windows import (
     inverse_rms,
     is_near,
     is_normal,
+    one_where,
     product,
     sum_of_squares,
 )
@@ -99,7 +100,7 @@ class ScaleAlternation(WeightAlternation):
     def half_step(self, k: int, state: Scales) -> tuple[Scales, Residual]:
         _, *scales = factors = self._factors(state)
         mean = sum_of_squares(factors, self.groups[k]) / self._group_size(k)
-        rms = jnp.sqrt(mean + (mean == 0))
+        rms = jnp.sqrt(one_where(mean == 0, mean))
 
         def residual() -> jax.Array:
             return self.broadcastable(largest(jnp.abs(rms - 1), self.members[k].axes.matrix))

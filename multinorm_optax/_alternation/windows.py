@@ -109,6 +109,11 @@ def clamped(scale: jax.Array, dead: jax.Array) -> jax.Array:
     return jax.lax.select(dead, jnp.zeros_like(scale), scale)
 
 
+def one_where(dead: jax.Array, x: jax.Array) -> jax.Array:
+    """x, or 1 where the condition holds."""
+    return jax.lax.select(dead, jnp.ones_like(x), x)
+
+
 def is_normal(scale: jax.Array) -> jax.Array:
     """Whether a scale is inside the dtype's normal range."""
     limits = jnp.finfo(scale.dtype)
@@ -130,7 +135,7 @@ def inverse_rms(factors: Factors, group: Group, size: Count) -> jax.Array:
     """
     total, window = _windowed(factors, group)
     dead = total == 0
-    return clamped(window * jnp.sqrt(size / (total + dead)), dead)
+    return clamped(window * jnp.sqrt(size / one_where(dead, total)), dead)
 
 
 @inverse_rms.defjvp

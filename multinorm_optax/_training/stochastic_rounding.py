@@ -106,7 +106,7 @@ def _rounded(x: jax.Array, dtype: jnp.dtype, key: jax.Array) -> jax.Array:
     explicit = jax.sharding.get_abstract_mesh().explicit_axes
     sharding = jax.typeof(x).sharding if explicit else None
     away = jax.random.bits(key, x.shape, jnp.uint32, out_sharding=sharding) < chance
-    pattern = (towards_zero + away) | (bits >> 31 << (to.bits - 1))
+    pattern = (towards_zero + away.astype(jnp.uint32)) | (bits >> 31 << (to.bits - 1))
     width = {8: jnp.uint8, 16: jnp.uint16}[to.bits]
     neighbor = jax.lax.bitcast_convert_type(pattern.astype(width), dtype)
     return jnp.where(jnp.abs(x) <= float(to.max), neighbor, x.astype(dtype))
