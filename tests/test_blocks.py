@@ -58,7 +58,7 @@ class TestBlocks:
             (Blocks(whole=(0, -2)), r"names an axis twice.*\(whole\).*\(groups\)"),
             (Blocks(whole=-1, groups={1: 2}), "names an axis twice"),
             (Blocks(groups={-1: 5}), "groups of 5 along axis -1, whose length 8 is not a multiple"),
-            (Fused(2, [(8, NEURON)]), "lies along an axis that the weight does not have"),
+            (Fused(2, [(8, NEURON)]), "names an axis that the weight does not have"),
             (Fused(-1, [(4, NEURON), (3, NEURON)]), r"\[4, 3\] .*-1; .* whose sum is 8"),
             (Fused(-1, [(9, NEURON), (-1, NEURON)]), "positive numbers"),
             (Fused(-1, []), "positive numbers"),

@@ -56,8 +56,10 @@ def test_one_trace_for_all_steps_and_a_stable_state(rng, name):
 
 
 @every_transformation
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda d: d.__name__)
-def test_no_dtype_is_promoted_silently(rng, name, dtype):
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.float64], ids=lambda d: d.__name__
+)
+def test_no_dtype_is_promoted_silently(float64, rng, name, dtype):
     # optax's Adam, and so every optimizer with it, needs JAX's usual promotion
     tree, tx = kernels(rng, dtype), TRANSFORMATIONS[name]
     with jax.numpy_dtype_promotion("strict"):

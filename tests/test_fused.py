@@ -284,7 +284,7 @@ def test_one_description_serves_axes_and_blocks():
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        (mo.Fused(2, [(16, KERNEL)]), "lies along an axis that the weight does not have"),
+        (mo.Fused(2, [(16, KERNEL)]), "names an axis that the weight does not have"),
         (mo.Fused(-1, [(8, KERNEL), (4, KERNEL)]), r"\[8, 4\] along axis -1; .* whose sum is 16"),
         (mo.Fused(-1, [(17, KERNEL), (-1, KERNEL)]), "positive numbers"),
         (mo.Fused(-1, []), "positive numbers"),

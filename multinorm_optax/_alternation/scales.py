@@ -26,7 +26,6 @@ from multinorm_optax._alternation.windows import (
     inverse_rms,
     is_near,
     is_normal,
-    one_where,
     product,
     sum_of_squares,
 )
@@ -71,8 +70,7 @@ class ScaleAlternation(WeightAlternation):
     def __init__(self, members: tuple[Member, ...], weight: jax.Array, parts: Parts | None = None):
         super().__init__(members, weight)
         self.parts = parts
-        groups = [member.projection.group(member.axes) for member in members]
-        self.groups = [Group(axes, parts if self._spans_blocks(axes) else None) for axes in groups]
+        self.groups = [Group(each.projection.group(each.axes), parts) for each in members]
 
     @functools.cached_property
     def sizes(self) -> Sequence[MatrixSize]:
@@ -80,14 +78,11 @@ class ScaleAlternation(WeightAlternation):
         x = product((self.weight,))
         return [self._size(each.axes, each.projection.size(x, each.axes)) for each in self.members]
 
-    def _spans_blocks(self, axes: tuple[int, ...]) -> bool:
-        return self.parts is not None and self.parts.axis + 1 in axes
-
     def _size(self, axes: MatrixAxes, size: MatrixSize) -> MatrixSize:
         """(m, n) of each block's part of a fused weight, from those of the blocks."""
 
         def of_part(side: tuple[int, ...], count: Count) -> Count:
-            if self.parts is None or not self._spans_blocks(side):
+            if self.parts is None or self.parts.axis + 1 not in side:
                 return count
             blocks = [1] * self.weight.ndim
             blocks[self.parts.axis] = sum(self.parts.blocks)
@@ -100,7 +95,7 @@ class ScaleAlternation(WeightAlternation):
     def half_step(self, k: int, state: Scales) -> tuple[Scales, Residual]:
         _, *scales = factors = self._factors(state)
         mean = sum_of_squares(factors, self.groups[k]) / self._group_size(k)
-        rms = jnp.sqrt(one_where(mean == 0, mean))
+        rms = jnp.sqrt(mean + (mean == 0).astype(mean.dtype))
 
         def residual() -> jax.Array:
             return self.broadcastable(largest(jnp.abs(rms - 1), self.members[k].axes.matrix))
@@ -117,8 +112,7 @@ class ScaleAlternation(WeightAlternation):
         def leaves(new: jax.Array, first: jax.Array) -> jax.Array:
             near = is_normal(new) & is_near(new, first)
             found = jnp.any(is_normal(first) > near, axes, keepdims=True)
-            parts = self.parts if axes and self._spans_blocks(axes) else None
-            return found if parts is None else parts.reduce(jnp.any, found)
+            return Group(axes or (), self.parts).extend(found, jnp.any)
 
         # What the last scale gains the others lose.
         outside = map(leaves, new[:-1], first[:-1])
@@ -160,9 +154,7 @@ class ScaleAlternation(WeightAlternation):
 
         def share(group: tuple[int, ...], along: tuple[int, ...]) -> jax.Array:
             mean = jnp.mean((alive[group] != 0).astype(alive[group].dtype), along, keepdims=True)
-            if self.parts is None or not self._spans_blocks(axes.matrix):
-                return mean
-            return self.parts.reduce(jnp.mean, mean)
+            return Group(axes.matrix, self.parts).extend(mean, jnp.mean)
 
         return norm.group_size((share(axes.input, axes.output), share(axes.output, axes.input)))
 

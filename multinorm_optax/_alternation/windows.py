@@ -56,9 +56,11 @@ class Group(NamedTuple):
         """The sum over each group; its axes keep size one."""
         return self.extend(jnp.sum(x, axis=self.axes, keepdims=True))
 
-    def extend(self, total: jax.Array) -> jax.Array:
-        """The sum over each group from the sums over `axes`."""
-        return total if self.parts is None else self.parts.reduce(jnp.sum, total)
+    def extend(self, total: jax.Array, function: Callable[..., jax.Array] = jnp.sum) -> jax.Array:
+        """The sum, or another function, over each group from those over `axes`."""
+        if self.parts is None or self.parts.axis + 1 not in self.axes:
+            return total
+        return self.parts.reduce(function, total)
 
 
 def product(factors: Factors) -> jax.Array:
@@ -109,11 +111,6 @@ def clamped(scale: jax.Array, dead: jax.Array) -> jax.Array:
     return jax.lax.select(dead, jnp.zeros_like(scale), scale)
 
 
-def one_where(dead: jax.Array, x: jax.Array) -> jax.Array:
-    """x, or 1 where the condition holds."""
-    return jax.lax.select(dead, jnp.ones_like(x), x)
-
-
 def is_normal(scale: jax.Array) -> jax.Array:
     """Whether a scale is inside the dtype's normal range."""
     limits = jnp.finfo(scale.dtype)
@@ -135,7 +132,7 @@ def inverse_rms(factors: Factors, group: Group, size: Count) -> jax.Array:
     """
     total, window = _windowed(factors, group)
     dead = total == 0
-    return clamped(window * jnp.sqrt(size / one_where(dead, total)), dead)
+    return clamped(window * jnp.sqrt(size / (total + dead.astype(total.dtype))), dead)
 
 
 @inverse_rms.defjvp

@@ -76,7 +76,7 @@ class MatrixAxes:
         return MatrixAxes(self.input, self.output) if rows > columns else self
 
 
-def check_axes(axes: Sequence[int], shape: Shape, where: str, once: str) -> None:
+def check_axes(axes: Sequence[int], shape: Shape, where: str, once: str = "") -> None:
     """Raise unless every axis exists and is named once."""
     ndim = len(shape)
     if not all(-ndim <= axis < ndim for axis in axes):
@@ -92,7 +92,8 @@ def as_matrix_axes(spec: Any) -> MatrixAxes:
     if isinstance(spec, optax.contrib.MuonDimensionNumbers):
         return MatrixAxes(output=spec.output_axis, input=spec.reduction_axis)
     raise TypeError(
-        f"expected MatrixAxes, optax.contrib.MuonDimensionNumbers or None, got {spec!r}"
+        "expected MatrixAxes or optax.contrib.MuonDimensionNumbers, in rules also Fused or None,"
+        f" got {spec!r}"
     )
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from multinorm_optax._matrices.axes import Shape, describe, is_integer
+from multinorm_optax._matrices.axes import Shape, check_axes, describe, is_integer
 from multinorm_optax._matrices.stacks import left_to_xla
 
 Spec = TypeVar("Spec")
@@ -86,11 +86,7 @@ class Fused:
         self, shape: Shape, path: str, of_part: Callable[[Any, Shape, str], Any]
     ) -> "Fused":
         """Return the spec with a non-negative axis and resolved parts; raise if it does not fit."""
-        if not -len(shape) <= self.axis < len(shape):
-            raise ValueError(
-                f"{describe(path, shape)}: {self} lies along an axis that the weight does not have;"
-                " correct the rule"
-            )
+        check_axes((self.axis,), shape, f"{describe(path, shape)}: {self}")
         if min(self.sizes, default=0) < 1 or sum(self.sizes) != shape[self.axis]:
             raise ValueError(
                 f"{describe(path, shape)}: the parts of Fused have sizes {[*self.sizes]} along axis"

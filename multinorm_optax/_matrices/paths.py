@@ -101,7 +101,7 @@ def check_dtype(path: str, leaf: Any) -> None:
     """Raise unless a leaf is floating-point or complex."""
     if not jnp.issubdtype(dtype_of(leaf), jnp.inexact):
         raise TypeError(
-            f"{describe(path, shape_of(leaf))}: {dtype_of(leaf)} has no gradient; keep such leaves"
+            f"{describe(path, np.shape(leaf))}: {dtype_of(leaf)} has no gradient; keep such leaves"
             " out of the parameters, or mask them (optax.masked)"
         )
 
@@ -136,7 +136,7 @@ def resolve_specs(specs: Any, tree: Any, kind: SpecKind) -> list[tuple[str, Any]
 
 def look_up(specs: Any, tree: Any, kind: SpecKind) -> list[FoundSpec]:
     """The spec of every leaf, or `UNCOVERED`, from rules, a tree of specs, or a function of one."""
-    leaves = [(path, shape_of(leaf)) for path, leaf in array_leaves(tree)]
+    leaves = [(path, np.shape(leaf)) for path, leaf in array_leaves(tree)]
     for path, number in collections.Counter(path for path, _ in leaves).items():
         if number > 1:
             raise ValueError(f"{number} leaves have the path {path}; use keys without /")
@@ -209,11 +209,6 @@ def is_rules(specs: Any) -> TypeGuard[Sequence[Rule]]:
         return False
     pairs = all(type(rule) in (tuple, list) and len(rule) == 2 for rule in specs)
     return pairs and all(isinstance(pattern, str) for pattern, _ in specs)
-
-
-def shape_of(leaf: Any) -> Shape:
-    """The shape of an array, `jax.ShapeDtypeStruct` or number."""
-    return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)
 
 
 def dtype_of(leaf: Any) -> jnp.dtype:

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes, Shape, as_matrix_axes, describe
@@ -20,7 +21,6 @@ from multinorm_optax._matrices.paths import (
     is_rules,
     look_up,
     resolve_specs,
-    shape_of,
 )
 from multinorm_optax._matrices.roles import DefaultAxes, equinox_axes, flax_axes, names_of
 from multinorm_optax._matrices.suggestions import (
@@ -170,16 +170,11 @@ def resolve_axes(axes: AxesLike, tree: Any) -> list[tuple[str, MatrixAxes | Fuse
     return resolve_specs(FLAX_RULES if axes is None else axes, tree, _AXES)
 
 
-def map_matrices(function: Callable[..., Any], axes: AxesLike, updates: Any) -> Any:
-    """Apply `function(leaf, axes)` to every leaf, or to every part of a fused leaf."""
-    arrays = jax.tree.map(jnp.asarray, updates)
-    parts, of_parts, join = split_fused(arrays, resolve_matrices(axes, updates))
-    leaves, structure = jax.tree.flatten(parts)
-    return join(jax.tree.unflatten(structure, map(function, leaves, of_parts)))
-
-
 def on_matrices(function: Callable[..., Any], axes: AxesLike) -> optax.GradientTransformation:
-    """Make `map_matrices` a stateless transformation, whose `init` checks the leaves."""
+    """Apply `function(leaf, axes)` to every leaf, or to every part of a fused leaf, without state.
+
+    `init` checks the leaves.
+    """
 
     def init(params: optax.Params) -> optax.EmptyState:
         resolve_matrices(axes, params)
@@ -189,7 +184,10 @@ def on_matrices(function: Callable[..., Any], axes: AxesLike) -> optax.GradientT
         updates: optax.Updates, state: optax.OptState, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, optax.OptState]:
         del params, extra_args
-        return map_matrices(function, axes, updates), state
+        arrays = jax.tree.map(jnp.asarray, updates)
+        parts, of_parts, join = split_fused(arrays, resolve_matrices(axes, updates))
+        leaves, structure = jax.tree.flatten(parts)
+        return join(jax.tree.unflatten(structure, map(function, leaves, of_parts))), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -200,7 +198,7 @@ def resolve_matrices(axes: AxesLike, tree: Any) -> list[MatrixAxes | Fused]:
     for leaf, (path, found) in zip(jax.tree.leaves(tree), resolve_axes(axes, tree), strict=True):
         if found is None:
             raise ValueError(
-                f"{describe(path, shape_of(leaf))}: this leaf is not a matrix (its path or rank"
+                f"{describe(path, np.shape(leaf))}: this leaf is not a matrix (its path or rank"
                 " says so), and a matrix normalization does not apply to it; route it elsewhere"
                 " with optax.partition(..., group_labels(axes)), or add a rule to `axes` that gives"
                 " its MatrixAxes"

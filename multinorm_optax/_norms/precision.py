@@ -8,9 +8,8 @@ import jax.numpy as jnp
 
 def compute_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
     """The dtype of computations: float32 for narrower formats, otherwise the dtype itself."""
-    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
-        return jnp.dtype(jnp.float32)
-    return jnp.promote_types(dtype, jnp.float32)
+    wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
+    return jnp.dtype(dtype if wide else jnp.float32)
 
 
 def abs_sq(x: jax.Array) -> jax.Array:

@@ -1,1 +1,1 @@
-"""The optimizers of the papers: SinkGD, SWAN and MNGD, each with an auxiliary Adam."""
+"""The directions and optimizers of the papers: SinkGD, SWAN and MNGD."""

@@ -134,7 +134,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def _check_number(name: str, value: Any) -> None:
-    """Raise for a schedule, and for a number narrower than float32, which rounds 0.999 to 1."""
+    """Raise for a schedule, and for a number narrower than float32: bfloat16 rounds 0.999 to 1."""
     if callable(value):
         raise TypeError(
             f"{name} takes no schedule, got {value!r}; write a number, or schedule it with"
@@ -144,7 +144,7 @@ def _check_number(name: str, value: Any) -> None:
     is_float = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
     if is_float and jnp.finfo(value.dtype).bits < 32:
         raise TypeError(
-            f"{name} is a number in {value.dtype}, which rounds 0.999 to 1; give"
+            f"{name} is a number in {value.dtype}, too coarse for a decay such as 0.999; give"
             " optax.inject_hyperparams hyperparam_dtype=jnp.float32"
         )
 

@@ -11,7 +11,7 @@ import optax
 from multinorm_optax._matrices.paths import array_leaves, check_dtype
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, resolve_axes
 from multinorm_optax._optimizers.arguments import Mask, check_arguments, documented
-from multinorm_optax._optimizers.step_scale import StepScale, factor_of, scale_by_matrix_shape
+from multinorm_optax._optimizers.step_scale import StepScale, scale_by_matrix_shape
 from multinorm_optax._optimizers.weight_decay import add_decayed_weights
 
 
@@ -107,7 +107,7 @@ def auxiliary_adam(
             f" lambda axes: scale_by_sinkhorn(axes, 2), got {direction!r}"
         )
     check_arguments(locals())
-    factor_of(step_scale)
+    scale_by_matrix_shape(step_scale, axes)
     direction(axes)
 
     clip = optax.identity() if adam_clip_norm is None else optax.clip_by_global_norm(adam_clip_norm)

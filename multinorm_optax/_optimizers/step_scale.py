@@ -25,21 +25,14 @@ _FACTORS: dict[str, Callable[[int, int], float]] = {
 }
 
 
-def factor_of(scale: StepScale) -> Callable[[int, int], jax.typing.ArrayLike]:
-    """The factor as a function of m and n; raise for an unknown name."""
-    if callable(scale):
-        return scale
-    if not isinstance(scale, str) or scale not in _FACTORS:
+def scale_by_matrix_shape(scale: StepScale, axes: AxesLike) -> optax.GradientTransformation:
+    """Multiply directions of root mean square 1 by a factor of their shape (m, n)."""
+    if not callable(scale) and (not isinstance(scale, str) or scale not in _FACTORS):
         raise ValueError(
             f"step_scale is one of {', '.join(map(repr, _FACTORS))} or a function of m and n that"
             f" returns a factor, got {scale!r}"
         )
-    return _FACTORS[scale]
-
-
-def scale_by_matrix_shape(scale: StepScale, axes: AxesLike) -> optax.GradientTransformation:
-    """Multiply directions of root mean square 1 by a factor of their shape (m, n)."""
-    factor = factor_of(scale)
+    factor = scale if callable(scale) else _FACTORS[scale]
 
     def scaled(x: jax.Array, found: MatrixAxes) -> jax.Array:
         m, n = found.matrix_shape(x.shape)

@@ -7,15 +7,15 @@ from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from multinorm_optax._alternation.base import NumIters
 from multinorm_optax._alternation.combinator import multi_normalize
 from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.fused import Fused, map_spec
-from multinorm_optax._matrices.paths import shape_of
 from multinorm_optax._matrices.rules import AxesLike, resolve_axes
-from multinorm_optax._norms.base import Count, MatrixSize, Projection
+from multinorm_optax._norms.base import MatrixSize, Projection
 from multinorm_optax._norms.euclidean import FrobeniusNorm, RowNorm
 from multinorm_optax._norms.normalize import normalize, normalize_spectral
 from multinorm_optax._norms.orthogonalize import Orthogonalizer
@@ -40,12 +40,6 @@ class CenteredRows(Projection):
         rounding = 4 * jnp.finfo(x.dtype).eps * peak(x, axes.input)
         constant = jnp.all(jnp.abs(centered) <= rounding, axis=axes.input, keepdims=True)
         return RowNorm().project(jnp.where(constant, 0, centered), axes, size)
-
-    def group(self, axes: MatrixAxes) -> tuple[int, ...]:
-        return axes.input
-
-    def group_size(self, size: MatrixSize) -> Count:
-        return size[1]
 
 
 @documented
@@ -96,7 +90,7 @@ def scale_by_swan(
     def oriented(tree: Any) -> dict[str, MatrixAxes | Fused | None]:
         found = zip(resolve_axes(axes, tree), jax.tree.leaves(tree), strict=True)
         return {
-            path: each and map_spec(MatrixAxes.oriented, each, shape_of(leaf))
+            path: each and map_spec(MatrixAxes.oriented, each, np.shape(leaf))
             for (path, each), leaf in found
         }
 

@@ -43,8 +43,6 @@ def scale_by_token_sinkhorn(
     rate of the other weights.
 
     Args:
-      axes: which axes of each leaf are tokens (output) and width (input): a `MatrixAxes`, rules by
-        path, or a tree of specs (the forms of `resolve_axes`); None for `FLAX_RULES`.
       num_iters: sweeps of columns and rows after the first half-step on the rows.
       ...
 

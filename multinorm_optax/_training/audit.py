@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes
@@ -18,7 +19,6 @@ from multinorm_optax._matrices.paths import (
     array_leaves,
     dtype_of,
     named_leaves,
-    shape_of,
 )
 from multinorm_optax._matrices.rules import MATRIX, OTHER, AxesLike, look_up_axes, suggest_axes
 from multinorm_optax._optimizers.auxiliary_adam import MatrixOptimizer
@@ -59,6 +59,7 @@ class Audit:
         return _known(shared) + sum(_known(row.state_bytes) for row in self.rows)
 
     def state_bytes_of(self, group: str) -> int:
+        _known(self.shared_state_bytes)
         return sum(_known(row.state_bytes) for row in self.rows if row.group == group)
 
     def summary(self) -> str:
@@ -173,7 +174,7 @@ def audit(
 
 
 def _size(leaf: Any) -> int:
-    return math.prod(shape_of(leaf)) * dtype_of(leaf).itemsize
+    return math.prod(np.shape(leaf)) * dtype_of(leaf).itemsize
 
 
 def _matrices(axes: MatrixAxes, shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from multinorm_optax._baselines.adam_mini.blocks import Blocks
-from multinorm_optax._matrices.axes import Shape, describe, is_integer
+from multinorm_optax._matrices.axes import Shape, check_axes, describe, is_integer
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Rule, Uncovered
 from multinorm_optax._matrices.roles import is_norm_or_bias, names_of, words_of
 from multinorm_optax._matrices.vocabulary import EMBEDDINGS, NORMS
@@ -201,11 +201,8 @@ class _FlaxBlocks(DefaultRule):
                 " flax_blocks(..., layer_axis=...) with the position of their axis; otherwise put"
                 " its own rule in front"
             )
-        if not -len(shape) <= self.layer_axis < len(shape):
-            raise ValueError(
-                f"{describe(path, shape)}: layer_axis={self.layer_axis} is an axis that the weight"
-                " does not have; correct it"
-            )
+        where = f"{describe(path, shape)}: layer_axis={self.layer_axis}"
+        check_axes((self.layer_axis,), shape, where)
         layer = self.layer_axis % len(shape)
         places = [axis for axis in range(len(shape)) if axis != layer]  # of the axes in one layer
         return Blocks(

@@ -68,9 +68,6 @@ def scale_by_ldadam(
     to NaN. NaN and infinity in the gradient reach the update and the state.
 
     Args:
-      axes: which axes of each leaf are rows and columns: a `MatrixAxes`, rules by path, or a tree
-        of specs (the forms of `resolve_axes`); None for `FLAX_RULES`. Every leaf must be a matrix
-        or a stack of matrices.
       ...
 
     Returns:
