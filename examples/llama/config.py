@@ -18,7 +18,6 @@ from examples.llama.run.options import (
     NotNegative,
     Positive,
 )
-from examples.llama.run.options import as_json as as_json
 
 if TYPE_CHECKING:
     OptimizerName: TypeAlias = str
@@ -105,7 +104,7 @@ class DataConfig(Checked):
         return self.batch_size * self.sequence_length
 
 
-_ONE_RATE = [name for name, one in OPTIMIZERS.items() if not one.has_two_rates]
+_ONE_RATE = [name for name, one in OPTIMIZERS.items() if "rest_learning_rate" not in one.defaults]
 _CHOICES = (
     "; ".join(f"{name}: {one.summary or one.title}" for name, one in OPTIMIZERS.items())
     + f". One rate for every parameter: {', '.join(_ONE_RATE)}; the others have two."

@@ -67,18 +67,8 @@ def generate(
 ) -> str:
     """Continue `prompt` by up to `length` tokens; return both as text.
 
-    The whole window is computed anew for each token, at a cost of seconds for a small model. The
-    text ends where the model ends it.
-
-    Args:
-        definition: the model without its weights.
-        params: the weights.
-        tokenizer: what the model was trained with.
-        prompt: the beginning, at least one token.
-        length: tokens to add.
-        window: tokens that the model sees.
-        temperature: divides the logits; small is cautious.
-        seed: of the random choices.
+    The model sees the last `window` tokens, and computes all of them anew for each new one, at a
+    cost of seconds for a small model. The text ends where the model ends it.
     """
     given = tokenizer.encode(prompt).astype(np.int32)
     start = given[-window:]

@@ -62,11 +62,6 @@ class Optimizer:
     own_options: Mapping[str, Any] = field(default_factory=dict)
     """The options in which a variant differs; they take precedence over the presets'."""
 
-    @property
-    def has_two_rates(self) -> bool:
-        """Whether embedding, head and norms have a rate of their own."""
-        return "rest_learning_rate" in self.defaults
-
 
 OPTIMIZERS: dict[str, Optimizer] = {}
 """Every optimizer by the name that `--optimizer` takes."""
@@ -106,10 +101,15 @@ def _rates(matrices: float, rest: float) -> dict[str, Any]:
 
 
 def by_group(
-    context: Context, groups: Mapping[str, optax.GradientTransformation]
+    context: Context, build: Callable[[optax.ScalarOrSchedule, float], optax.GradientTransformation]
 ) -> optax.GradientTransformation:
-    """One transformation for the matrices and one for every other parameter."""
-    return optax.partition(dict(groups), mo.group_labels(context.axes))
+    """The same for the matrices and for every other parameter: `build(rate, weight decay)`.
+
+    Each has its own rate; only matrices decay.
+    """
+    decay = {MATRIX: context.options.get("weight_decay", 0.0), REST: 0.0}
+    groups = {group: build(rate, decay[group]) for group, rate in context.rates.items()}
+    return optax.partition(groups, mo.group_labels(context.axes))
 
 
 def auxiliary_adam(
@@ -220,7 +220,7 @@ def _muon(context: Context) -> optax.GradientTransformation:
     )
     # not muon's own Adam, which follows its choice of nesterov
     adam = optax.adam(context.rates[REST], b2=options["b2"])
-    return by_group(context, {MATRIX: matrices, REST: adam})
+    return optax.partition({MATRIX: matrices, REST: adam}, mo.group_labels(context.axes))
 
 
 @_optimizer(
@@ -265,10 +265,7 @@ def _adamw2(context: Context) -> optax.GradientTransformation:
 )
 def _sgd(context: Context) -> optax.GradientTransformation:
     momentum, nesterov = context.options["momentum"] or None, context.options["nesterov"]
-    return by_group(
-        context,
-        {group: optax.sgd(rate, momentum, nesterov) for group, rate in context.rates.items()},
-    )
+    return by_group(context, lambda rate, _: optax.sgd(rate, momentum, nesterov))
 
 
 _variant("sgd-plain", "SGD without momentum", of="sgd", momentum=0.0)
@@ -281,15 +278,11 @@ _variant("sgd-plain", "SGD without momentum", of="sgd", momentum=0.0)
     _rates(2e-3, 8e-2) | {"b2": 0.999, "weight_decay": 0.0, "value_blocks": "whole"},
 )
 def _adam_mini(context: Context) -> optax.GradientTransformation:
-    options = context.options
-    blocks = context.blocks(options["value_blocks"]) if context.blocks else context.axes
-    decay = {MATRIX: options["weight_decay"], REST: 0.0}
+    b2, values = context.options["b2"], context.options["value_blocks"]
+    blocks = context.blocks(values) if context.blocks else context.axes
     return by_group(
         context,
-        {
-            group: mo.adam_mini(rate, blocks=blocks, b2=options["b2"], weight_decay=decay[group])
-            for group, rate in context.rates.items()
-        },
+        lambda rate, decay: mo.adam_mini(rate, blocks=blocks, b2=b2, weight_decay=decay),
     )
 
 
@@ -355,14 +348,8 @@ def _galore(context: Context) -> optax.GradientTransformation:
     _rates(5e-4, 1e-2) | {"b2": 0.99, "weight_decay": 0.0},
 )
 def _lion(context: Context) -> optax.GradientTransformation:
-    b2, decay = context.options["b2"], {MATRIX: context.options["weight_decay"], REST: 0.0}
-    return by_group(
-        context,
-        {
-            group: optax.lion(rate, b2=b2, weight_decay=decay[group])
-            for group, rate in context.rates.items()
-        },
-    )
+    b2 = context.options["b2"]
+    return by_group(context, lambda rate, decay: optax.lion(rate, b2=b2, weight_decay=decay))
 
 
 @_optimizer(

@@ -6,6 +6,7 @@ left out of the loss, data seed 42, everything in bfloat16, evaluation on about 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,17 +81,7 @@ def _papers(
     )
 
 
-def _llama(hidden: int, mlp: int, heads: int, layers: int, *, remat: bool = False) -> ModelConfig:
-    return ModelConfig(
-        hidden=hidden,
-        mlp=mlp,
-        heads=heads,
-        layers=layers,
-        vocabulary=32_000,
-        precision="bfloat16",
-        remat=remat,
-    )
-
+_llama = functools.partial(ModelConfig, vocabulary=32_000, precision="bfloat16", remat=False)
 
 PRESETS: Mapping[PresetName, Preset] = {
     "cpu": Preset(Setup()),

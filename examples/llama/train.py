@@ -7,7 +7,6 @@ if __name__ == "__main__":
 
 import contextlib
 import dataclasses
-import itertools
 import signal
 import sys
 from collections import deque
@@ -31,7 +30,7 @@ from examples.llama.model import Definition, Params, abstract_llama
 from examples.llama.presets import resolved
 from examples.llama.run.command import NOT_SAVED, run_command
 from examples.llama.run.conclusion import conclude
-from examples.llama.run.folder import RunFolder, identity
+from examples.llama.run.folder import RunFolder, config_of
 from examples.llama.run.options import as_json
 from examples.llama.run.processes import (
     Agreement,
@@ -186,16 +185,16 @@ def fit(
     steps, ahead = task.experiment.setup.steps, _steps_ahead(task.placement)
     stop = Agreement(should_stop, max(1, ahead))
     number, compiled = int(state.step), False
-    losses: deque[tuple[int, jax.Array]] = deque()
+    unread: deque[tuple[int, jax.Array]] = deque()  # losses of steps under way, oldest first
     clock = perf_counter()
 
     def read_losses(most: int) -> Iterator[Step]:
-        """Read losses until at most `most` are left."""
+        """Read losses until at most `most` are unread."""
         nonlocal clock
-        while len(losses) > most:
-            step, loss = losses[0]
+        while len(unread) > most:
+            step, loss = unread[0]
             value = float(loss)
-            losses.popleft()
+            unread.popleft()
             seconds, clock = perf_counter() - clock, perf_counter()
             if not np.isfinite(value):
                 raise DivergedError(step, "the loss")
@@ -211,7 +210,7 @@ def fit(
         start = perf_counter()
         state, loss = task.train_step(state, rows)
         number += 1
-        losses.append((number, loss))
+        unread.append((number, loss))
         if not compiled:
             compiled = True
             yield Compiled(perf_counter() - start)
@@ -264,8 +263,9 @@ def train(
     def say(line: str) -> None:
         console.print(line, soft_wrap=True)
 
+    # with one process check_alike does nothing, from_main_process(f) is f(), leave(code) is code
     experiment = resolved(experiment)
-    config = identity(experiment, corpus, layerwise=run.layerwise)
+    config = config_of(experiment, corpus, layerwise=run.layerwise)
     where = {"fresh": fresh, "run_dir": str(folder.path.absolute())}
     check_alike({**config, **as_json(run), **where})
     if run.layerwise:
@@ -274,7 +274,8 @@ def train(
     def prepared() -> Task:
         return prepare(experiment, corpus, place(run.mesh), layerwise=run.layerwise)
 
-    # a new run that does not fit is refused before it has a folder
+    # a new run that does not fit is refused before it has a folder; of one that is there `claim`
+    # says first how it differs
     task = prepared() if fresh or not folder.config.exists() else None
 
     def claim() -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -359,13 +360,13 @@ def _train(
         if last < steps:
             say("Compiling the train step ...")
         # Ctrl-C ends the process at once until there is something to be saved
-        for compiled in itertools.islice(events, 1):
-            assert isinstance(compiled, Compiled)
+        compiled = next(events, None)  # here `fit` begins: it compiles, and runs the first step
+        if isinstance(compiled, Compiled):
             say(f"Compiled in {compiled.seconds:.1f} s")
         with (
             signals,
             Recording(
-                experiment, placement.devices, folder, run, identity.config, last, record, console
+                experiment, placement.devices, folder, run, identity, last, record, console
             ) as recording,
         ):
             for event in events:
@@ -377,7 +378,7 @@ def _train(
     if last != steps:
         say(f"Stopped after step {last}, saved in {folder.path}; the same command goes on")
         # another process may have been the one that got the signal
-        return signals.exit_code or 128 + signal.SIGTERM
+        return 128 + (signals.received or signal.SIGTERM)
     if is_main_process():
         write_kept(folder.metrics, record["metrics"])  # whatever became of the file meanwhile
         conclude(experiment, task.definition, state.params, corpus, folder, console)

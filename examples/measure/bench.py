@@ -13,10 +13,10 @@ import jax
 from rich.console import Console
 
 import multinorm_optax as mo
-from examples.llama.config import InputError, PresetName
+from examples.llama.config import PresetName
 from examples.llama.presets import PRESETS
 from examples.llama.run.command import run_command
-from examples.llama.run.options import Checked, Positive
+from examples.llama.run.options import Checked, Positive, check_names
 from examples.llama.run.stop import end_quietly
 from examples.measure import compilation, orthogonalizers, updates
 from examples.measure.pictures import draw_ratios, height_of_ratios, name_lines, panels
@@ -240,9 +240,8 @@ def measure(section: Section, command: Command, console: Console) -> dict[str, A
 
 def run(command: Command, console: Console) -> int:
     """Measure and report; return the exit code."""
-    for option in ("sections", "presets"):
-        if not getattr(command, option):
-            raise InputError(f"--{option} names none; leave the option out to take all")
+    check_names("--sections", command.sections, get_args(Section))
+    check_names("--presets", command.presets, PRESETS)
     check_results(command.results, ".png")
     found: dict[str, Any] = {}
     for section in unique(command.sections):

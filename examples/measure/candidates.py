@@ -18,10 +18,11 @@ from rich.console import Console
 
 import multinorm_optax as mo
 from examples.llama import optimizers
-from examples.llama.config import CorpusConfig
+from examples.llama.config import CorpusConfig, InputError
 from examples.llama.optimizers import Context
 from examples.llama.run.command import run_command
 from examples.llama.run.environment import machine, versions
+from examples.llama.run.options import check_names
 from examples.llama.text.corpus import load_corpus
 from examples.measure.directions import (
     joint_rows_and_spectral,
@@ -31,7 +32,7 @@ from examples.measure.directions import (
 from examples.measure.orthogonalizers import BFLOAT16, TF32, emulated, with_product
 from examples.measure.study.plan import CELLS
 from examples.measure.study.points import Rates
-from examples.measure.study.runs import Run, RunsFile, Trial, refuse_unknown
+from examples.measure.study.runs import Run, RunsFile, Trial
 from examples.measure.study.training import Trainer
 from examples.measure.tables import Table
 
@@ -202,9 +203,11 @@ class Command:
     """Train nothing; show what the results file holds."""
 
     def __post_init__(self) -> None:
-        """Refuse names that do not exist."""
-        refuse_unknown("--cells", self.cells, CENTERS)
-        refuse_unknown("--candidates", self.candidates, CANDIDATES)
+        """Refuse names and files that do not exist."""
+        if self.show and not self.results.exists():
+            raise InputError(f"{self.results} does not exist; --show shows a file that is there")
+        check_names("--cells", self.cells, CENTERS)
+        check_names("--candidates", self.candidates, CANDIDATES)
 
 
 def _build(name: str, context: Context) -> optax.GradientTransformation:

@@ -26,12 +26,14 @@ from examples.llama.config import (
     OptimizerConfig,
     OptimizerName,
     PresetName,
+    Setup,
 )
 from examples.llama.mesh import Placement
 from examples.llama.model import LLAMA_RULES, Params, abstract_llama
 from examples.llama.optimizers import MATRIX, OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
 from examples.llama.run.command import run_command
+from examples.llama.run.options import check_names
 from examples.llama.run.stop import end_quietly
 from examples.llama.schedule import make_optimizer
 from examples.measure.exchanges import KINDS, Collective, collectives
@@ -106,10 +108,10 @@ def matrices_of(model: ModelConfig) -> Params:
 
 
 def compiled_update(
-    name: OptimizerName, preset: PresetName, matrices: Params, placement: Placement
+    name: OptimizerName, setup: Setup, matrices: Params, placement: Placement
 ) -> Any:
     """Compile an optimizer's update of these matrices; results are sharded like the inputs."""
-    optimizer = make_optimizer(resolve(OptimizerConfig(name), preset), PRESETS[preset].setup)
+    optimizer = make_optimizer(resolve(OptimizerConfig(name), setup.preset), setup)
     with placement.entered():
         params = placement.abstract(lambda: matrices)
         state = jax.eval_shape(optimizer.init, params)
@@ -121,14 +123,16 @@ def compiled_update(
 
 def measure(command: Command, console: Console) -> dict[str, Any]:
     """Compile every update and add up what it sends."""
-    model = dataclasses.replace(PRESETS[command.preset].setup.model, precision="float32")
+    setup = PRESETS[command.preset].setup
+    model = dataclasses.replace(setup.model, precision="float32")
+    setup = dataclasses.replace(setup, model=model)
     matrices, rows = matrices_of(model), []
     for name in unique(command.optimizers):
         for axis_type in (AxisType.Auto, AxisType.Explicit)[: 2 if name.startswith("swan") else 1]:
             placement = Placement(simulated_mesh(command.mesh, axis_type))
             title = OPTIMIZERS[name].title + ", Explicit" * (axis_type == AxisType.Explicit)
             with console.status(f"compiling {command.preset}, {title}"):
-                compiled = compiled_update(name, command.preset, matrices, placement)
+                compiled = compiled_update(name, setup, matrices, placement)
             kinds = total(collectives(compiled.as_text()))
             about = {"optimizer": name, "title": title, "axis_type": axis_type.name}
             sent = sum(kind["sent_bytes"] for kind in kinds.values())
@@ -172,8 +176,7 @@ def make_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
 
 def run(command: Command, console: Console) -> int:
     """Measure and report; return the exit code."""
-    if not command.optimizers:
-        raise InputError("--optimizers names none; leave the option out to take all")
+    check_names("--optimizers", command.optimizers, OPTIMIZERS)
     check_results(command.results)
     write_results(command.results, measure(command, console), console)
     return 0

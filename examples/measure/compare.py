@@ -23,6 +23,7 @@ from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
 from examples.llama.presets import resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.folder import RunFolder, read_metrics
+from examples.llama.run.options import check_names
 from examples.llama.run.plot import show_from, style
 from examples.llama.run.stop import end_quietly
 from examples.llama.run.tracking import check_packages
@@ -101,7 +102,8 @@ def make_tables(runs: Runs) -> list[Table]:
         reached = tokens_to_reach(base["validation_loss"], run["curve"])
         if reached is None:
             return "not reached"
-        return f"{reached / 1e6:.2f} M ({reached / run['summary']['tokens']:.0%})"
+        most = "at most " if reached == run["curve"][0][0] else ""
+        return f"{most}{reached / 1e6:.2f} M ({reached / run['summary']['tokens']:.0%})"
 
     def speed(summary: Mapping[str, Any]) -> str:
         own, other = summary["tokens_per_second"], base and base["tokens_per_second"]
@@ -152,8 +154,7 @@ def draw(path: Path, title: str, runs: Runs) -> None:
 
 def run(command: Command, console: Console) -> int:
     """Train what is not trained yet, then compare; return the exit code."""
-    if not command.optimizers:
-        raise InputError("--optimizers names none; leave the option out for its default")
+    check_names("--optimizers", command.optimizers, OPTIMIZERS)
     setup, runs = command.setup, {}
     names = unique(command.optimizers)
     experiments = {name: resolved(Experiment(OptimizerConfig(name), setup)) for name in names}

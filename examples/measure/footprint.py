@@ -76,12 +76,7 @@ def random_rows(setup: Setup) -> np.ndarray:
 
 
 class CompiledStep:
-    """The train step of a resolved experiment, compiled for this backend; nothing is allocated.
-
-    Args:
-        experiment: its batch size and microbatches are those of the step.
-        layerwise: whether it is the layer-wise step.
-    """
+    """The train step of a resolved experiment, compiled for this backend; nothing is allocated."""
 
     def __init__(self, experiment: Experiment, *, layerwise: bool = False):
         """Compile."""

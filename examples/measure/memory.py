@@ -23,7 +23,7 @@ from examples.llama.config import (
 from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
 from examples.llama.presets import PRESETS, resolved
 from examples.llama.run.command import run_command
-from examples.llama.run.options import Checked, Count
+from examples.llama.run.options import Checked, Count, check_names
 from examples.llama.run.stop import end_quietly
 from examples.measure.absent import H100, compiling_for
 from examples.measure.footprint import GIB, CompiledStep, deepest, kept, with_model
@@ -110,13 +110,8 @@ class Command(Checked):
     def __post_init__(self) -> None:
         """Refuse names that do not exist, and combinations that mean nothing."""
         super().__post_init__()
-        for option in ("presets", "optimizers"):
-            if not getattr(self, option):
-                raise InputError(f"--{option} names none; leave the option out to take all")
-        if unknown := [name for name in self.optimizers if name not in _NAMES]:
-            raise InputError(
-                f"--optimizers: {', '.join(unknown)} is not one of {', '.join(_NAMES)}"
-            )
+        check_names("--presets", self.presets, PRESETS)
+        check_names("--optimizers", self.optimizers, _NAMES)
         if self.run and self.h100:
             raise InputError("--run needs a device that is there; leave out --h100")
         if self.run and not (self.compile and len(self.presets) == len(self.optimizers) == 1):

@@ -17,13 +17,12 @@ from examples.llama.config import (
     OptimizerConfig,
     OptimizerName,
     Setup,
-    as_json,
 )
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.flops import flops_per_token, peak_flops
-from examples.llama.run.options import Checked, Count
+from examples.llama.run.options import Checked, Count, as_json
 from examples.llama.run.stop import end_quietly
 from examples.llama.step import initial_state, make_train_step
 from examples.measure.footprint import GIB, device_memory, kept, random_rows

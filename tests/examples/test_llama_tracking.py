@@ -70,7 +70,7 @@ def _in_lines(path: Path) -> Scalars:
 
 
 def test_tensorboard_gets_every_number_of_a_line(tmp_path: Path) -> None:
-    with track(["tensorboard"], tmp_path, CONFIG, done=0) as log:
+    with track(["tensorboard"], tmp_path, "1a2b", CONFIG, done=0) as log:
         log(_line(1, loss=2.5, tokens_per_second=10.0))
         log(_line(2, loss=1.5, tokens_per_second=20.0))
         # JSON has no infinity: such a perplexity is None, and nothing to draw
@@ -84,12 +84,12 @@ def test_tensorboard_gets_every_number_of_a_line(tmp_path: Path) -> None:
 
 
 def test_tensorboard_takes_back_what_will_be_measured_anew(tmp_path: Path) -> None:
-    with track(["tensorboard"], tmp_path, CONFIG, done=0) as log:
+    with track(["tensorboard"], tmp_path, "1a2b", CONFIG, done=0) as log:
         for step in range(1, 8):
             log(_line(step, loss=100.0 + step))
     _earlier(tmp_path / "tensorboard")
     # killed after step 7; the newest checkpoint is that of step 4
-    with track(["tensorboard"], tmp_path, CONFIG, done=4) as log:
+    with track(["tensorboard"], tmp_path, "1a2b", CONFIG, done=4) as log:
         for step in range(5, 7):
             log(_line(step, loss=200.0 + step))
     shown = _shown_by_tensorboard(tmp_path / "tensorboard")["loss"]
@@ -149,16 +149,13 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> _Wandb:
     return package
 
 
-def test_wandb_goes_on_with_the_run_of_the_same_folder(
-    wandb: _Wandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for folder in (tmp_path / "a", Path("a"), tmp_path / "b"):
-        with track(["wandb"], folder, CONFIG, done=0):
+def test_wandb_goes_on_with_the_run_wherever_its_folder_is(wandb: _Wandb, tmp_path: Path) -> None:
+    for folder, run in (("a", "1a2b"), ("b", "1a2b"), ("a", "3c4d")):
+        with track(["wandb"], tmp_path / folder, run, CONFIG, done=0):
             pass
-    first, again, other = wandb.settings
-    assert first["id"] == again["id"] != other["id"]
-    for settings, name in ((first, "a"), (again, "a"), (other, "b")):
+    first, moved, fresh = wandb.settings
+    assert [each["id"] for each in (first, moved, fresh)] == ["1a2b", "1a2b", "3c4d"]
+    for settings, name in ((first, "a"), (moved, "b"), (fresh, "a")):
         assert settings["resume"] == "allow"
         assert settings["name"] == name
         assert settings["config"] == CONFIG
@@ -167,7 +164,7 @@ def test_wandb_goes_on_with_the_run_of_the_same_folder(
 
 
 def test_wandb_gets_every_number_of_a_line_and_its_step(wandb: _Wandb, tmp_path: Path) -> None:
-    with track(["wandb"], tmp_path, CONFIG, done=0) as log:
+    with track(["wandb"], tmp_path, "1a2b", CONFIG, done=0) as log:
         log(_line(1, loss=2.5))
         log(_line(1, validation_loss=1000.0, perplexity=None))
     assert wandb.lines == [
@@ -178,7 +175,7 @@ def test_wandb_gets_every_number_of_a_line_and_its_step(wandb: _Wandb, tmp_path:
 
 def test_trackers_are_closed_when_training_fails(wandb: _Wandb, tmp_path: Path) -> None:
     def fail() -> None:
-        with track(["tensorboard", "wandb"], tmp_path, CONFIG, done=0) as log:
+        with track(["tensorboard", "wandb"], tmp_path, "1a2b", CONFIG, done=0) as log:
             log(_line(1, loss=2.5))
             raise RuntimeError("diverged")
 
@@ -189,7 +186,7 @@ def test_trackers_are_closed_when_training_fails(wandb: _Wandb, tmp_path: Path) 
 
 
 def test_both_trackers_get_the_same(wandb: _Wandb, tmp_path: Path) -> None:
-    with track(["wandb", "tensorboard"], tmp_path, CONFIG, done=0) as log:
+    with track(["wandb", "tensorboard"], tmp_path, "1a2b", CONFIG, done=0) as log:
         log(_line(3, loss=2.5))
     assert wandb.lines == [(3, {"tokens": 192, "loss": 2.5})]
     shown = _shown_by_tensorboard(tmp_path / "tensorboard")
@@ -207,7 +204,7 @@ def test_a_missing_package_is_said_before_there_is_a_run(
 
 
 def test_without_trackers_nothing_is_written(tmp_path: Path) -> None:
-    with track([], tmp_path, CONFIG, done=0) as log:
+    with track([], tmp_path, "1a2b", CONFIG, done=0) as log:
         log(_line(1, loss=2.5))
     assert list(tmp_path.iterdir()) == []
 
@@ -220,7 +217,10 @@ def test_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]
     message = rf"--track {tracker} needs the package {package}: pip install {package}"
-    with pytest.raises(InputError, match=message), track([tracker], tmp_path, CONFIG, done=0):
+    with (
+        pytest.raises(InputError, match=message),
+        track([tracker], tmp_path, "1a2b", CONFIG, done=0),
+    ):
         pass
 
 

@@ -1,15 +1,4 @@
-"""A run's folder: its configuration, its metrics, its result.
-
-config.json     what determines the run; a run of another configuration is refused
-source.json     where its text came from
-metrics.jsonl   a line per step and per validation
-checkpoints/    the newest ones
-summary.json    the result; there once the run is finished
-loss.png        the curves
-profile/        a JAX trace, tensorboard/ and wandb/ the trackers' files, where asked for
-damaged/        checkpoints that could not be used
-lock            the process that is writing
-"""
+"""A run's folder: its configuration, its metrics, its result; README.md lists its files."""
 
 import secrets
 from collections.abc import Mapping
@@ -33,7 +22,7 @@ from examples.llama.run.records import (
 from examples.llama.text.corpus import Corpus
 
 
-def identity(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
+def config_of(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
     """Everything that determines result and state of a resolved experiment, as config.json has it.
 
     The length of the schedule is always included, because the number of steps may grow later.

@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -97,6 +97,14 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+def check_names(option: str, chosen: Collection[str], known: Collection[str]) -> None:
+    """Raise an error that names the option unless all names are known, and there is one."""
+    if not chosen:
+        raise InputError(f"{option} names none; leave the option out for its default")
+    if unknown := [name for name in chosen if name not in known]:
+        raise InputError(f"{option}: {', '.join(unknown)} is not one of {', '.join(known)}")
+
+
 class Checked:
     """A configuration whose fields are within the bounds that their annotations say."""
 
@@ -128,13 +136,7 @@ def as_json(config: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type[Config], stored: Any, what: str) -> Config:
-    """Back from what `as_json` made.
-
-    Args:
-        kind: the dataclass.
-        stored: what JSON has, of any type.
-        what: where it is, for messages.
-    """
+    """Back from what `as_json` made; `what` says where that is, for messages."""
     hints = _hints(kind)
     if not isinstance(stored, dict):
         raise InputError(f"{what} is {stored!r}, not an object; put back a whole copy of the file")

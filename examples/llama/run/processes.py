@@ -75,7 +75,7 @@ def join_processes(config: DistributedConfig) -> None:
             host.encode("idna")
         except UnicodeError:
             host = ""
-        if not host or not port.isdecimal() or int(port) >= 2**16:
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise InputError(f"--coordinator {config.coordinator} is not host:port, nor auto")
         if processes is None or number is None or not 0 <= number < processes:
             raise InputError(

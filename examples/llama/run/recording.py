@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from examples.llama.checkpoint import Identity
 from examples.llama.config import Experiment, RunConfig, Setup
 from examples.llama.loss import Validation
 from examples.llama.mesh import Placement
@@ -85,27 +86,23 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, kept: str):
-        self._path, self._kept = path, kept
-        self._compressor = zlib.compressobj()
-        self._compressed: list[bytes] = []
-        self._file: BinaryIO | None = None
+        """Write what was kept, and open the file."""
+        before = write_kept(path, kept)
+        self._path, self._compressor = path, zlib.compressobj()
+        self._compressed = [self._compressor.compress(before)]
+        with naming(path):
+            self._file = path.open("ab")
 
     def __enter__(self) -> "MetricsLog":
-        before = write_kept(self._path, self._kept)
-        self._compressed.append(self._compressor.compress(before))
-        with naming(self._path):
-            self._file = self._path.open("ab")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        assert self._file is not None
         # on a full disk, closing fails as the write before it did
         with naming(self._path) if kind is None else contextlib.suppress(OSError):
             self._file.close()
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line."""
-        assert self._file is not None
         added = json.dumps(line, allow_nan=False).encode() + b"\n"
         with naming(self._path):
             self._file.write(added)
@@ -114,7 +111,6 @@ class MetricsLog:
 
     def sync(self) -> str:
         """Write through to the disk; return all lines, compressed."""
-        assert self._file is not None
         with naming(self._path):
             os.fsync(self._file.fileno())
         return b64encode(b"".join([*self._compressed, self._compressor.copy().flush()])).decode()
@@ -132,16 +128,16 @@ class Recording:
         devices: int,
         folder: RunFolder,
         run: RunConfig,
-        config: Mapping[str, Any],
+        identity: Identity,
         done: int,
         record: Mapping[str, Any],
         console: Console,
     ):
         self._setup, self._devices, self._run, self._done = experiment.setup, devices, run, done
-        self._folder, self._config, self._console = folder, config, console
+        self._folder, self._identity, self._console = folder, identity, console
         self._start = perf_counter() - record.get("elapsed_seconds", 0.0)
         self._rates = scheduled_rates(experiment.optimizer, experiment.setup)
-        self._log = MetricsLog(folder.metrics, record["metrics"] if record else "")
+        self._kept = record["metrics"] if record else ""
         self._open, self._trace = contextlib.ExitStack(), contextlib.ExitStack()
         self._has_bar = console.is_interactive and console.file.isatty()
         self._bar = Progress(
@@ -163,10 +159,11 @@ class Recording:
             if self._run.profile:
                 with naming(self._folder.profile):
                     self._folder.profile.mkdir(exist_ok=True)
-            tracked = track(self._run.track, self._folder.path, self._config, self._done)
+            run, config = self._identity.run, self._identity.config
+            tracked = track(self._run.track, self._folder.path, run, config, self._done)
             with self._open as opening:  # what was opened is closed if the next cannot be
                 opening.enter_context(self._bar)
-                opening.enter_context(self._log)
+                self._log = opening.enter_context(MetricsLog(self._folder.metrics, self._kept))
                 self._also_log = opening.enter_context(tracked)
                 opening.enter_context(self._trace)
                 self._open = opening.pop_all()

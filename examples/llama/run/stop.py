@@ -41,8 +41,3 @@ class StopSignals:
         # by another thread: this one may be in the middle of a line
         line = f"{self.received.name}: stopping after this step"
         threading.Thread(target=self._say, args=(line,), daemon=True).start()
-
-    @property
-    def exit_code(self) -> int:
-        """The shell's code for a process that a signal ended."""
-        return 128 + self.received if self.received is not None else 0

@@ -1,7 +1,6 @@
 """Trackers that also get the metrics: TensorBoard, Weights & Biases."""
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +31,7 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _tensorboard(folder: Path, config: Mapping[str, Any], done: int) -> Iterator[Log]:
+def _tensorboard(folder: Path, run: str, config: Mapping[str, Any], done: int) -> Iterator[Log]:
     # purges what a killed run wrote after its checkpoint: those steps are repeated
     writer = _package("tensorboard").SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
@@ -45,19 +44,18 @@ def _tensorboard(folder: Path, config: Mapping[str, Any], done: int) -> Iterator
 
 
 @contextlib.contextmanager
-def _wandb(folder: Path, config: Mapping[str, Any], done: int) -> Iterator[Log]:
-    # the same folder resumes the same run
-    run = _package("wandb").init(
-        id=hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16],
+def _wandb(folder: Path, run: str, config: Mapping[str, Any], done: int) -> Iterator[Log]:
+    tracked = _package("wandb").init(
+        id=run,
         name=folder.name,
         dir=str(folder),
         config=dict(config),
         resume="allow",
     )
     try:
-        yield lambda line: run.log(_scalars(line), step=line["step"])
+        yield lambda line: tracked.log(_scalars(line), step=line["step"])
     finally:
-        run.finish()
+        tracked.finish()
 
 
 _TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb}
@@ -65,12 +63,12 @@ _TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb}
 
 @contextlib.contextmanager
 def track(
-    trackers: Sequence[Tracker], folder: Path, config: Mapping[str, Any], done: int
+    trackers: Sequence[Tracker], folder: Path, run: str, config: Mapping[str, Any], done: int
 ) -> Iterator[Log]:
-    """Open the trackers for a run in `folder` of which `done` steps are done."""
+    """Open the trackers for the run of this name in `folder`, of which `done` steps are done."""
     with contextlib.ExitStack() as stack:
         logs = [
-            stack.enter_context(_TRACKERS[name](folder, config, done))
+            stack.enter_context(_TRACKERS[name](folder, run, config, done))
             for name in dict.fromkeys(trackers)
         ]
 

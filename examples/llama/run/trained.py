@@ -11,6 +11,7 @@ from rich.console import Console
 
 from examples.llama.checkpoint import Checkpoints, DamagedError
 from examples.llama.config import CorpusConfig, Experiment, InputError
+from examples.llama.mesh import ONE_DEVICE
 from examples.llama.model import Params
 from examples.llama.run.folder import LOCK, RunFolder
 from examples.llama.run.options import Checked, Natural, from_json
@@ -79,7 +80,8 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
             f"but this is {corpus.tokenizer.name}; choose that one with --tokenizer"
         )
     changed_text = not given.keys() & {"text", "corpus_root"} and corpus.name not in identity.texts
-    like = initial_state(experiment, layerwise=identity.config.get("layerwise", False))
+    layerwise = identity.config.get("layerwise", False)
+    like = ONE_DEVICE.abstract(lambda: initial_state(experiment, layerwise=layerwise))
     for _ in range(_TRIES):
         # a run that is still training may remove the newest checkpoint when it has another one
         with (

@@ -4,7 +4,6 @@ A file has a header of 256 little-endian int32 (20240520, version 1, number of t
 the tokens as uint16. Shards of a split are read as one text that is cut into rows; none is loaded.
 """
 
-import dataclasses
 import fnmatch
 import hashlib
 import os
@@ -98,5 +97,4 @@ class ShardText:
         if tokenizer is BYTES:
             self.training_texts()
         found = shard_tokens(self.folder, tokenizer.vocabulary)
-        fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-        return TokenCorpus(**fields, tokenizer=tokenizer)
+        return TokenCorpus(**vars(found), tokenizer=tokenizer)

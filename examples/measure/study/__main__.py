@@ -12,7 +12,7 @@ from examples.llama.config import CorpusConfig, InputError
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.run.command import run_command
 from examples.llama.run.environment import machine, versions
-from examples.llama.run.options import Checked, NotNegative
+from examples.llama.run.options import Checked, NotNegative, check_names
 from examples.llama.run.records import write_atomically
 from examples.llama.text.corpus import load_corpus
 from examples.llama.text.shards import shard_tokens
@@ -20,7 +20,7 @@ from examples.measure.results import check_results
 from examples.measure.study.findings import findings, findings_table, progress_table
 from examples.measure.study.pictures import PICTURES, plot
 from examples.measure.study.plan import CELLS, CPU_CELLS, SPACES
-from examples.measure.study.runs import Run, RunsFile, Trial, refuse_unknown
+from examples.measure.study.runs import Run, RunsFile, Trial
 from examples.measure.study.search import due_trials, left, seconds_per_step
 from examples.measure.study.training import Tokens, Trainer
 from examples.measure.tables import Table, unique
@@ -55,8 +55,8 @@ class Command(Checked):
         super().__post_init__()
         if self.show and not self.results.exists():
             raise InputError(f"{self.results} does not exist; --show shows a file that is there")
-        refuse_unknown("--cells", self.cells, CELLS)
-        refuse_unknown("--optimizers", self.optimizers, SPACES)
+        check_names("--cells", self.cells, CELLS)
+        check_names("--optimizers", self.optimizers, SPACES)
         shards = [cell for cell in self.cells if CELLS[cell].shards]
         if shards and self.tokens is None and not (self.show or self.estimate):
             raise InputError(f"--cells {' '.join(shards)} trains on token shards; give --tokens")

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -71,14 +71,6 @@ class Run(NamedTuple):
         of_trial = {name: record[name] for name in Trial._fields}
         trial = Trial(**of_trial | {"rates": Rates(*record["rates"])})
         return cls(trial, *(record[name] for name in cls._fields[1:]))
-
-
-def refuse_unknown(option: str, chosen: Collection[str], known: Collection[str]) -> None:
-    """Raise an error that names the option unless all names are known, and there is one."""
-    if not chosen:
-        raise InputError(f"{option} names none; leave the option out for its default")
-    if unknown := [name for name in chosen if name not in known]:
-        raise InputError(f"{option}: {', '.join(unknown)} is not one of {', '.join(known)}")
 
 
 class RunsFile:

@@ -31,11 +31,7 @@ class Trainer:
     def __init__(self, cell: Cell, name: str, corpus: Tokens, build: Builder | None = None):
         """Prepare; compilation waits for the first run.
 
-        Args:
-            cell: model and batch size.
-            name: the optimizer of the table.
-            corpus: the text.
-            build: builds another optimizer with its options.
+        `build` builds another optimizer with the options of the one named.
         """
         experiment = resolved(Experiment(OptimizerConfig(name), cell.setup))
         config, setup, data = experiment.optimizer, cell.setup, cell.setup.data
