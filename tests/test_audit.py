@@ -34,6 +34,8 @@ def test_sinkgd():
     assert audit.parameters == 36 + 60 + 15
     assert audit.parameter_bytes == 144 + 120 + 60
     assert audit.state_bytes_of("matrix") == 0
+    with pytest.raises(ValueError, match="optimizer"):
+        mo.audit({"kernel": jnp.ones((2, 3))}).state_bytes_of("adam")
     assert audit.state_bytes_of("adam") == 2 * (144 + 60)
     assert audit.shared_state_bytes == 4
 

@@ -303,6 +303,7 @@ def test_one_process_is_its_own_master() -> None:
     [
         (DistributedConfig(processes=2), "no meaning without --coordinator"),
         (DistributedConfig("localhost"), "not host:port"),
+        (DistributedConfig("localhost:0", 2, 0), "not host:port"),
         (DistributedConfig("localhost:1"), "needs --processes"),
         (DistributedConfig("localhost:1", 2, 2), "from 0 to one less; they are 2 and 2"),
     ],

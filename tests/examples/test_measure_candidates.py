@@ -150,6 +150,12 @@ def test_unknown_names_are_refused(option: str, capsys: pytest.CaptureFixture[st
     assert f"{option}: nope is not one of" in " ".join(capsys.readouterr().err.split())
 
 
+def test_show_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--show", "--results", "absent.jsonl"])
+    assert "absent.jsonl does not exist" in " ".join(capsys.readouterr().err.split())
+
+
 def test_command_trains_searches_and_goes_on(
     tmp_path: Path,
     source_folder: Path,
