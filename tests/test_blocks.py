@@ -53,7 +53,7 @@ class TestBlocks:
     @pytest.mark.parametrize(
         ("blocks", "message"),
         [
-            (Blocks(whole=2), "names an axis that the weight does not have; correct the rule"),
+            (Blocks(whole=2), "names an axis that the weight does not have; correct it"),
             (Blocks(groups={-3: 2}), "names an axis that the weight does not have"),
             (Blocks(whole=(0, -2)), r"names an axis twice.*\(whole\).*\(groups\)"),
             (Blocks(whole=-1, groups={1: 2}), "names an axis twice"),

@@ -80,7 +80,7 @@ def check_axes(axes: Sequence[int], shape: Shape, where: str, once: str = "") ->
     """Raise unless every axis exists and is named once."""
     ndim = len(shape)
     if not all(-ndim <= axis < ndim for axis in axes):
-        raise ValueError(f"{where} names an axis that the weight does not have; correct the rule")
+        raise ValueError(f"{where} names an axis that the weight does not have; correct it")
     if len({axis % ndim for axis in axes}) != len(axes):
         raise ValueError(f"{where} names an axis twice; {once}")
 
@@ -92,8 +92,8 @@ def as_matrix_axes(spec: Any) -> MatrixAxes:
     if isinstance(spec, optax.contrib.MuonDimensionNumbers):
         return MatrixAxes(output=spec.output_axis, input=spec.reduction_axis)
     raise TypeError(
-        "expected MatrixAxes or optax.contrib.MuonDimensionNumbers, in rules also Fused or None,"
-        f" got {spec!r}"
+        f"expected MatrixAxes or optax.contrib.MuonDimensionNumbers, got {spec!r}; the spec of a"
+        " whole weight may also be Fused, and in rules None"
     )
 
 

@@ -34,13 +34,13 @@ def scale_by_token_sinkhorn(
 ) -> optax.GradientTransformation:
     """Normalize tables of tokens: set small rows to zero, then run 2 num_iters + 1 half-steps.
 
-    A row belongs to one token: use `MatrixAxes(output=0, input=1)` for an embedding table (tokens,
-    width); a head's flax kernel (width, tokens) has its tokens as output features anyway. Rows with
-    ||G_i,:||_2 <= tau * mean over k of ||G_k,:||_2 become zero, because normalization would amplify
-    their noise, unless the matrix has a NaN or an infinity. All other rows end with root mean
-    square 1 exactly, columns approximately. Five sweeps are the eleven half-steps of DeepSeek-AI,
-    arXiv 2609.19969, Section 2.5, which apply to Nesterov momentum, with 0.18 times the learning
-    rate of the other weights.
+    A row (output) belongs to one token, a column (input) to a dimension of the width: use
+    `MatrixAxes(output=0, input=1)` for an embedding table (tokens, width); a head's flax kernel
+    (width, tokens) has its tokens as output features anyway. Rows with ||G_i,:||_2 <= tau * mean
+    over k of ||G_k,:||_2 become zero, because normalization would amplify their noise, unless the
+    matrix has a NaN or an infinity. All other rows end with root mean square 1 exactly, columns
+    approximately. Five sweeps are the eleven half-steps of DeepSeek-AI, arXiv 2609.19969, Section
+    2.5, which apply to Nesterov momentum, with 0.18 times the learning rate of the other weights.
 
     Args:
       num_iters: sweeps of columns and rows after the first half-step on the rows.

@@ -163,6 +163,19 @@ def test_wandb_goes_on_with_the_run_wherever_its_folder_is(wandb: _Wandb, tmp_pa
     assert wandb.finished == 3
 
 
+def test_a_run_and_a_fresh_one_in_its_place_have_ids_of_their_own(
+    wandb: _Wandb, corpus: Corpus, tiny_setup: Setup, tmp_path: Path
+) -> None:
+    experiment = resolved(Experiment(OptimizerConfig("sgd"), tiny_setup))
+    folder, console = RunFolder(tmp_path / "run"), Console(file=io.StringIO())
+    for fresh in (False, True):
+        config = RunConfig(track=("wandb",))
+        assert train(experiment, corpus, folder, config, console, fresh=fresh) == 0
+    runs = [json.loads(path.read_text())["run"] for path in tmp_path.glob("*/config.json")]
+    assert {each["id"] for each in wandb.settings} == set(runs)
+    assert len(set(runs)) == 2
+
+
 def test_wandb_gets_every_number_of_a_line_and_its_step(wandb: _Wandb, tmp_path: Path) -> None:
     with track(["wandb"], tmp_path, "1a2b", CONFIG, done=0) as log:
         log(_line(1, loss=2.5))

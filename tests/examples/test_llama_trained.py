@@ -6,11 +6,15 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
 
+from examples.llama.checkpoint import Checkpoints
 from examples.llama.config import CorpusConfig
 from examples.llama.run.records import read_lines
+from examples.llama.step import TrainState
 from examples.llama.train import main as train
 from tests.examples.c4_files import write_c4
 from tests.examples.damage import flip_a_bit, reads_damaged
@@ -70,6 +74,20 @@ def test_last_checkpoint_has_the_validation_loss_of_the_summary(
     assert found["step"] == 8
     assert found["run"] == str(run_dir)
     assert f"step 8: validation loss {summary['validation_loss']:.4f} nats" in output
+
+
+def test_no_other_state_is_made_than_the_checkpoints(
+    run_dir: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Checkpoints.load
+
+    def check(self: Checkpoints, step: int, like: TrainState) -> Any:
+        kinds = {type(leaf) for leaf in jax.tree.leaves(like)}
+        assert kinds == {jax.ShapeDtypeStruct}
+        return load(self, step, like)
+
+    monkeypatch.setattr(Checkpoints, "load", check)
+    assert "loss" in invoke(EVALUATE, "--run-dir", run_dir)
 
 
 def test_step_chooses_the_checkpoint(run_dir: Path, invoke: Invoke, tmp_path: Path) -> None:

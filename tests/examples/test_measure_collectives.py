@@ -3,7 +3,6 @@ import math
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 
 from examples.llama.config import InputError, ModelConfig, Setup
 from examples.llama.mesh import Placement
-from examples.llama.presets import PRESETS, Preset
 from examples.measure.collectives import (
     compiled_update,
     main,
@@ -191,8 +189,7 @@ def test_figures_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_state_of_other_shapes_than_the_weights(name: str) -> None:
     model = ModelConfig(hidden=32, mlp=40, heads=2, layers=1)
     placement = Placement(simulated_mesh((2, 2), AxisType.Auto))
-    with mock.patch.dict(PRESETS, cpu=Preset(Setup(model=model))):
-        compiled = compiled_update(name, "cpu", matrices_of(model), placement)
+    compiled = compiled_update(name, Setup(model=model), matrices_of(model), placement)
     assert total(collectives(compiled.as_text()))
 
 

@@ -76,7 +76,10 @@ def join_processes(config: DistributedConfig) -> None:
         except UnicodeError:
             host = ""
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise InputError(f"--coordinator {config.coordinator} is not host:port, nor auto")
+            raise InputError(
+                f"--coordinator {config.coordinator} is not host:port, a port from 1 to 65535, nor "
+                f"auto"
+            )
         if processes is None or number is None or not 0 <= number < processes:
             raise InputError(
                 f"--coordinator {config.coordinator} needs --processes, their number, and "

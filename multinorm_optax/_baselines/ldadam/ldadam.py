@@ -43,8 +43,8 @@ def scale_by_ldadam(
 ) -> optax.GradientTransformation:
     """Replace every gradient by Adam's direction in a subspace that moves every step.
 
-    Matrices are m x n with m <= n, transposed if necessary; the rows of a square matrix are the
-    output features. With k steps before this one and A = G + E:
+    Every leaf must be a matrix or a stack of matrices, m x n with m <= n, transposed if necessary;
+    the rows of a square matrix are the output features. With k steps before this one and A = G + E:
 
         P' = the first r left singular vectors of A                            if k = 0
              the Q-factor of B B^T P, B = rho P M/(1 - b1^k) + (1 - rho) A     otherwise
