@@ -271,6 +271,7 @@ class TestDtypes:
             (jnp.bfloat16, jnp.float32, jnp.float32, jnp.float32),
             (jnp.float64, None, jnp.float64, jnp.float64),
             (jnp.complex64, None, jnp.complex64, jnp.float32),
+            (jnp.complex64, jnp.bfloat16, jnp.complex64, jnp.float32),
         ],
         ids=str,
     )

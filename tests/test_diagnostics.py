@@ -73,6 +73,16 @@ class TestMeasureResiduals:
         for scale in (1.0, -1e-3, 1e-200):
             np.testing.assert_allclose(measure({"w": scale * W})["w"], want, rtol=1e-9)
 
+    def test_does_not_depend_on_the_other_projections(self, rng):
+        # MaxNorm takes a whole stack for one matrix, whatever the axes of the others
+        W = jnp.asarray(rng.standard_normal((2, 6, 4)), jnp.float32) * jnp.array([[[1]], [[100]]])
+        rows, entries = mo.normalize_rows(mo.MatrixAxes(-1, -2)), mo.normalize(mo.MaxNorm())
+        alone = [jnp.max(mo.measure_residuals(each)({"w": W})["w"]) for each in (rows, entries)]
+        both = mo.measure_residuals(rows, entries)({"w": W})["w"]
+        swapped = mo.measure_residuals(entries, rows)({"w": W})["w"]
+        np.testing.assert_allclose(both, alone, rtol=1e-6)
+        np.testing.assert_allclose(swapped, both[::-1], rtol=1e-6)
+
     def test_only_live_groups_count(self, rng):
         W = np.float32(rng.standard_normal((5, 8)))
         W[2] = W[:, 3] = 0

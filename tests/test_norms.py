@@ -207,6 +207,12 @@ class TestCenteredRows:
         assert np.all(np.isfinite(P[[0, 2]]))
 
 
+@pytest.mark.parametrize("of", ["norm", "dual_norm", "__call__"])
+def test_integers_are_refused(of):
+    with pytest.raises(TypeError, match="floating-point or complex"):
+        getattr(mo.RowNorm(), of)(jnp.array([[3, 0], [4, 1]]))
+
+
 def test_norms_are_values():
     assert mo.RowNorm() == mo.RowNorm()
     assert mo.SpectralNorm() == mo.SpectralNorm()

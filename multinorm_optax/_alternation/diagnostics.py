@@ -102,9 +102,15 @@ def _residuals(alternation: Alternation, state: Any) -> jax.Array:
 
 
 def _residuals_at_unit_size(x: jax.Array, members: tuple[Member, ...]) -> jax.Array:
-    unit = MatrixAlternation((Member(FrobeniusNorm(), members[0].axes),), x)
-    alternation = MatrixAlternation(members, unit.last_iterate(num_iters=1))
-    return _residuals(alternation, alternation.start)
+    together = MatrixAlternation(members, x)
+
+    def residual(member: Member) -> jax.Array:
+        unit = MatrixAlternation((Member(FrobeniusNorm(), member.axes),), x)
+        alone = MatrixAlternation((member,), unit.last_iterate(num_iters=1))
+        found = alone.half_step(0, alone.start)[1]()
+        return together.per_matrix(together.broadcastable(found))
+
+    return jnp.stack([residual(member) for member in members])
 
 
 def measure_residuals(
@@ -112,16 +118,17 @@ def measure_residuals(
 ) -> Callable[[optax.Updates], dict[str, jax.Array]]:
     """Measure how far updates are from unit norm during training, for `optax.snapshot`.
 
-    Updates are first scaled to root mean square 1, so that the measure can follow a whole optimizer
-    with any learning rate. Leaves that are not matrices are left out.
+    Every matrix is first scaled to root mean square 1, so that the measure can follow a whole
+    optimizer with any learning rate. Leaves that are not matrices are left out.
 
     Args:
       *projections: made by `normalize` or a function such as `normalize_rows`; others are a
         TypeError.
 
     Returns:
-      A function of updates that returns the residuals by path, of shape (K, *batch). The parts of a
-      `Fused` leaf have the paths `qkv/kernel/0`, `qkv/kernel/1`, and so on.
+      A function of updates that returns the residuals by path, of shape (K, *batch), or (K,) if the
+      projections have different batch axes. The parts of a `Fused` leaf have the paths
+      `qkv/kernel/0`, `qkv/kernel/1`, and so on.
 
     Example:
       >>> import jax, optax

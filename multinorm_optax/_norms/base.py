@@ -120,4 +120,6 @@ class Norm(Projection):
 
 
 def _prepare(w: jax.Array, axes: Axes) -> tuple[jax.Array, MatrixAxes]:
+    if not jnp.issubdtype(w.dtype, jnp.inexact):
+        raise TypeError(f"a norm takes floating-point or complex weights, got {w.dtype}")
     return w.astype(compute_dtype(w.dtype)), as_matrix_axes(axes).resolve(w.shape)

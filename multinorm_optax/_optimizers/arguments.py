@@ -51,7 +51,8 @@ _TEXTS = {
     " as in the papers, for no momentum.",
     "momentum_dtype": "dtype of the stored state of the matrices, such as `jnp.bfloat16`; None for"
     f" at least float32, in which arithmetic is done either way.{_STATIC}.",
-    "mu_dtype": f"dtype of the stored first moment; None for that of the parameters.{_STATIC}.",
+    "mu_dtype": "dtype of the stored first moment of real weights; None for that of the parameters."
+    f"{_STATIC}.",
     "nesterov": "whether the momentum looks ahead; a Python boolean.",
     "num_iters": "L, the number of sweeps, at least 1; 5 in the paper.",
     "orthogonalizer": "the whitening; by default `polar_express()`, exact to rounding. The first"

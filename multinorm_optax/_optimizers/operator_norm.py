@@ -58,7 +58,10 @@ def scale_by_operator_norm(
       0.5
     """
     if not is_integer(num_iters) or num_iters < 1:
-        raise ValueError(f"num_iters must be an integer of at least 1, got {num_iters!r}")
+        raise ValueError(
+            f"num_iters must be an integer of at least 1, got {num_iters!r}; under"
+            " optax.inject_hyperparams list it in static_args"
+        )
 
     def scaled(g: jax.Array, found: MatrixAxes) -> jax.Array:
         if not g.size:

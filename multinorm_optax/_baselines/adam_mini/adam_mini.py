@@ -90,9 +90,13 @@ def scale_by_adam_mini(
 
         # Compiled, this computes only zeros, but with the shardings of the means of gradients.
         nu = jax.jit(zeros, keep_unused=True)(jax.tree.leaves(params))
+
+        def first_moment(p: jax.Array) -> jax.Array:
+            return jnp.zeros_like(p, None if jnp.iscomplexobj(p) else mu_dtype)
+
         return ScaleByAdamMiniState(
             count=jnp.zeros([], jnp.int32),
-            mu=optax.tree.zeros_like(params, dtype=mu_dtype),
+            mu=jax.tree.map(first_moment, params),
             nu=jax.tree.unflatten(jax.tree.structure(unboxed(params)), nu),
         )
 

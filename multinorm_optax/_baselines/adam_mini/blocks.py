@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import optax
@@ -56,17 +57,20 @@ class Blocks:
         whole: int | Sequence[int] = (),
         groups: Mapping[int, int] | Sequence[tuple[int, int]] = (),
     ):
-        axes = tuple(whole) if isinstance(whole, Sequence) else (whole,)
-        pairs = groups.items() if isinstance(groups, Mapping) else groups
-        runs = tuple(sorted((axis, length) for axis, length in pairs))
-        if not all(map(is_integer, (*axes, *(number for run in runs for number in run)))):
+        axes = tuple(whole) if isinstance(whole, Iterable) else (whole,)
+        runs: Any = list(groups.items()) if isinstance(groups, Mapping) else groups
+        pairs = isinstance(runs, Sequence) and all(
+            isinstance(run, Sequence) and len(run) == 2 for run in runs
+        )
+        if not pairs or not all(map(is_integer, (*axes, *itertools.chain(*runs)))):
             raise TypeError(
-                f"axes and lengths of Blocks must be integers, got {whole!r}, {groups!r}"
+                "axes and lengths of Blocks must be integers, those of groups {axis: length} or"
+                f" [(axis, length), ...], got {whole!r}, {groups!r}"
             )
         if any(length < 1 for _, length in runs):
             raise ValueError(f"lengths in Blocks.groups must be positive, got {groups!r}")
         object.__setattr__(self, "whole", axes)
-        object.__setattr__(self, "groups", runs)
+        object.__setattr__(self, "groups", tuple(sorted(map(tuple, runs))))
 
     def resolve(self, shape: Shape, path: str = "") -> "Blocks":
         """Return these blocks with non-negative axes; raise if they do not fit the shape."""
