@@ -1,5 +1,11 @@
 """The benchmark of updates, beside the targets: `python -m examples.measure.bench`."""
 
+from examples.llama.run.stop import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
+
 import functools
 import math
 import statistics
@@ -17,7 +23,6 @@ from examples.llama.config import PresetName
 from examples.llama.presets import PRESETS
 from examples.llama.run.command import run_command
 from examples.llama.run.options import Checked, Positive, check_names
-from examples.llama.run.stop import end_quietly
 from examples.measure import compilation, orthogonalizers, updates
 from examples.measure.pictures import draw_ratios, height_of_ratios, name_lines, panels
 from examples.measure.results import check_results, write_results
@@ -256,5 +261,4 @@ main = functools.partial(run_command, "examples.measure.bench", Command, run)
 """Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
-    end_quietly()
     sys.exit(main(None))

@@ -3,6 +3,12 @@
 They are tried in the cells of the study.
 """
 
+from examples.llama.run.stop import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
+
 import functools
 import math
 import statistics
@@ -140,13 +146,16 @@ def _search(
 ) -> tuple[list[Trial], dict[int, Run], Run | None]:
     """The rates to try next, what was tried by its power of two, and the best inside, if known."""
     own = [run for run in runs if (run.trial.cell, run.trial.optimizer) == (cell, name)]
-    done = {run.trial.point: run for run in own if run.trial.seed == 0}
     center, steps = CENTERS[cell][CANDIDATES[name].like], CELLS[cell].setup.steps
 
     def trial(power: int) -> Trial:
         rates = Rates(float(f"{center.matrices * 2.0**power:.5g}"), center.rest)
         return Trial(cell, name, 0, power, rates, 0, steps)
 
+    for run in own:
+        if run.trial != trial(run.trial.point)._replace(seed=run.trial.seed):
+            raise InputError(f"{run.trial} is not of this search; choose other --results")
+    done = {run.trial.point: run for run in own if run.trial.seed == 0}
     if missing := [power for power in FACTORS if power not in done]:
         return [trial(power) for power in missing], done, None
     best = min(done, key=lambda power: done[power].score)

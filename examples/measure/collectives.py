@@ -4,6 +4,12 @@ Nothing is allocated and no accelerator is needed: the update is compiled for a 
 devices, and the compiled program says what is sent.
 """
 
+from examples.llama.run.stop import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
+
 import contextlib
 import dataclasses
 import functools
@@ -34,7 +40,6 @@ from examples.llama.optimizers import MATRIX, OPTIMIZERS
 from examples.llama.presets import PRESETS, resolve
 from examples.llama.run.command import run_command
 from examples.llama.run.options import check_names
-from examples.llama.run.stop import end_quietly
 from examples.llama.schedule import make_optimizer
 from examples.measure.exchanges import KINDS, Collective, collectives
 from examples.measure.results import check_results, write_results
@@ -186,5 +191,4 @@ main = functools.partial(run_command, "examples.measure.collectives", Command, r
 """Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
-    end_quietly()
     sys.exit(main(None))

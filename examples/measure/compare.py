@@ -1,5 +1,11 @@
 """Compare optimizers on the same weights and batches: `python -m examples.measure.compare`."""
 
+from examples.llama.run.stop import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
+
 import functools
 import sys
 from collections.abc import Callable, Mapping
@@ -25,7 +31,6 @@ from examples.llama.run.command import run_command
 from examples.llama.run.folder import RunFolder, read_metrics
 from examples.llama.run.options import check_names
 from examples.llama.run.plot import show_from, style
-from examples.llama.run.stop import end_quietly
 from examples.llama.run.tracking import check_packages
 from examples.llama.schedule import make_optimizer, rates_text
 from examples.llama.step import check_layerwise
@@ -186,5 +191,4 @@ main = functools.partial(run_command, "examples.measure.compare", Command, run)
 """Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
-    end_quietly()
     sys.exit(main(None))

@@ -1,5 +1,11 @@
 """What each optimizer costs in memory: `python -m examples.measure.memory`."""
 
+from examples.llama.run.stop import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
+
 import contextlib
 import dataclasses
 import functools
@@ -24,7 +30,6 @@ from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
 from examples.llama.presets import PRESETS, resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.options import Checked, Count, check_names
-from examples.llama.run.stop import end_quietly
 from examples.measure.absent import H100, compiling_for
 from examples.measure.footprint import GIB, CompiledStep, deepest, kept, with_model
 from examples.measure.pictures import draw_stacks, name_lines, panels
@@ -303,5 +308,4 @@ main = functools.partial(run_command, "examples.measure.memory", Command, run)
 """Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
-    end_quietly()
     sys.exit(main(None))

@@ -3,13 +3,18 @@
 In a page, a table stands between the lines `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
-import argparse
+import functools
 import re
+import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from rich.console import Console
 
 from examples.llama.optimizers import OPTIMIZERS
+from examples.llama.run.command import run_command
+from examples.llama.run.records import write_atomically
 from examples.measure import bench, collectives, compilation, throughput
 from examples.measure.candidates import CANDIDATES, tabulate
 from examples.measure.results import RECORDED, recorded
@@ -193,8 +198,26 @@ def with_tables(page: str) -> str:
     return re.sub(pattern, made, page, flags=re.DOTALL)
 
 
+@dataclass(frozen=True)
+class Command:
+    """Make the tables of the READMEs anew, from the recorded results."""
+
+
+def _write(page: bytes, file: BinaryIO) -> None:
+    file.write(page)
+
+
+def run(command: Command, console: Console) -> int:
+    """Write every page; return the exit code."""
+    pages = {path: with_tables(path.read_text()).encode() for path in PAGES}
+    for path, page in pages.items():
+        write_atomically(path, functools.partial(_write, page))
+        console.print(f"Written: {path}", soft_wrap=True)
+    return 0
+
+
+main = functools.partial(run_command, "examples.measure.overview", Command, run)
+"""Run the command line with these arguments; return the exit code."""
+
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    for path in PAGES:
-        Path(path).write_text(with_tables(path.read_text()))
-        print(f"Written: {path}")
+    sys.exit(main(None))

@@ -33,7 +33,7 @@ def check_results(path: Path, *beside: str) -> None:
     for each in (path, *map(path.with_suffix, beside)):
         if each.is_dir():
             raise InputError(f"--results {path}: {each} is a folder; choose another name")
-        target = each.resolve()
+        target = Path(os.path.realpath(each))
         replaced = target.is_file() or not target.exists()  # and not a device or a pipe
         if not os.access(target.parent if replaced else target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(each))

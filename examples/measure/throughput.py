@@ -1,5 +1,11 @@
 """How fast a step is with each optimizer: `python -m examples.measure.throughput`."""
 
+from examples.llama.run.stop import end_quietly
+
+if __name__ == "__main__":
+    end_quietly()
+
+
 import functools
 import os
 import sys
@@ -23,7 +29,6 @@ from examples.llama.presets import resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.flops import flops_per_token, peak_flops
 from examples.llama.run.options import Checked, Count, as_json
-from examples.llama.run.stop import end_quietly
 from examples.llama.step import initial_state, make_train_step
 from examples.measure.footprint import GIB, device_memory, kept, random_rows
 from examples.measure.pictures import draw_ratios, height_of_ratios, name_lines, panels
@@ -152,5 +157,4 @@ main = functools.partial(run_command, "examples.measure.throughput", Command, ru
 """Run the command line with these arguments; return the exit code."""
 
 if __name__ == "__main__":
-    end_quietly()
     sys.exit(main(None))

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from examples.llama.config import InputError
-from examples.llama.run.command import BAD_INPUT, run_command
+from examples.llama.run.command import BAD_INPUT, NOT_SAVED, run_command
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,16 @@ def test_lack_of_memory_ends_the_command_with_advice(
     assert found.startswith("Error: out of memory: ")
     assert "--microbatches" in found
     assert found.endswith(f"({line})")
+
+
+def test_full_disk_is_no_lack_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "RESOURCE_EXHAUSTED: profile/vm.xplane.pb; No space left on device"
+
+    def fail(command: Command) -> int:
+        raise jax.errors.JaxRuntimeError(line)
+
+    assert _run(action=fail) == NOT_SAVED
+    assert capsys.readouterr().out == f"Error: {line}\n"
 
 
 def test_platform_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

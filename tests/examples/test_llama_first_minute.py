@@ -160,11 +160,13 @@ def test_folder_that_looks_like_markup_is_named_as_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ["--optimizer", "sgd", "--steps", "2", "--run-dir", "a[/]b :smile:"]
-    assert main([*tiny_options, *options]) == 0
-    assert "see a[/]b :smile:" in capsys.readouterr().out
-    assert main([*tiny_options, *options, "--seed", "1"]) == 2
-    assert "a[/]b :smile: holds a run" in capsys.readouterr().out
+    options = ["--optimizer", "sgd", "--steps", "2", "--run-dir"]
+    assert main([*tiny_options, *options, "b :smile:"]) == 0
+    assert "see b :smile:" in capsys.readouterr().out
+    assert main([*tiny_options, *options, "b :smile:", "--seed", "1"]) == 2
+    assert "b :smile: holds a run" in capsys.readouterr().out
+    assert main([*tiny_options, *options, "a[/]b"]) == 2
+    assert "a[/]b has [ in its path" in capsys.readouterr().out
 
 
 def test_output_may_be_closed(tiny_options: list[str], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from examples.llama.run.records import (
     write_atomically,
     write_json,
 )
+from examples.measure.results import check_results
 
 _values = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -146,6 +147,14 @@ def test_damaged_configuration_ends_the_command_with_a_message(
     assert "config.json is not JSON" in capsys.readouterr().out
     assert [path.name for path in folder.iterdir()] == ["config.json"]
     assert (folder / "config.json").read_bytes() == b'{"setup"'
+
+
+def test_link_to_itself_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "loop.json"
+    path.symlink_to(path.name)
+    check_results(path)
+    write_json(path, {"a": 1})
+    assert read_json(path) == {"a": 1}
 
 
 def test_links_stay_and_pipes_are_written_to(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Token shards: what is read, and what is refused."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from examples.llama.text.shards import (
     open_shard,
     shard_tokens,
 )
+from examples.llama.text.tokenizer import BYTES
 from examples.llama.text.tokens import Rows, TokenCorpus
 from examples.measure.study.plan import CELLS
 from examples.measure.study.points import Rates
@@ -127,6 +129,20 @@ def test_shards_of_one_split_are_not_enough(folder: Path) -> None:
     config = CorpusConfig(text=str(folder), tokenizer=str(path), cache=folder)
     with pytest.raises(InputError, match=r"has 0 files \*_train_\*.bin and 1 \*_val_\*.bin"):
         load_corpus(config, 512, Console(file=io.StringIO()))
+
+
+def test_shard_of_both_splits_is_refused(folder: Path) -> None:
+    (folder / "a_val_000000.bin").rename(folder / "a_train_val_0.bin")
+    with pytest.raises(InputError, match=r"a_train_val_0\.bin is of both splits by its name"):
+        shard_tokens(folder, VOCABULARY)
+
+
+def test_validation_ids_without_text_are_refused(folder: Path) -> None:
+    write_shard(folder / "a_val_000000.bin", np.zeros(60, int))
+    found = shard_tokens(folder, VOCABULARY)
+    silent = dataclasses.replace(BYTES, decode=lambda ids: "")
+    with pytest.raises(InputError, match=r"stand for no text; look at .*a_val_000000\.bin"):
+        TokenCorpus(**vars(found), tokenizer=silent).validation_data(DATA)
 
 
 def test_trainer_needs_the_tokenizer(folder: Path) -> None:

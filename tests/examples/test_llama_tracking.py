@@ -1,11 +1,13 @@
 """Metrics for TensorBoard and Weights & Biases."""
 
+import errno
 import io
 import json
 import os
 import signal
 import struct
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +96,25 @@ def test_tensorboard_takes_back_what_will_be_measured_anew(tmp_path: Path) -> No
             log(_line(step, loss=200.0 + step))
     shown = _shown_by_tensorboard(tmp_path / "tensorboard")["loss"]
     assert shown == {1: 101, 2: 102, 3: 103, 4: 104, 5: 205, 6: 206}
+
+
+def test_events_that_cannot_be_written_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*event: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def log_until_it_fails() -> None:
+        with track(["tensorboard"], tmp_path, "1a2b", CONFIG, done=0) as log:
+            monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", fail)
+            for step in range(1, 1000):
+                log(_line(step, loss=2.5))
+                time.sleep(0.01)  # another thread writes
+
+    with pytest.raises(OSError, match="No space left") as error:
+        log_until_it_fails()
+    assert error.value.filename == str(tmp_path / "tensorboard")
+    assert capsys.readouterr().err == ""
 
 
 def test_run_that_is_stopped_and_goes_on_shows_the_figures_of_its_metrics(

@@ -26,6 +26,7 @@ from examples.llama.presets import resolve
 from examples.llama.run.folder import ConfigMismatchError, RunFolder
 from examples.llama.run.options import from_json
 from examples.llama.run.records import read_lines
+from examples.llama.run.stop import StopSignals
 from examples.llama.step import TrainState
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import DIVERGED, Task, main, prepare, train
@@ -61,6 +62,19 @@ def _without_times(path: Path) -> list[dict[str, Any]]:
 
 def _contents(path: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def test_a_signal_that_the_shell_has_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a script's `command &`
+    try:
+        with StopSignals(lambda line: None) as signals:
+            signal.raise_signal(signal.SIGINT)
+            assert signals.received is None
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.received is signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(

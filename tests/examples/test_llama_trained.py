@@ -226,6 +226,16 @@ def test_damaged_checkpoint_is_named_and_another_can_be_chosen(
     assert "step 4: validation loss" in invoke(EVALUATE, "--run-dir", copied, "--step", "4")
 
 
+def test_the_standard_library_is_not_the_runs_own_folder(
+    copied: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    results = tmp_path / "results.json"
+    own = json.loads((copied / "config.json").read_text())["corpus"]
+    invoke(EVALUATE, "--run-dir", copied, "--text", "python", "--results", results)
+    assert own.startswith("files-")
+    assert json.loads(results.read_text())["corpus"].startswith("python-")
+
+
 def test_other_tokenizer_is_refused(copied: Path, invoke: Invoke) -> None:
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"tokenizer": "tokenizers-0123"}))

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import multinorm_optax as mo
-from examples.llama.config import DataConfig, ModelConfig, Setup
+from examples.llama.config import DataConfig, InputError, ModelConfig, Setup
 from examples.measure.candidates import CANDIDATES, due_trials, main, tabulate
 from examples.measure.directions import (
     joint_rows_and_spectral,
@@ -19,6 +20,7 @@ from examples.measure.directions import (
 )
 from examples.measure.study import plan
 from examples.measure.study.plan import CELLS
+from examples.measure.study.points import Rates
 from examples.measure.study.runs import Run, Trial
 
 CELL = "small-8k"
@@ -148,6 +150,13 @@ def test_unknown_names_are_refused(option: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main([option, "nope"])
     assert f"{option}: nope is not one of" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("change", [{"steps": 7}, {"rates": Rates(9.9, 9.9)}])
+def test_runs_of_another_search_are_refused(change: dict[str, Any]) -> None:
+    trial = due_trials(CELL, ["polar-8"], [])[0]
+    with pytest.raises(InputError, match="is not of this search; choose other --results"):
+        due_trials(CELL, ["polar-8"], [_run(trial._replace(**change), 1.0)])
 
 
 def test_show_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:

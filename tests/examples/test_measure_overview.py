@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from examples.llama.run.command import BAD_INPUT
+from examples.llama.run.records import read_json
+from examples.measure import overview
 from examples.measure.overview import PAGES, TABLES, with_tables
 from examples.measure.results import RECORDED
 from examples.measure.study.plan import CPU_CELLS, SPACES
@@ -31,6 +34,23 @@ def test_no_reported_rate_is_the_lowest_or_highest_that_was_tried(cell: str) -> 
         tried = zip(*(run.trial.rates.each for run in one.tries), strict=True)
         for rate, others in zip(one.winner[0].trial.rates.each, tried, strict=True):
             assert min(others) < rate < max(others), one.optimizer
+
+
+def test_damaged_results_change_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, content = tmp_path / "README.md", "<!-- throughput -->\n\n<!-- /throughput -->\n"
+    page.write_text(content)
+    monkeypatch.setattr(overview, "PAGES", (page,))
+    assert overview.main([]) == 0
+    assert page.read_text() == with_tables(content) != content
+    damaged = tmp_path / "throughput.json"
+    damaged.write_bytes((RECORDED / damaged.name).read_bytes()[:500])
+    monkeypatch.setattr(overview, "recorded", lambda name: read_json(tmp_path / name))
+    page.write_text(content)
+    assert overview.main([]) == BAD_INPUT
+    assert f"{damaged} is not JSON" in capsys.readouterr().out
+    assert page.read_text() == content
 
 
 def test_altered_figure_is_replaced() -> None:

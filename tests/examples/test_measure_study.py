@@ -1,10 +1,12 @@
 """The learning study: its points, which runs it makes, its file, and what it says."""
 
 import dataclasses
+import functools
 import io
 import itertools
 import json
 import math
+import signal
 import statistics
 import subprocess
 import sys
@@ -633,6 +635,19 @@ class TestStudy:
         file.append(_run(_trial(Rates(1e-3, 1e-2)), 2.0))
         assert main(options) == 2
         assert "are of the text another" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_a_quiet_end_whatever_the_imports_left(tmp_path: Path) -> None:
+    output = io.StringIO()
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # as `end_quietly` does
+    try:
+        stop = functools.partial(signal.raise_signal, signal.SIGINT)
+        code = RunsFile(tmp_path / "a").until_stopped(stop, Console(file=output))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 128 + signal.SIGINT
+    assert output.getvalue().startswith("Stopped; the same command goes on")
 
 
 @pytest.mark.parametrize(

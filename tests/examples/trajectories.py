@@ -75,6 +75,8 @@ def distance(a: Any, b: Any) -> float:
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process SIGINT, as Ctrl-C does, when the metrics of a step are shown."""
     show = Recording.take
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def show_and_signal(self: Any, event: Step) -> None:
         show(self, event)

@@ -1,7 +1,9 @@
 """A command line made from a frozen dataclass, and what every command does about bad input."""
 
 import argparse
+import contextlib
 import dataclasses
+import errno
 import inspect
 import io
 import os
@@ -120,7 +122,9 @@ def run_command(
         message, code = fault(error), NOT_SAVED
     except (MemoryError, RuntimeError) as error:  # JAX's errors too
         first = (str(error).splitlines() or [""])[0]
-        if isinstance(error, MemoryError) or first.startswith("RESOURCE_EXHAUSTED"):
+        if os.strerror(errno.ENOSPC) in first:  # of a trace, for example
+            message, code = first, NOT_SAVED
+        elif isinstance(error, MemoryError) or first.startswith("RESOURCE_EXHAUSTED"):
             message, code = f"{_TOO_LARGE} ({first})", BAD_INPUT
         elif first.startswith("Unable to initialize backend"):  # that JAX_PLATFORMS names
             message, code = first, BAD_INPUT
@@ -131,7 +135,8 @@ def run_command(
         sys.stdout.flush()
     except OSError:  # the output may be what cannot be written
         _drop_output()
-        print(f"Error: {message}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"Error: {message}", file=sys.stderr)
     return code
 
 

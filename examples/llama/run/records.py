@@ -66,7 +66,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         with naming(path), path.open("wb") as file:
             write(file)
         return
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     with naming(path):

@@ -1,6 +1,7 @@
 """Trackers that also get the metrics: TensorBoard, Weights & Biases."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ from typing import Any
 
 from examples.llama.config import Tracker
 from examples.llama.run.options import import_optional
+from examples.llama.run.records import naming
 
 Log = Callable[[Mapping[str, Any]], None]
 """Takes a line of metrics.jsonl."""
@@ -32,15 +34,34 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _tensorboard(folder: Path, run: str, config: Mapping[str, Any], done: int) -> Iterator[Log]:
-    # purges what a killed run wrote after its checkpoint: those steps are repeated
-    writer = _package("tensorboard").SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+    place, others, failed = folder / "tensorboard", set(threading.enumerate()), []
+    hook = threading.excepthook
+
+    def remember(error: threading.ExceptHookArgs) -> None:
+        """Keep what ends the writer's thread, which nobody would hear of."""
+        if error.thread in others or not isinstance(error.exc_value, OSError):
+            hook(error)
+        else:
+            failed.append(error.exc_value)
 
     def log(line: Mapping[str, Any]) -> None:
+        with naming(place):
+            if failed:
+                raise failed[0]
         for name, value in _scalars(line).items():
             writer.add_scalar(name, value, line["step"])
 
-    with contextlib.closing(writer):
-        yield log
+    threading.excepthook = remember
+    try:
+        # purges what a killed run wrote after its checkpoint: those steps are repeated; a line
+        # never waits for room in the queue, in which a thread that has failed would leave it
+        writer = _package("tensorboard").SummaryWriter(
+            str(place), purge_step=done + 1, max_queue=1000
+        )
+        with naming(place), contextlib.closing(writer):
+            yield log
+    finally:
+        threading.excepthook = hook
 
 
 @contextlib.contextmanager

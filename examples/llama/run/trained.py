@@ -70,7 +70,7 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
         for name in ("text", "tokenizer", "corpus_root")
         if (value := getattr(config, name)) is not None
     }
-    if given.get("text", "python") != "python":
+    if "text" in given:
         given.setdefault("corpus_root", None)  # of the run's own text
     source = dataclasses.replace(source, **given)
     corpus = load_corpus(source, experiment.setup.model.vocabulary, console)

@@ -62,6 +62,11 @@ def shard_tokens(folder: Path, vocabulary: int) -> TokenText:
             f"{folder} has {len(train)} files *_train_*.bin and {len(validation)} *_val_*.bin; "
             f"token shards of both kinds are needed, uncompressed"
         )
+    if both := [path.name for path in train if path in validation]:
+        raise InputError(
+            f"{folder}: {', '.join(both)} is of both splits by its name; call it *_train_*.bin or "
+            f"*_val_*.bin, not both"
+        )
     digest = hashlib.sha256()
     for path in train + validation:
         size = path.stat().st_size

@@ -116,4 +116,9 @@ class TokenCorpus(TokenText):
             return rows, self.bytes_per_token
         predicted = rows[:, 1:]
         size = sum(len(self.tokenizer.decode(row.tolist()).encode()) for row in predicted)
+        if size == 0:
+            raise InputError(
+                f"the ids of the validation rows stand for no text; look at "
+                f"{', '.join(self.validation)}"
+            )
         return rows, size / predicted.size

@@ -82,11 +82,16 @@ class RunsFile:
 
     def until_stopped(self, carry_out: Callable[[], None], console: Console) -> int:
         """Make runs; return 0, or after Ctrl-C an exit code."""
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.SIG_DFL:  # as `end_quietly` leaves it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             carry_out()
         except KeyboardInterrupt:
             console.print(f"Stopped; the same command goes on after the runs in {self.path}")
             return 128 + signal.SIGINT
+        finally:
+            signal.signal(signal.SIGINT, before)
         return 0
 
     def check_text(self, cell: str, name: str) -> None:
