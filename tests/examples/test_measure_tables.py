@@ -76,9 +76,9 @@ def test_memory_of_every_optimizer() -> None:
 
 
 def test_comparison_of_every_optimizer() -> None:
-    summary = {"validation_loss": 1.5014, "bits_per_byte": 2.1661, "tokens": 1e9}
+    summary = {"validation_loss": 1.5, "bits_per_byte": 2.1661, "tokens": 1e9}
     summary |= {"tokens_per_second": 123456, "state_bytes": 2**34, "state_bytes_matrices": 2**33}
-    run = {"rates": "0.0057 / 0.0014", "curve": [(123.45e6, 1.5)], "summary": summary}
+    run = {"rates": "0.0057 / 0.0014", "curve": [(1e6, 9.0), (123.45e6, 1.5)], "summary": summary}
     runs = {name: run | {"title": one.title} for name, one in OPTIMIZERS.items()}
     learning, cost = (_shown(table) for table in make_tables(runs))
     assert learning.count("0.0057 / 0.0014") == learning.count("123.45 M (12%)") == len(runs)
