@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -83,6 +84,7 @@ class TestBlocks:
             (lambda: Blocks(groups=(-1, 64)), TypeError),
             (lambda: Blocks(groups=[(0, 2, 3)]), TypeError),
             (lambda: Blocks(groups=None), TypeError),
+            (lambda: Blocks(whole=np.array(0)), TypeError),
             (lambda: Fused(-1.0, [(4, NEURON)]), TypeError),
             (lambda: Fused(-1, [(4.0, NEURON)]), TypeError),
             (lambda: Fused(-1, [(4, None)]), TypeError),

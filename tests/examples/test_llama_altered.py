@@ -458,7 +458,7 @@ def test_two_commands_at_once_make_one_record(tiny_options: list[str], tmp_path:
 
 @pytest.mark.parametrize("name", ["lr=[1e-3]", "a*", "a?", "a\\b"])
 def test_folder_whose_checkpoints_could_not_be_read_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="in its path, which checkpoints cannot have"):
+    with pytest.raises(InputError, match="in its path, with which its checkpoints may not"):
         RunFolder(tmp_path / name / "run")
 
 

@@ -104,17 +104,31 @@ def test_events_that_cannot_be_written_end_the_run(
     def fail(*event: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def log_until_it_fails() -> None:
-        with track(["tensorboard"], tmp_path, "1a2b", CONFIG, done=0) as log:
-            monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", fail)
-            for step in range(1, 1000):
+    def log_until_it_fails(lines: int) -> None:
+        with (
+            monkeypatch.context() as patch,
+            track(["tensorboard"], tmp_path, "1a2b", CONFIG, done=0) as log,
+        ):
+            patch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", fail)
+            for step in range(lines):
                 log(_line(step, loss=2.5))
                 time.sleep(0.01)  # another thread writes
 
-    with pytest.raises(OSError, match="No space left") as error:
-        log_until_it_fails()
-    assert error.value.filename == str(tmp_path / "tensorboard")
+    for lines in (1, 1000):
+        with pytest.raises(OSError, match="No space left") as error:
+            log_until_it_fails(lines)
+        assert error.value.filename == str(tmp_path / "tensorboard")
     assert capsys.readouterr().err == ""
+
+
+def test_other_faults_are_not_those_of_the_tracker(tmp_path: Path) -> None:
+    def read_what_is_not_there() -> None:
+        with track(["tensorboard"], tmp_path, "1a2b", CONFIG, done=0):
+            (tmp_path / "absent").read_bytes()
+
+    with pytest.raises(FileNotFoundError) as error:
+        read_what_is_not_there()
+    assert error.value.filename == str(tmp_path / "absent")
 
 
 def test_run_that_is_stopped_and_goes_on_shows_the_figures_of_its_metrics(

@@ -47,13 +47,13 @@ class RunFolder(LockedFolder):
             str(path).encode()
         except UnicodeEncodeError:
             raise InputError(f"--run-dir {path} is not a name in UTF-8; choose another") from None
-        if wrong := sorted(set("*?[\\") & set(str(path.absolute()))):
-            raise InputError(
-                f"--run-dir {path.absolute()} has {' and '.join(wrong)} in its path, which "
-                f"checkpoints cannot have; choose another"
-            )
         if ".." in path.parts:  # the folder is moved aside by its own name
             path = path.parent.resolve() / path.name if path.name != ".." else path.resolve()
+        if wrong := sorted(set("*?[\\") & set(str(path.absolute()))):
+            raise InputError(
+                f"--run-dir {path.absolute()} has {' and '.join(wrong)} in its path, with which "
+                f"its checkpoints may not be found again; choose another"
+            )
         super().__init__(path)
         self.config = path / "config.json"
         self.source = path / "source.json"

@@ -34,32 +34,45 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _tensorboard(folder: Path, run: str, config: Mapping[str, Any], done: int) -> Iterator[Log]:
-    place, others, failed = folder / "tensorboard", set(threading.enumerate()), []
-    hook = threading.excepthook
+    place, others, hook = folder / "tensorboard", set(threading.enumerate()), threading.excepthook
+    own: set[threading.Thread] = set()
+    failed: list[OSError] = []
 
     def remember(error: threading.ExceptHookArgs) -> None:
         """Keep what ends the writer's thread, which nobody would hear of."""
-        if error.thread in others or not isinstance(error.exc_value, OSError):
-            hook(error)
-        else:
+        ours = error.thread in own or not own
+        if ours and isinstance(error.exc_value, OSError):
             failed.append(error.exc_value)
+        else:
+            hook(error)
 
-    def log(line: Mapping[str, Any]) -> None:
+    def check() -> None:
         with naming(place):
             if failed:
                 raise failed[0]
+
+    def log(line: Mapping[str, Any]) -> None:
+        check()
         for name, value in _scalars(line).items():
             writer.add_scalar(name, value, line["step"])
 
     threading.excepthook = remember
     try:
-        # purges what a killed run wrote after its checkpoint: those steps are repeated; a line
-        # never waits for room in the queue, in which a thread that has failed would leave it
-        writer = _package("tensorboard").SummaryWriter(
-            str(place), purge_step=done + 1, max_queue=1000
-        )
-        with naming(place), contextlib.closing(writer):
+        # purges what a killed run wrote after its checkpoint: those steps are repeated; a queue of
+        # 1000, because nothing makes room in it when its thread has failed
+        make = _package("tensorboard").SummaryWriter
+        with naming(place):
+            writer = make(str(place), purge_step=done + 1, max_queue=1000)
+        own = set(threading.enumerate()) - others
+        try:
             yield log
+        except BaseException:  # which is the one to hear of
+            with contextlib.suppress(OSError):
+                writer.close()
+            raise
+        with naming(place):
+            writer.close()
+        check()
     finally:
         threading.excepthook = hook
 

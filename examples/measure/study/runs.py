@@ -91,7 +91,8 @@ class RunsFile:
             console.print(f"Stopped; the same command goes on after the runs in {self.path}")
             return 128 + signal.SIGINT
         finally:
-            signal.signal(signal.SIGINT, before)
+            if before is signal.SIG_DFL:
+                signal.signal(signal.SIGINT, before)
         return 0
 
     def check_text(self, cell: str, name: str) -> None:

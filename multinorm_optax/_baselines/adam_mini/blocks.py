@@ -57,12 +57,15 @@ class Blocks:
         whole: int | Sequence[int] = (),
         groups: Mapping[int, int] | Sequence[tuple[int, int]] = (),
     ):
-        axes = tuple(whole) if isinstance(whole, Iterable) else (whole,)
-        runs: Any = list(groups.items()) if isinstance(groups, Mapping) else groups
-        pairs = isinstance(runs, Sequence) and all(
-            isinstance(run, Sequence) and len(run) == 2 for run in runs
-        )
-        if not pairs or not all(map(is_integer, (*axes, *itertools.chain(*runs)))):
+        single = not isinstance(whole, Iterable) or getattr(whole, "ndim", None) == 0
+        axes: tuple[Any, ...] = (whole,) if single else tuple(whole)  # type: ignore[arg-type]
+        given: Any = groups.items() if isinstance(groups, Mapping) else groups
+        runs = [
+            tuple(run) if isinstance(run, Iterable) else ()
+            for run in (given if isinstance(given, Iterable) else [given])
+        ]
+        numbers = (*axes, *itertools.chain(*runs))
+        if not all(len(run) == 2 for run in runs) or not all(map(is_integer, numbers)):
             raise TypeError(
                 "axes and lengths of Blocks must be integers, those of groups {axis: length} or"
                 f" [(axis, length), ...], got {whole!r}, {groups!r}"
@@ -70,7 +73,7 @@ class Blocks:
         if any(length < 1 for _, length in runs):
             raise ValueError(f"lengths in Blocks.groups must be positive, got {groups!r}")
         object.__setattr__(self, "whole", axes)
-        object.__setattr__(self, "groups", tuple(sorted(map(tuple, runs))))
+        object.__setattr__(self, "groups", tuple(sorted(runs)))
 
     def resolve(self, shape: Shape, path: str = "") -> "Blocks":
         """Return these blocks with non-negative axes; raise if they do not fit the shape."""
