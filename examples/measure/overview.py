@@ -8,7 +8,6 @@ from examples.llama.run.stop import end_quietly
 if __name__ == "__main__":
     end_quietly()
 
-
 import functools
 import re
 import sys

@@ -5,7 +5,6 @@ from examples.llama.run.stop import end_quietly
 if __name__ == "__main__":
     end_quietly()
 
-
 import functools
 import sys
 import time
