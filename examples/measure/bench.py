@@ -1,10 +1,5 @@
 """The benchmark of updates, beside the targets: `python -m examples.measure.bench`."""
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import functools
 import math
 import statistics

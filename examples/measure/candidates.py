@@ -3,11 +3,6 @@
 They are tried in the cells of the study.
 """
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import functools
 import math
 import statistics

@@ -4,11 +4,6 @@ Nothing is allocated and no accelerator is needed: the update is compiled for a 
 devices, and the compiled program says what is sent.
 """
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import contextlib
 import dataclasses
 import functools

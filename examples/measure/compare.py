@@ -1,10 +1,5 @@
 """Compare optimizers on the same weights and batches: `python -m examples.measure.compare`."""
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import functools
 import sys
 from collections.abc import Callable, Mapping

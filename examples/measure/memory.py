@@ -1,10 +1,5 @@
 """What each optimizer costs in memory: `python -m examples.measure.memory`."""
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import contextlib
 import dataclasses
 import functools

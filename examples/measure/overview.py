@@ -3,11 +3,6 @@
 In a page, a table stands between the lines `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import functools
 import re
 import sys

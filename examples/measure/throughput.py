@@ -1,10 +1,5 @@
 """How fast a step is with each optimizer: `python -m examples.measure.throughput`."""
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import functools
 import os
 import sys

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -648,6 +649,18 @@ def test_ctrl_c_is_a_quiet_end_whatever_the_imports_left(tmp_path: Path) -> None
         signal.signal(signal.SIGINT, before)
     assert code == 128 + signal.SIGINT
     assert output.getvalue().startswith("Stopped; the same command goes on")
+
+
+def test_ctrl_c_is_a_quiet_end_while_a_command_imports() -> None:
+    listening = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", listening + "os.execv(sys.argv[1], sys.argv[1:])"]
+    command += [sys.executable, "-m", "examples.measure.study", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while "numpy" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=100)
+    assert (process.returncode, output) == (-signal.SIGINT, b"")
 
 
 @pytest.mark.parametrize(

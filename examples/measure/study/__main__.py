@@ -1,10 +1,5 @@
 """The learning study: `python -m examples.measure.study`."""
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import functools
 import sys
 import time
