@@ -4,7 +4,7 @@ Leaves are stacks of kernels (layers, in, out); all formulas are symmetric in th
 which side they mean.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,28 @@ import optax
 
 _TINY = 1e-30
 
+State = tuple[jax.Array, ...]
+"""What a direction keeps of one leaf."""
 
-class ScalesState(NamedTuple):
-    """Moving averages of both sides' mean squares, and the last update's size."""
 
-    rows: optax.Params
-    columns: optax.Params
-    size: optax.Params
+def _leaf_by_leaf(
+    start: Callable[[jax.Array], State],
+    step: Callable[[jax.Array, State], tuple[jax.Array, State]],
+) -> optax.GradientTransformation:
+    """From a leaf to its first state, and from its gradient and state to direction and state."""
+
+    def init(params: optax.Params) -> list[State]:
+        return [start(leaf) for leaf in jax.tree.leaves(params)]
+
+    def update(
+        updates: optax.Updates, state: list[State], params: optax.Params | None = None
+    ) -> tuple[optax.Updates, list[State]]:
+        leaves, tree = jax.tree.flatten(updates)
+        found = [step(*each) for each in zip(leaves, state, strict=True)]
+        directions = jax.tree.unflatten(tree, [direction for direction, _ in found])
+        return directions, [new for _, new in found]
+
+    return optax.GradientTransformation(init, update)
 
 
 def moving_scales(decay: float = 0.9, growth: float = 1.01) -> optax.GradientTransformation:
@@ -29,44 +44,32 @@ def moving_scales(decay: float = 0.9, growth: float = 1.01) -> optax.GradientTra
     The Frobenius norm grows by at most a factor `growth` a step.
     """
 
-    def init(params: optax.Params) -> ScalesState:
-        def zeros(axis: int) -> optax.Params:
-            return jax.tree.map(lambda w: jnp.zeros_like(jnp.sum(w, axis, keepdims=True)), params)
+    def start(w: jax.Array) -> State:
+        """The averages, and the last direction's size."""
+        rows, columns = (jnp.zeros_like(jnp.sum(w, axis, keepdims=True)) for axis in (-1, -2))
+        return rows, columns, _size(rows)
 
-        return ScalesState(zeros(-1), zeros(-2), jax.tree.map(_size, zeros(-1)))
+    def step(g: jax.Array, state: State) -> tuple[jax.Array, State]:
+        rows, columns, size = state
+        q = jnp.ones_like(rows)
+        for _ in range(5):
+            s = _mean_square(q, g, -2)
+            q = _mean_square(s, g, -1)
+        first = size == 0
+        rows = jnp.where(first, q, decay * rows + (1 - decay) * q)
+        columns = jnp.where(first, s, decay * columns + (1 - decay) * s)
+        direction = g / (jnp.sqrt(rows * columns) + _TINY)
+        found = _size(direction)
+        limit = jnp.where(first, found, growth * size)
+        direction *= jnp.minimum(1, limit / (found + _TINY))
+        return direction, (rows, columns, _size(direction))
 
-    def update(
-        updates: optax.Updates, state: ScalesState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, ScalesState]:
-        def of_leaf(
-            g: jax.Array, rows: jax.Array, columns: jax.Array, size: jax.Array
-        ) -> tuple[jax.Array, ...]:
-            squares = g**2
-            q = jnp.ones_like(rows)
-            for _ in range(5):
-                s = _mean_square(q, squares, -2)
-                q = _mean_square(s, squares, -1)
-            first = size == 0
-            rows = jnp.where(first, q, decay * rows + (1 - decay) * q)
-            columns = jnp.where(first, s, decay * columns + (1 - decay) * s)
-            direction = g / (jnp.sqrt(rows * columns) + _TINY)
-            found = _size(direction)
-            limit = jnp.where(first, found, growth * size)
-            direction *= jnp.minimum(1, limit / (found + _TINY))
-            return direction, rows, columns, _size(direction)
-
-        outer = jax.tree.structure(updates)
-        found = jax.tree.map(of_leaf, updates, *state)
-        inner = jax.tree.structure((0, 0, 0, 0))
-        direction, *new = jax.tree.transpose(outer, inner, found)
-        return direction, ScalesState(*new)
-
-    return optax.GradientTransformation(init, update)
+    return _leaf_by_leaf(start, step)
 
 
-def _mean_square(weights: jax.Array, squares: jax.Array, axis: int) -> jax.Array:
+def _mean_square(weights: jax.Array, g: jax.Array, axis: int) -> jax.Array:
     norm = jnp.sum(weights**2, axis, keepdims=True)
-    return jnp.sum(weights * squares, axis, keepdims=True) / (norm + _TINY)
+    return jnp.sum(weights * g**2, axis, keepdims=True) / (norm + _TINY)
 
 
 def _size(x: jax.Array) -> jax.Array:
@@ -74,42 +77,28 @@ def _size(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.mean(x**2, (-2, -1), keepdims=True))
 
 
-class VarianceState(NamedTuple):
-    """Steps so far, and the moving average of mean squares along the shorter side."""
-
-    steps: jax.Array
-    variance: optax.Params
+def _short_mean_square(x: jax.Array) -> jax.Array:
+    """The mean square of each vector of the longer side, along the shorter one."""
+    return jnp.mean(x**2, -1 if x.shape[-1] <= x.shape[-2] else -2, keepdims=True)
 
 
 def scale_by_side_variance(decay: float = 0.95) -> optax.GradientTransformation:
     """NorMuon's last step: O / sqrt(v), v being the mean squares of the longer side's vectors.
 
-    v has a number for each vector of the longer side, where an orthogonalized matrix has vectors of
-    different lengths. The Frobenius norm stays.
+    v is a moving average, with a number for each vector of the longer side, where an orthogonalized
+    matrix has vectors of different lengths. The Frobenius norm stays.
     """
 
-    def short(x: jax.Array) -> int:
-        return -1 if x.shape[-1] <= x.shape[-2] else -2
+    def start(w: jax.Array) -> State:
+        return jnp.int32(0), jnp.zeros_like(_short_mean_square(w))
 
-    def init(params: optax.Params) -> VarianceState:
-        zeros = jax.tree.map(lambda w: jnp.zeros_like(jnp.sum(w, short(w), keepdims=True)), params)
-        return VarianceState(jnp.zeros((), jnp.int32), zeros)
+    def step(x: jax.Array, state: State) -> tuple[jax.Array, State]:
+        steps, variance = state
+        steps, variance = steps + 1, decay * variance + (1 - decay) * _short_mean_square(x)
+        result = x / (jnp.sqrt(variance / (1 - decay**steps)) + _TINY)
+        return result * _size(x) / (_size(result) + _TINY), (steps, variance)
 
-    def update(
-        updates: optax.Updates, state: VarianceState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, VarianceState]:
-        def average(x: jax.Array, v: jax.Array) -> jax.Array:
-            return decay * v + (1 - decay) * jnp.mean(x**2, short(x), keepdims=True)
-
-        def scaled(x: jax.Array, v: jax.Array) -> jax.Array:
-            result = x / (jnp.sqrt(v / (1 - decay**steps)) + _TINY)
-            return result * _size(x) / (_size(result) + _TINY)
-
-        steps = state.steps + 1
-        variance = jax.tree.map(average, updates, state.variance)
-        return jax.tree.map(scaled, updates, variance), VarianceState(steps, variance)
-
-    return optax.GradientTransformation(init, update)
+    return _leaf_by_leaf(start, step)
 
 
 def joint_rows_and_spectral(
@@ -123,20 +112,17 @@ def joint_rows_and_spectral(
     """
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        def polar(tree: optax.Updates) -> optax.Updates:
-            return spectral.update(tree, spectral.init(tree))[0]
+        def polar(scales: optax.Params) -> optax.Updates:
+            scaled = jax.tree.map(jnp.multiply, scales, updates)
+            return spectral.update(scaled, spectral.init(scaled))[0]
 
         def inverse_length(x: jax.Array) -> jax.Array:
-            side = -1 if x.shape[-1] <= x.shape[-2] else -2
-            return 1 / (jnp.sqrt(jnp.mean(x**2, side, keepdims=True)) + _TINY)
-
-        def scaled(scales: optax.Params) -> optax.Updates:
-            return jax.tree.map(jnp.multiply, scales, updates)
+            return 1 / (jnp.sqrt(_short_mean_square(x)) + _TINY)
 
         scales = jax.tree.map(inverse_length, updates)
         for _ in range(iterations):
-            lengths = jax.tree.map(inverse_length, polar(scaled(scales)))
+            lengths = jax.tree.map(inverse_length, polar(scales))
             scales = jax.tree.map(jnp.multiply, scales, lengths)
-        return polar(scaled(scales))
+        return polar(scales)
 
     return optax.stateless(update)
