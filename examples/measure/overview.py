@@ -19,7 +19,9 @@ from examples.measure import bench, collectives, compilation, throughput
 from examples.measure.candidates import CANDIDATES, tabulate
 from examples.measure.results import RECORDED, recorded
 from examples.measure.study.findings import findings, findings_table
+from examples.measure.study.plan import CELLS
 from examples.measure.study.runs import RunsFile
+from examples.measure.study.search import Search, mean_loss
 from examples.measure.tables import Table, pivot, table
 from examples.measure.timing import REFERENCE
 
@@ -46,6 +48,16 @@ LIMITS: Mapping[str, str] = {
 
 _BRIEF = ("sinkgd", "swan", "muon", "adamw", "adam-mini", "ldadam-plain")
 _BRIEF_TIME = ("adamw", "adam-mini", "sinkgd", "sinkgd-operator", "ldadam", "muon", "swan")
+_BRIEF_LOSS = (
+    "swan-sweeps",
+    "swan",
+    "muon",
+    "sinkgd-operator",
+    "adamw2",
+    "sinkgd-tokens",
+    "sinkgd",
+    "adamw",
+)
 """The optimizers of the project's README."""
 
 
@@ -92,8 +104,12 @@ def optimizers() -> Table:
     return Table(heads, rows)
 
 
+def _title(name: str) -> str:
+    return OPTIMIZERS[name].title
+
+
 def _brief(name: str) -> str:
-    return "AdamW" if name == "adamw" else OPTIMIZERS[name].title
+    return "AdamW" if name == "adamw" else _title(name)
 
 
 def memory() -> Table:
@@ -149,8 +165,20 @@ def step_memory() -> Table:
 
 def study(cell: str) -> Table:
     """The findings of the learning study in a cell."""
-    runs = RunsFile(RECORDED / "study.jsonl").runs()
-    return findings_table(cell, findings(cell, runs))
+    return findings_table(cell, _findings(cell))
+
+
+def _findings(cell: str) -> list[Search]:
+    return findings(cell, RunsFile(RECORDED / "study.jsonl").runs())
+
+
+def brief_loss() -> Table:
+    """The final losses of some optimizers in the study, without their spread."""
+    columns: dict[str, Callable[[str], str]] = {"final validation loss, nats": _title}
+    for cell in ("large-8k", "small-8k", "small-1k"):
+        losses = {one.optimizer: mean_loss(one.winner) for one in _findings(cell)}
+        columns[CELLS[cell].title] = lambda name, losses=losses: f"{losses[name]:.2f}"  # type: ignore[misc]
+    return table(_BRIEF_LOSS, columns)
 
 
 def tried_candidates(cell: str) -> Table:
@@ -167,6 +195,7 @@ TABLES: Mapping[str, Callable[[], Table]] = {
     "optimizers": optimizers,
     "memory": memory,
     "brief-memory": brief_memory,
+    "brief-loss": brief_loss,
     "brief-time": lambda: table(_BRIEF_TIME, {"optimizer": _brief, "time of an update": _time}),
     "study": lambda: study("small-8k"),
     "study-small-1k": lambda: study("small-1k"),
