@@ -31,6 +31,7 @@ from multinorm_optax._alternation.windows import (
 )
 from multinorm_optax._matrices.axes import MatrixAxes
 from multinorm_optax._matrices.fused import Fused
+from multinorm_optax._matrices.stacks import explicit_sharding
 from multinorm_optax._norms.base import Count, MatrixSize
 from multinorm_optax._norms.euclidean import ColumnNorm, FrobeniusNorm, RowNorm
 from multinorm_optax._norms.precision import compute_dtype, largest
@@ -176,10 +177,9 @@ def in_blocks(members: tuple[Member, ...] | Fused, weight: jax.Array) -> ScaleAl
         return None
     axis, block, chosen = members.axis, math.gcd(*members.sizes), members.specs[0]
     count = weight.shape[axis] // block
-    sharding = jax.typeof(weight).sharding
-    spread = any(sharding.spec) and sharding.spec[axis] is not None
+    sharding = explicit_sharding(weight)
     alike = all(each == chosen for each in members.specs)
-    if count > _BLOCKS or spread or not alike:
+    if count > _BLOCKS or not alike or (sharding and sharding.spec[axis] is not None):
         return None
 
     def moved(axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from multinorm_optax._matrices.stacks import explicit_sharding
 from multinorm_optax._norms.base import Count
 from multinorm_optax._norms.precision import abs_sq, compute_dtype
 
@@ -83,7 +84,7 @@ def _is_tall_and_long(factors: Factors, axes: tuple[int, ...]) -> bool:
     """Whether a CPU sums over rows that are long in memory."""
     weight = factors[0]
     on_cpu = jax.default_backend() == "cpu"
-    if not on_cpu or len(axes) != 1 or any(jax.typeof(weight).sharding.spec):
+    if not on_cpu or len(axes) != 1 or explicit_sharding(weight):
         return False
     rows, row = weight.shape[axes[0]], math.prod(weight.shape[axes[0] + 1 :])
     return row > _LONG and rows > _CHUNK and rows % _CHUNK == 0

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from multinorm_optax._matrices.axes import Shape, check_axes, describe, is_integer
-from multinorm_optax._matrices.stacks import left_to_xla
+from multinorm_optax._matrices.stacks import explicit_sharding, left_to_xla
 
 Spec = TypeVar("Spec")
 
@@ -147,8 +147,8 @@ def split(x: jax.Array, spec: Any) -> Any:
     def apart(x: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(jnp.split(x, ends, spec.axis))
 
-    sharding = jax.typeof(x).sharding
-    if not any(sharding.spec) or sharding.spec[spec.axis] is None:
+    sharding = explicit_sharding(x)
+    if not sharding or sharding.spec[spec.axis] is None:
         return apart(x)
     shardings = tuple(as_far_as_divisible(sharding, shape) for shape in spec.shapes(x.shape))
     return left_to_xla(apart, shardings)(x)
@@ -158,8 +158,8 @@ def _joined(x: jax.Array, spec: Any, parts: Any, leading: int) -> Any:
     """The parts as one array with the sharding of the weight x."""
     if not isinstance(spec, Fused):
         return parts
-    axis, sharding = spec.axis + leading, jax.typeof(x).sharding
-    if not any(sharding.spec) or sharding.spec[spec.axis] is None:
+    axis, sharding = spec.axis + leading, explicit_sharding(x)
+    if not sharding or sharding.spec[spec.axis] is None:
         return _end_to_end(parts, axis)
     # Of all ways to join, a concatenation sends the least between devices.
     whole = NamedSharding(sharding.mesh, P(*[None] * leading, *sharding.spec))
@@ -178,8 +178,10 @@ def _end_to_end(parts: Sequence[jax.Array], axis: int) -> jax.Array:
     return functools.reduce(jnp.add, map(padded, parts, starts))
 
 
-def as_far_as_divisible(sharding: NamedSharding, shape: Shape) -> NamedSharding:
+def as_far_as_divisible(sharding: NamedSharding | None, shape: Shape) -> NamedSharding | None:
     """The sharding without the axes whose size the number of devices does not divide."""
+    if sharding is None:
+        return None
 
     def kept(size: int, names: Any) -> Any:
         several = (names,) if isinstance(names, str) else names or ()

@@ -61,8 +61,7 @@ def map_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> jax
     """
     if not x.size:
         return x
-    sharding = jax.typeof(x).sharding
-    if any(sharding.spec):
+    if sharding := explicit_sharding(x):
         return left_to_xla(lambda x: _map_spread(function, x, axes, sharding), sharding)(x)
 
     def of_part(part: jax.Array) -> jax.Array:
@@ -106,15 +105,23 @@ def reduce_wide_matrices(function: Function, x: jax.Array, axes: MatrixAxes) -> 
         shape = [1 if i in axes.matrix else size for i, size in enumerate(x.shape)]
         return jnp.reshape(function(as_wide_matrices(x, axes)[0]), shape)
 
-    sharding = jax.typeof(x).sharding
-    if not any(sharding.spec):
+    sharding = explicit_sharding(x)
+    if not sharding:
         return apply(x)
     spec = P(*(None if i in axes.matrix else names for i, names in enumerate(sharding.spec)))
     return left_to_xla(apply, NamedSharding(sharding.mesh, spec))(x)
 
 
+def explicit_sharding(x: jax.Array) -> NamedSharding | None:
+    """How Explicit mesh axes share an array; None if they do not."""
+    sharding = jax.typeof(x).sharding
+    return sharding if any(sharding.spec) else None
+
+
 def left_to_xla(function: Callable[..., Any], sharding: Any) -> Callable[..., Any]:
-    """The function with Explicit mesh axes made Auto; `sharding` is that of its result."""
+    """The function with Explicit mesh axes made Auto; `sharding` is that of its result, or None."""
+    if sharding is None:
+        return function
     mesh = jax.tree.leaves(sharding)[0].mesh
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     explicit = tuple(name for name, kind in kinds if kind == AxisType.Explicit)

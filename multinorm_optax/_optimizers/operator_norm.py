@@ -8,7 +8,7 @@ import optax
 
 from multinorm_optax._matrices.axes import MatrixAxes, is_integer
 from multinorm_optax._matrices.rules import AxesLike, on_matrices
-from multinorm_optax._matrices.stacks import left_to_xla
+from multinorm_optax._matrices.stacks import explicit_sharding, left_to_xla
 from multinorm_optax._norms.precision import (
     abs_sq,
     compute_dtype,
@@ -66,19 +66,16 @@ def scale_by_operator_norm(
     def scaled(g: jax.Array, found: MatrixAxes) -> jax.Array:
         if not g.size:
             return g
-        sharding = jax.typeof(g).sharding
-        if any(sharding.spec):
-            return left_to_xla(lambda g: of_matrices(g, found), sharding)(g)
-        return of_matrices(g, found)
-
-    def of_matrices(g: jax.Array, found: MatrixAxes) -> jax.Array:
         x = g.astype(compute_dtype(g.dtype))
         x = x * unit_scale(x, found.matrix)
         m, n = found.matrix_shape(g.shape)
         factor = math.sqrt(m / n) * inverse_or_one(_largest_singular_value(x, found, num_iters))
         return (x * factor).astype(g.dtype)
 
-    return on_matrices(scaled, axes)
+    def spread(g: jax.Array, found: MatrixAxes) -> jax.Array:
+        return left_to_xla(lambda g: scaled(g, found), explicit_sharding(g))(g)
+
+    return on_matrices(spread, axes)
 
 
 def _largest_singular_value(x: jax.Array, axes: MatrixAxes, num_iters: int) -> jax.Array:

@@ -6,7 +6,6 @@ Its orthonormal basis is P, m x r. Matrices A are (batch..., m, n) with m <= n. 
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -15,7 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from multinorm_optax._matrices.axes import MatrixAxes
-from multinorm_optax._matrices.stacks import as_matrices, left_to_xla
+from multinorm_optax._matrices.stacks import as_matrices, explicit_sharding, left_to_xla
 from multinorm_optax._norms.precision import abs_sq, compute_dtype, unit_scale
 
 Numbers: TypeAlias = tuple[jax.typing.ArrayLike, ...]  # b1, b2, rho and eps
@@ -46,8 +45,7 @@ def initial_part(weight: jax.Array, axes: MatrixAxes, rank: int, feedback: bool)
         error = jnp.zeros_like(weight, dtype) if feedback else None
         return LowRankPart(basis, mu, jnp.real(mu), error)
 
-    shardings = _shardings(weight, axes, feedback)
-    return (left_to_xla(zeros, shardings) if shardings else zeros)(weight)
+    return left_to_xla(zeros, _shardings(weight, axes, feedback))(weight)
 
 
 def next_part(
@@ -56,17 +54,16 @@ def next_part(
     """The direction, with the gradient's dtype and sharding, and the next state."""
     if not gradient.size:
         return gradient, part
-    step: Callable[..., tuple[jax.Array, LowRankPart]] = functools.partial(_step, axes)
     shardings = _shardings(gradient, axes, part.error is not None)
-    if shardings:
-        step = left_to_xla(step, (jax.typeof(gradient).sharding, shardings))
+    results = shardings and (explicit_sharding(gradient), shardings)
+    step = left_to_xla(functools.partial(_step, axes), results)
     return step(gradient, part, count, numbers)
 
 
 def _shardings(weight: jax.Array, axes: MatrixAxes, feedback: bool) -> LowRankPart | None:
     """The shardings of the state, which follow those of Explicit mesh axes where they can."""
-    sharding = jax.typeof(weight).sharding
-    if not any(sharding.spec):
+    sharding = explicit_sharding(weight)
+    if not sharding:
         return None
 
     def side(axes: tuple[int, ...]) -> Any:
