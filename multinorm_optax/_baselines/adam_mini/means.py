@@ -3,18 +3,16 @@
 Axes that every block spans are reduced first, without a reshape: devices exchange only vectors.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from multinorm_optax._baselines.adam_mini.blocks import Blocks
-from multinorm_optax._matrices.axes import Shape
-from multinorm_optax._matrices.fused import Fused, as_far_as_divisible, map_spec, specs_of
-from multinorm_optax._matrices.stacks import left_to_xla
+from multinorm_optax._matrices.fused import Fused, as_far_as_divisible, specs_of, split_fused
+from multinorm_optax._matrices.stacks import explicit_sharding, left_to_xla
 from multinorm_optax._norms.precision import abs_sq, compute_dtype
 
 Moments: TypeAlias = jax.Array | tuple[jax.Array, ...]  # one per part of `Fused`
@@ -31,26 +29,10 @@ def mean_squares(
     squares = _mean(abs_sq(g.astype(compute_dtype(g.dtype))), common_axes(blocks))
     if isinstance(blocks, Blocks) and not blocks.groups:
         return squares, lambda moments: moments
-    fused = isinstance(blocks, Fused)
-    axis = blocks.axis if isinstance(blocks, Fused) else 0
-    shapes = blocks.shapes(squares.shape) if isinstance(blocks, Fused) else [squares.shape]
-    moment_shapes = specs_of(map_spec(Blocks.moment_shape, blocks, squares.shape))
-    *ends, _ = itertools.accumulate(shape[axis] for shape in shapes)
-
-    def split(squares: jax.Array) -> Moments:
-        pieces = jnp.split(squares, ends, axis)
-        moments = tuple(map(_mean_of_runs, pieces, moment_shapes))
-        return moments if fused else moments[0]
-
-    def join(moments: Moments) -> jax.Array:
-        return jnp.concatenate(list(map(_repeat, jax.tree.leaves(moments), shapes)), axis)
-
-    sharding = jax.typeof(squares).sharding
-    if any(sharding.spec):
-        shardings = tuple(as_far_as_divisible(sharding, shape) for shape in moment_shapes)
-        split = left_to_xla(split, shardings if fused else shardings[0])
-        join = left_to_xla(join, sharding)
-    return split(squares), join
+    parts, of_parts, join = split_fused(squares, [blocks])
+    structure: Any = jax.tree.structure(parts)
+    means = jax.tree.map(_mean_of_runs, parts, structure.unflatten(of_parts))
+    return means, lambda moments: join(jax.tree.map(_repeated, moments, parts))
 
 
 def common_axes(blocks: Blocks | Fused) -> tuple[int, ...]:
@@ -65,13 +47,20 @@ def _mean(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     return jnp.sum(x, axis=tuple(axes), keepdims=True) / max(1, count)
 
 
-def _mean_of_runs(x: jax.Array, shape: Shape) -> jax.Array:
-    runs = (n for new, old in zip(shape, x.shape, strict=True) for n in (new, old // max(1, new)))
-    split = jnp.reshape(x, tuple(runs))
-    return jnp.reshape(_mean(split, range(1, split.ndim, 2)), shape)
+def _mean_of_runs(x: jax.Array, blocks: Blocks) -> jax.Array:
+    shape = blocks.moment_shape(x.shape)
+    runs = [n for new, old in zip(shape, x.shape, strict=True) for n in (new, old // max(1, new))]
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.reshape(_mean(jnp.reshape(x, runs), range(1, len(runs), 2)), shape)
+
+    return left_to_xla(mean, as_far_as_divisible(explicit_sharding(x), shape))(x)
 
 
-def _repeat(x: jax.Array, shape: Shape) -> jax.Array:
-    for axis, size in enumerate(shape):
-        x = jnp.repeat(x, size // max(1, x.shape[axis]), axis)
-    return x
+def _repeated(x: jax.Array, like: jax.Array) -> jax.Array:
+    def repeat(x: jax.Array) -> jax.Array:
+        for axis, size in enumerate(like.shape):
+            x = jnp.repeat(x, size // max(1, x.shape[axis]), axis)
+        return x
+
+    return left_to_xla(repeat, explicit_sharding(like))(x)
