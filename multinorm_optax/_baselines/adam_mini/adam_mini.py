@@ -1,6 +1,6 @@
 """Adam-mini: a full first moment, and one second moment per block of a weight."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,6 @@ from multinorm_optax._optimizers.auxiliary_adam import in_float32
 from multinorm_optax._optimizers.weight_decay import add_decayed_weights
 
 _update_moment, _unbiased = optax.tree.update_moment, optax.tree.bias_correction
-
-
-class ScaleByAdamMiniState(NamedTuple):
-    """The number of steps, the first moment, and the second moment of each block."""
-
-    count: Any
-    mu: optax.Updates
-    nu: optax.Updates
 
 
 @documented
@@ -58,10 +50,10 @@ def scale_by_adam_mini(
       ...
 
     Returns:
-      A transformation with the state `(count, mu, nu)`. For each parameter nu is an array with as
-      many axes (without the box of a `flax.linen.Partitioned` parameter), of size 1 where all
-      entries share and n / length where runs of them do; with `Fused` a tuple of such arrays, one
-      per part.
+      A transformation with the state `optax.ScaleByAdamState(count, mu, nu)`. For each parameter
+      nu is an array with as many axes (without the box of a `flax.linen.Partitioned` parameter), of
+      size 1 where all entries share and n / length where runs of them do; with `Fused` a tuple of
+      such arrays, one per part.
 
     Raises:
       ValueError: in `init` and `update`, for leaves that no rule covers or whose blocks do not fit.
@@ -81,7 +73,7 @@ def scale_by_adam_mini(
     """
     check_arguments(locals())
 
-    def init(params: optax.Params) -> ScaleByAdamMiniState:
+    def init(params: optax.Params) -> optax.ScaleByAdamState:
         found = _resolve(blocks, params)
 
         def zeros(leaves: list[jax.Array]) -> list[Moments]:
@@ -94,15 +86,15 @@ def scale_by_adam_mini(
         def first_moment(p: jax.Array) -> jax.Array:
             return jnp.zeros_like(p, None if jnp.iscomplexobj(p) else mu_dtype)
 
-        return ScaleByAdamMiniState(
+        return optax.ScaleByAdamState(
             count=jnp.zeros([], jnp.int32),
             mu=jax.tree.map(first_moment, params),
             nu=jax.tree.unflatten(jax.tree.structure(unboxed(params)), nu),
         )
 
     def update(
-        updates: optax.Updates, state: ScaleByAdamMiniState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, ScaleByAdamMiniState]:
+        updates: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
         del params
         count = optax.safe_increment(state.count)
 
@@ -123,7 +115,7 @@ def scale_by_adam_mini(
         moments = jax.tree.leaves(state.mu), without_boxes.flatten_up_to(state.nu)
         results = list(map(step, gradients, *moments, _resolve(blocks, updates)))
         directions, mu, nu = ([result[i] for result in results] for i in range(3))
-        state = ScaleByAdamMiniState(count, structure.unflatten(mu), without_boxes.unflatten(nu))
+        state = optax.ScaleByAdamState(count, structure.unflatten(mu), without_boxes.unflatten(nu))
         return jax.tree.unflatten(jax.tree.structure(updates), directions), state
 
     return optax.GradientTransformation(init, update)
