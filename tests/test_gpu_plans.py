@@ -72,6 +72,15 @@ def test_sinkgd_needs_no_memory(shape, dtype):
     assert plan(tx, tree).temp_size_in_bytes < 0.01 * bytes_of_weights
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(1024, 3072), (4096, 1024), (4096, 6144)])
+def test_sinkgd_copies_one_small_matrix_at_a_time(shape, dtype):
+    """XLA keeps matrices that fit into the GPU's cache in float32, of all leaves only one."""
+    tree = {f"layer{i}": jax.ShapeDtypeStruct(shape, dtype) for i in range(12)}
+    tx = mo.sinkgd(0.02, axes=mo.MatrixAxes(output=-1, input=-2))
+    assert plan(tx, tree).temp_size_in_bytes < 2.1 * 4 * np.prod(shape)
+
+
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_devices_that_share_matrices_exchange_sums_only(kind):
     """One all-reduce for each projection, and no copy of a part."""
