@@ -171,6 +171,29 @@ class TestEveryOptimizer:
         np.testing.assert_array_equal(updates["embed"]["embedding"], 0)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda p: jax.tree.map(lambda x: x.size == max(y.size for y in jax.tree.leaves(p)), p),
+        lambda p: {"dense": {name: x.ndim > 1 for name, x in p["dense"].items()}, "embed": False},
+    ],
+    ids=["relative", "by name"],
+)
+def test_a_function_for_the_mask_sees_all_parameters(params, name, mask):
+    params = {"dense": params["dense"], "embed": params["embed"]}
+    zero = jax.tree.map(jnp.zeros_like, params)
+
+    def moved(tx):
+        updates, _ = tx.update(zero, tx.init(params), params)
+        return jax.tree.map(lambda u: bool(jnp.any(u != 0)), updates)
+
+    expected = moved(optax.adamw(1.0, weight_decay=0.1, mask=mask))
+    options = {"weight_decay": 0.1, "adam_weight_decay": 0.1, "weight_decay_mask": mask}
+    assert moved(OPTIMIZERS[name](1.0, **options)) == expected
+    assert len(set(jax.tree.leaves(expected))) == 2
+
+
 def test_weight_decay_without_params_is_an_error(float64, params):
     tx = mo.sinkgd(weight_decay=0.1)
     with pytest.raises(ValueError, match="params"):

@@ -284,6 +284,12 @@ class TestFlax:
         blocks = found([(path, fused), *mo.flax_blocks(4)], (8, 24), path)
         assert blocks.map(Blocks.moment_shape, (8, 24)).specs == ((1, 4), (1, 1), (1, 4))
 
+    @pytest.mark.parametrize("path", ["h/0/mlp/c_fc", "h/0/mlp/c_proj", "h/0/attn/c_proj"])
+    def test_kernels_whose_order_depends_on_the_library_need_one_too(self, path):
+        """Hugging Face's GPT-2 in flax stores them (out, in)."""
+        with pytest.raises(ValueError, match=r"c_\w+ is \(in, out\) in some libraries, and"):
+            found(mo.flax_blocks(4), (128, 32), f"{path}/kernel")
+
     def test_all_leaves_that_need_a_rule_are_in_one_error(self):
         shapes = {
             "attn/qkv/kernel": (8, 24),

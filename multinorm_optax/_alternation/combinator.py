@@ -53,7 +53,7 @@ def multi_normalize(
       tol: if given, the sweeps of each matrix stop once its residual is at most `tol`. The residual
         of a norm is the largest error of a group's root mean square (of a row, a column), which
         should be 1; the residual of any other transformation is the relative change that it would
-        make. Reverse-mode differentiation needs `tol=None`.
+        make. Reverse-mode differentiation needs `tol=None`, and a Python integer as `num_iters`.
 
     Raises:
       TypeError: if a member is not a transformation, or `num_iters` is not an integer.

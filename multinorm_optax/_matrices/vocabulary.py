@@ -58,6 +58,7 @@ STEMS = _words("""
     softmax (praxis: softmax/logits_ffn) readout generator (The Annotated Transformer)
     decay (RWKV: time_decay) codebook (VQ-VAE, EnCodec) engram (DeepSeek) quantiz (VQ-VAE)
     prototype (SwAV, DINO) centroid (k-means) prompt (prompt tuning) router (Switch Transformer)
+    gating (mixtures of experts) relpos alibi (relative positions)
     fourier frequenc (rotary and Fourier features)
 """)
 """Parts of words that name another role anywhere in a path; not always rightly: `norm_proj`."""
@@ -68,6 +69,7 @@ WORDS = EMBEDDINGS | _words("""
     tok (minGPT) pos (ViT) lut (The Annotated Transformer) word (BERT) words table (lookup tables)
     ln (DiT: adaLN_modulation) bn gn (ResNet) ctc (speech recognition: ctc_fc is the head)
     cls mlm nsp (BERT) score (Hugging Face sequence classification) final (DiT: final_layer)
+    switch (Switch Transformer: the router) rpe (relative positions) slots (slot attention)
     last (DINO: last_layer) codes (VQ-VAE) freq freqs (rotary and Fourier features)
     log (Mamba: A_log) mean var (batch statistics) ema (averages of weights) mask (BERT: mask_token)
     temperature (CLIP)

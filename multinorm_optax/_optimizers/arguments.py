@@ -54,7 +54,8 @@ _TEXTS = {
     "mu_dtype": "dtype of the stored first moment of real weights; None for that of the parameters."
     f"{_STATIC}.",
     "nesterov": "whether the momentum looks ahead; a Python boolean.",
-    "num_iters": "L, the number of sweeps, at least 1; 5 in the paper.",
+    "num_iters": "L, the number of sweeps, at least 1; 5 in the paper. Reverse-mode differentiation"
+    " needs a Python integer.",
     "orthogonalizer": "the whitening; by default `polar_express()`, exact to rounding. The first"
     f" paper's is `swan_whitening()`.{_STATIC}.",
     "rank": "r for every matrix, or rules `[(pattern, r), ...]`, of which the first whose regular"

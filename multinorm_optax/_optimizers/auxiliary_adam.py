@@ -111,26 +111,28 @@ def auxiliary_adam(
     direction(axes)
 
     clip = optax.identity() if adam_clip_norm is None else optax.clip_by_global_norm(adam_clip_norm)
-    others = optax.chain(
-        clip,
-        optax.scale_by_adam(adam_b1, adam_b2, adam_eps),
-        add_decayed_weights(adam_weight_decay, weight_decay_mask, cautious_weight_decay),
-        optax.scale_by_learning_rate(
-            learning_rate if adam_learning_rate is None else adam_learning_rate
-        ),
-    )
 
     def groups(tree: Any) -> optax.GradientTransformationExtraArgs:
         found = resolve_axes(axes, tree)
         names = [OTHER if each is None else MATRIX for _, each in found]
         labels = jax.tree.unflatten(jax.tree.structure(tree), names)
         of_matrices = {path: each for path, each in found if each}
+        # In its group a function of the parameters would see a part of them.
+        mask = weight_decay_mask(tree) if callable(weight_decay_mask) else weight_decay_mask
         matrices = optax.chain(
             optax.identity() if momentum is None else optax.trace(momentum, nesterov),
             direction(of_matrices),
             scale_by_matrix_shape(step_scale, of_matrices),
-            add_decayed_weights(weight_decay, weight_decay_mask, cautious_weight_decay),
+            add_decayed_weights(weight_decay, mask, cautious_weight_decay),
             optax.scale_by_learning_rate(_product(alpha, learning_rate)),
+        )
+        others = optax.chain(
+            clip,
+            optax.scale_by_adam(adam_b1, adam_b2, adam_eps),
+            add_decayed_weights(adam_weight_decay, mask, cautious_weight_decay),
+            optax.scale_by_learning_rate(
+                learning_rate if adam_learning_rate is None else adam_learning_rate
+            ),
         )
         inner = {
             MATRIX: in_float32(matrices, lambda state: _cast(state, momentum_dtype)),

@@ -7,12 +7,12 @@ from multinorm_optax._baselines.adam_mini.blocks import Blocks
 from multinorm_optax._matrices.axes import Shape, check_axes, describe, is_integer
 from multinorm_optax._matrices.paths import UNCOVERED, DefaultRule, Rule, Uncovered
 from multinorm_optax._matrices.roles import is_norm_or_bias, names_of, words_of
-from multinorm_optax._matrices.vocabulary import EMBEDDINGS, NORMS
+from multinorm_optax._matrices.vocabulary import EITHER_ORDER, EMBEDDINGS, NORMS
 
 _NEURON = Blocks(whole=-2)
 _QUERY_KEY = {"query", "key", "q", "k", "q_proj", "k_proj", "wq", "wk", "query_proj", "key_proj"}
 _VALUE = {"value", "v", "v_proj", "wv", "value_proj"}
-_OUT = {"out", "o", "o_proj", "wo", "out_proj", "output", "c_proj"}
+_OUT = {"out", "o", "o_proj", "wo", "out_proj", "output"}
 _FUSED = {"qkv", "kv", "qk", "wqkv", "wkv", "query_key_value", "key_value", "in_proj", "c_attn"}
 _NAMED_OTHERWISE = EMBEDDINGS | NORMS
 _PARTS = dict.fromkeys(("attention", "attn", "selfattention", "selfattn"), "attention")
@@ -136,6 +136,8 @@ class _FlaxBlocks(DefaultRule):
                 " query, key and value Fused(-1, [(heads * head_dim, ...), (kv_heads * head_dim,"
                 " ...), (kv_heads * head_dim, ...)])"
             )
+        if above and above[-1] in EITHER_ORDER:
+            return f"{name} is (in, out) in some libraries, and (out, in) in others"
         if _NAMED_OTHERWISE.intersection(words_of(name)):
             return None
         parts = (_PARTS.get(word) for segment in reversed(above) for word in words_of(segment))
