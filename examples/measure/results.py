@@ -25,6 +25,8 @@ def check_results(path: Path, *beside: str) -> None:
         InputError: it is a folder, or such a file beside it, or one of its files beside is.
         OSError: it cannot be written.
     """
+    if not path.name:
+        raise InputError(f"--results {path} is not the name of a file; choose one")
     if path.suffix in beside:
         raise InputError(
             f"--results {path} would be replaced by the file beside it; choose another"

@@ -22,7 +22,7 @@ from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.flops import flops_per_token, peak_flops
-from examples.llama.run.options import Checked, Count, as_json
+from examples.llama.run.options import Checked, Count, as_json, check_names
 from examples.llama.step import initial_state, make_train_step
 from examples.measure.footprint import GIB, device_memory, kept, random_rows
 from examples.measure.pictures import draw_ratios, height_of_ratios, name_lines, panels
@@ -125,6 +125,7 @@ def draw(path: Path, group: Group) -> None:
 def run(command: Command, console: Console) -> int:
     """Measure and report; return the exit code."""
     check_results(command.results, ".png")
+    check_names("--optimizers", command.optimizers, OPTIMIZERS)
     setup = command.setup
     experiments = {
         name: resolved(Experiment(OptimizerConfig(name), setup))

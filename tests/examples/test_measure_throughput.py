@@ -93,6 +93,17 @@ def test_results_that_cannot_be_written_are_refused_first(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "fault"),
+    [(["--results", ""], "--results . is not the name"), (["--optimizers"], "names none")],
+)
+def test_options_that_name_nothing_are_refused(
+    option: list[str], fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(option) == 2
+    assert fault in capsys.readouterr().out
+
+
 def test_results_in_a_folder_that_may_not_be_written_are_refused_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
