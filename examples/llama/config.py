@@ -51,8 +51,8 @@ class ModelConfig(Checked):
     precision: Precision = "float32"
     """float32: everything. mixed: float32 weights, gradients and optimizer state, bfloat16
     arithmetic. bfloat16-weights: weights and gradients in bfloat16 too, optimizer state in float32.
-    bfloat16: everything, as in the papers; rounding then keeps Adam's second moment from
-    falling."""
+    bfloat16: everything, as in the papers; Adam's second moment can then grow but not shrink, as a
+    decrease of 0.1 % is rounded away."""
     remat: bool = True
     """Recompute each layer in the backward pass instead of storing its activations: about a third
     more arithmetic. On a CPU this is faster too, because memory traffic costs more."""
@@ -142,7 +142,7 @@ class OptimizerConfig(Checked):
     weight_decay: NotNegative | None = None
     """Decoupled weight decay of the matrices."""
     b2: Decay | None = None
-    """Decay of Adam's average of squared gradients, of Lion's momentum."""
+    """Decay of Adam's average of squared gradients, or of Lion's momentum."""
     clip_norm: NotNegative | None = None
     """Clip the gradients of the parameters under Adam to this global norm, 0 is off (for adamw
     all gradients)."""
@@ -168,11 +168,11 @@ class Setup(Checked):
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     steps: Count = 300
-    """Optimizer steps. A finished run is trained on if there are more than before, and its schedule
-    is the same: --schedule-steps."""
+    """Optimizer steps. A finished run continues if there are more than before, and its schedule is
+    the same: --schedule-steps."""
     schedule_steps: Count | None = None
     """Steps of the schedule, by default --steps. Rates rise linearly in the warm-up, then fall as a
-    cosine to a tenth of the peak at the last, and stay there."""
+    cosine to a tenth of the peak, and stay there."""
     warm_up_steps: Count | None = None
     """Steps of the warm-up, by default a tenth of the schedule's, but 30 at least and half of them
     at most."""
@@ -185,7 +185,7 @@ class Setup(Checked):
         """Refuse a warm-up that is as long as the schedule, or longer."""
         super().__post_init__()
         warm_up, length = self.warm_up_steps, self.length_of_schedule
-        # the learning study traces both
+        # the learning study has tracers of JAX for both, which cannot be compared
         if isinstance(warm_up, int) and isinstance(length, int) and warm_up >= max(2, length):
             raise InputError(
                 f"--warm-up-steps is {warm_up}, but must be less than the {length} steps of the "
@@ -211,7 +211,11 @@ class Setup(Checked):
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that determines a run's result, together with the corpus."""
+    """Everything that determines a run's result, together with the corpus.
+
+    It is *resolved* once every option that its optimizer has is given a value, by
+    `presets.resolved`.
+    """
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     setup: Setup = field(default_factory=Setup)

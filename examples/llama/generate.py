@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from examples.llama.model import Definition, Params, abstract_llama
+from examples.llama.model import PRNG, Definition, Params, abstract_llama
 from examples.llama.run.command import run_command
 from examples.llama.run.options import Checked, Count, InputError, Natural, Positive
 from examples.llama.run.trained import TrainedConfig, load_trained
@@ -83,7 +83,7 @@ def generate(
         params,
         window_T,
         jnp.asarray(len(start)),
-        jax.random.key(seed),
+        jax.random.key(seed, impl=PRNG),
         jnp.asarray(temperature),
         length,
         tokenizer.vocabulary,

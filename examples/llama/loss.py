@@ -59,7 +59,7 @@ class Validation:
         return f"validation loss {self.loss:.4f} nats, perplexity {self.perplexity:.3f}{bits}"
 
 
-def predicted(rows_BxS: jax.Array) -> jax.Array:
+def is_predicted(rows_BxS: jax.Array) -> jax.Array:
     """Which of a row's T = S - 1 tokens after the first are predicted: those that are no padding.
 
     Padding is any negative token.
@@ -95,6 +95,7 @@ def losses_of_features(
     _, targets_BxT = inputs_and_targets(rows_BxS)
     vocabulary = jax.eval_shape(logits, head, x_BxTxD).shape[-1]
     length = x_BxTxD.shape[1]
+    # the fewest equal parts whose logits are few enough
     parts = next(
         parts
         for parts in range(1, length + 1)
@@ -103,19 +104,19 @@ def losses_of_features(
     )
 
     def losses(head: Params, x: jax.Array, targets: jax.Array) -> jax.Array:
-        found = logits(head, x).astype(jnp.float32)
+        logits_BxtxV = logits(head, x).astype(jnp.float32)
         # not with integer labels: the gradient of a lookup is a scatter, for which XLA writes the
         # gradient of all these logits in float32
-        return optax.safe_softmax_cross_entropy(found, jax.nn.one_hot(targets, vocabulary))
+        return optax.safe_softmax_cross_entropy(logits_BxtxV, jax.nn.one_hot(targets, vocabulary))
 
     if parts == 1:
         losses_BxT = losses(head, x_BxTxD, targets_BxT)
     else:
-        wide = optax.tree.cast(head, jnp.float32)
+        head_float32 = optax.tree.cast(head, jnp.float32)
 
         @jax.checkpoint
         def part(x: jax.Array, targets: jax.Array) -> jax.Array:
-            return losses(optax.tree.cast_like(wide, head), x, targets)
+            return losses(optax.tree.cast_like(head_float32, head), x, targets)
 
         def split(array: jax.Array) -> jax.Array:
             # positions, not rows, which may be spread over devices
@@ -124,11 +125,11 @@ def losses_of_features(
 
         losses_PxBxt = jax.lax.map(lambda each: part(*each), (split(x_BxTxD), split(targets_BxT)))
         losses_BxT = jnp.moveaxis(losses_PxBxt, 0, 1).reshape(targets_BxT.shape)
-    return jnp.where(predicted(rows_BxS), losses_BxT, 0)
+    return jnp.where(is_predicted(rows_BxS), losses_BxT, 0)
 
 
 def token_losses(definition: Definition, params: Params, rows_BxS: jax.Array) -> jax.Array:
-    """The same from all weights."""
+    """`losses_of_features`, computed from all weights and the rows of tokens."""
     tokens_BxT, _ = inputs_and_targets(rows_BxS)
 
     def logits(head: Params, x_BxTxD: jax.Array) -> jax.Array:
@@ -143,7 +144,7 @@ def mean_loss(losses_BxT: jax.Array, rows_BxS: jax.Array) -> jax.Array:
 
     So each token counts alike, wherever the padding is, and parts of a batch may be added up.
     """
-    return losses_BxT.sum() / jnp.maximum(1, predicted(rows_BxS).sum())
+    return losses_BxT.sum() / jnp.maximum(1, is_predicted(rows_BxS).sum())
 
 
 @partial(jax.jit, static_argnames="definition")

@@ -1,10 +1,10 @@
 """The LLaMA decoder in Flax NNX: RMSNorm, rotary positions, SwiGLU, no biases, an untied head.
 
 All layers are one stack: every weight of `Llama.layers` has a leading axis of length L, and the
-forward pass is one `jax.lax.scan` over it. On a CPU and with `remat` it remains a loop, so compile
-time does not grow with depth; elsewhere it is unrolled. Letters in names are axes: B batch, T
+forward pass is one `jax.lax.scan` over it. The scan stays a loop on a CPU, or with `remat`;
+elsewhere it is unrolled, and compile time grows with depth. Letters in names are axes: B batch, T
 positions, D hidden width, F width inside the MLP, N heads, H width of a head, V vocabulary, L
-layers.
+layers; a small letter is a part of such an axis. Rows of tokens have S = T + 1.
 """
 
 import functools
@@ -24,6 +24,9 @@ Params = dict[str, Any]
 
 HEAD = ("final_norm", "head")
 """The weights that turn the output of the last layer into logits."""
+
+PRNG = "threefry2x32"
+"""The generator of random numbers, whatever JAX is configured to use: a seed stands for weights."""
 
 _NORM_EPSILON = 1e-6
 _INIT = nnx.initializers.normal(stddev=0.02)
@@ -210,7 +213,9 @@ def abstract_llama(config: ModelConfig) -> tuple[Definition, Params]:
 @functools.partial(jax.jit, static_argnames="config")
 def init_llama(config: ModelConfig, seed: jax.typing.ArrayLike) -> Params:
     """Draw the weights; `nnx.merge` joins them with the definition."""
-    return nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(jax.random.key(seed)))))
+    return nnx.to_pure_dict(
+        nnx.state(Llama(config, rngs=nnx.Rngs(jax.random.key(seed, impl=PRNG))))
+    )
 
 
 LLAMA_RULES = (

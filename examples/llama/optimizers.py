@@ -1,6 +1,6 @@
 """The table of optimizers: SinkGD, SWAN, the library's baselines and optax's own.
 
-One entry, a builder with its options, makes an optimizer available to every command. A builder
+One entry, a builder under `register`, makes an optimizer available to every command. A builder
 takes a `Context` alone, so that it serves the LLaMA and any other tree of weights.
 """
 
@@ -26,9 +26,9 @@ class Context:
     """Everything that a builder needs."""
 
     options: Mapping[str, Any]
-    """Every option of the optimizer."""
+    """The optimizer's options, those of its entry, and their values."""
     rates: Mapping[str, optax.ScalarOrSchedule]
-    """The learning rates by group, `MATRIX` and `REST`."""
+    """The learning rates by group, `MATRIX` and `REST`; equal if the optimizer has only one."""
     axes: Any
     """Axes or rules that say which leaves are matrices, see `mo.resolve_axes`."""
     token_axes: Any = ()
@@ -67,10 +67,10 @@ OPTIMIZERS: dict[str, Optimizer] = {}
 """Every optimizer by the name that `--optimizer` takes."""
 
 
-def _optimizer(
+def register(
     name: str, title: str, summary: str, defaults: Mapping[str, Any], *, layerwise: bool = True
 ) -> Callable[[Builder], Builder]:
-    """Enter a builder into the table."""
+    """Enter the decorated builder into the table; `Optimizer` says what the arguments are."""
 
     def enter(build: Builder) -> Builder:
         OPTIMIZERS[name] = Optimizer(title, build, defaults, summary, layerwise)
@@ -79,7 +79,7 @@ def _optimizer(
     return enter
 
 
-def _variant(name: str, title: str, of: str, **options: Any) -> None:
+def register_variant(name: str, title: str, of: str, **options: Any) -> None:
     """Enter an optimizer with other options into the table."""
     base = OPTIMIZERS[of]
     OPTIMIZERS[name] = dataclasses.replace(
@@ -112,10 +112,13 @@ def by_group(
     return optax.partition(groups, mo.group_labels(context.axes))
 
 
-def auxiliary_adam(
+def with_adam(
     direction: Callable[[Any], optax.GradientTransformation], context: Context
 ) -> optax.GradientTransformation:
-    """A direction for the matrices, Adam for every other parameter, each at its own rate."""
+    """A direction for the matrices, Adam for every other parameter, each at its own rate.
+
+    Momentum, decay and clipping are off where the optimizer has no such option.
+    """
     options = context.options
     return mo.auxiliary_adam(
         direction,
@@ -125,15 +128,15 @@ def auxiliary_adam(
         momentum=options.get("momentum") or None,
         momentum_dtype=context.state_dtype,
         nesterov=options.get("nesterov", False),
-        weight_decay=options["weight_decay"],
+        weight_decay=options.get("weight_decay", 0.0),
         adam_learning_rate=context.rates[REST],
-        adam_b2=options["b2"],
-        adam_clip_norm=options["clip_norm"] or None,
+        adam_b2=options.get("b2", 0.999),
+        adam_clip_norm=options.get("clip_norm") or None,
         adam_moment_dtype=context.state_dtype,
     )
 
 
-@_optimizer(
+@register(
     "sinkgd",
     "SinkGD",
     "stateless on the matrices of the layers, Adam on every other parameter",
@@ -157,7 +160,7 @@ def _sinkgd(context: Context) -> optax.GradientTransformation:
         labels = mo.group_labels([*context.token_axes, (r".*", None)])(params)
         return jax.tree.map(lambda label: "tokens" if label == MATRIX else "others", labels)
 
-    others = auxiliary_adam(direction, context)
+    others = with_adam(direction, context)
     if options["rest"] == "adam":
         return others
     tokens = optax.chain(
@@ -167,9 +170,9 @@ def _sinkgd(context: Context) -> optax.GradientTransformation:
     return optax.partition({"tokens": tokens, "others": others}, token_labels)
 
 
-_variant("sinkgd-1", "SinkGD, 1 sweep", of="sinkgd", num_iters=1)
-_variant("sinkgd-2", "SinkGD, 2 sweeps", of="sinkgd", num_iters=2)
-_variant(
+register_variant("sinkgd-1", "SinkGD, 1 sweep", of="sinkgd", num_iters=1)
+register_variant("sinkgd-2", "SinkGD, 2 sweeps", of="sinkgd", num_iters=2)
+register_variant(
     "sinkgd-operator",
     "SinkGD, 2 sweeps, operator norm set",
     of="sinkgd",
@@ -177,11 +180,13 @@ _variant(
     operator_norm=True,
     learning_rate=0.1,  # of another unit: an operator norm, not the size of an entry
 )
-_variant("sinkgd-momentum", "SinkGD, momentum", of="sinkgd", momentum=0.95, nesterov=True)
-_variant("sinkgd-tokens", "SinkGD, stateless embedding and head", of="sinkgd", rest="sinkhorn")
+register_variant("sinkgd-momentum", "SinkGD, momentum", of="sinkgd", momentum=0.95, nesterov=True)
+register_variant(
+    "sinkgd-tokens", "SinkGD, stateless embedding and head", of="sinkgd", rest="sinkhorn"
+)
 
 
-@_optimizer(
+@register(
     "swan",
     "SWAN",
     "stateless too, with whitened gradients",
@@ -194,14 +199,14 @@ def _swan(context: Context) -> optax.GradientTransformation:
         orthogonalizer=mo.polar_express() if exact else mo.swan_whitening(),
         num_iters=context.options["num_iters"] or None,
     )
-    return auxiliary_adam(direction, context)
+    return with_adam(direction, context)
 
 
-_variant("swan-paper", "SWAN, the paper's whitening", of="swan", orthogonalizer="paper")
-_variant("swan-sweeps", "SWAN after 2 sweeps", of="swan", num_iters=2)
+register_variant("swan-paper", "SWAN, the paper's whitening", of="swan", orthogonalizer="paper")
+register_variant("swan-sweeps", "SWAN after 2 sweeps", of="swan", num_iters=2)
 
 
-@_optimizer(
+@register(
     "muon",
     "Muon",
     "orthogonalized momentum on the matrices, Adam on every other parameter",
@@ -223,7 +228,7 @@ def _muon(context: Context) -> optax.GradientTransformation:
     return optax.partition({MATRIX: matrices, REST: adam}, mo.group_labels(context.axes))
 
 
-@_optimizer(
+@register(
     "adamw",
     "AdamW, one rate",
     "one rate for every parameter",
@@ -247,17 +252,17 @@ def _adamw(context: Context) -> optax.GradientTransformation:
     )
 
 
-@_optimizer(
+@register(
     "adamw2",
     "AdamW, two rates",
     "AdamW with two rates, as all others have",
     _rates(1.5e-3, 2e-2) | _ADAM,
 )
 def _adamw2(context: Context) -> optax.GradientTransformation:
-    return auxiliary_adam(lambda axes: optax.scale_by_adam(b2=context.options["b2"]), context)
+    return with_adam(lambda axes: optax.scale_by_adam(b2=context.options["b2"]), context)
 
 
-@_optimizer(
+@register(
     "sgd",
     "SGD with momentum",
     "gradient descent with momentum",
@@ -268,10 +273,10 @@ def _sgd(context: Context) -> optax.GradientTransformation:
     return by_group(context, lambda rate, _: optax.sgd(rate, momentum, nesterov))
 
 
-_variant("sgd-plain", "SGD without momentum", of="sgd", momentum=0.0)
+register_variant("sgd-plain", "SGD without momentum", of="sgd", momentum=0.0)
 
 
-@_optimizer(
+@register(
     "adam-mini",
     "Adam-mini",
     "Adam with one second moment per block",
@@ -295,7 +300,7 @@ def _rank(context: Context) -> int:
     return rank
 
 
-@_optimizer(
+@register(
     "ldadam",
     "LDAdam",
     "Adam in a subspace that turns every step",
@@ -317,10 +322,10 @@ def _ldadam(context: Context) -> optax.GradientTransformation:
     )
 
 
-_variant("ldadam-plain", "LDAdam without error feedback", of="ldadam", error_feedback=False)
+register_variant("ldadam-plain", "LDAdam without error feedback", of="ldadam", error_feedback=False)
 
 
-@_optimizer(
+@register(
     "galore",
     "GaLore",
     "Adam in a subspace that is fixed for some steps",
@@ -338,10 +343,10 @@ def _galore(context: Context) -> optax.GradientTransformation:
         context.options["update_proj_gap"],
         base_optimizer=optax.scale_by_adam(b2=context.options["b2"]),
     )
-    return auxiliary_adam(lambda axes: per_layer(matrices, ndim=2), context)
+    return with_adam(lambda axes: per_layer(matrices, ndim=2), context)
 
 
-@_optimizer(
+@register(
     "lion",
     "Lion",
     "the sign of momentum",
@@ -352,7 +357,7 @@ def _lion(context: Context) -> optax.GradientTransformation:
     return by_group(context, lambda rate, decay: optax.lion(rate, b2=b2, weight_decay=decay))
 
 
-@_optimizer(
+@register(
     "adalomo",
     "Adafactor as AdaLomo",
     "Adafactor with AdaLomo's settings",

@@ -110,6 +110,37 @@ def resolve(config: OptimizerConfig, preset: PresetName = "cpu") -> OptimizerCon
     return dataclasses.replace(config, **missing)
 
 
+def _has_rates(name: OptimizerName, preset: PresetName) -> bool:
+    """Whether a preset knows an optimizer's rates: the default run's are for a small model."""
+    entry, options = OPTIMIZERS[name], PRESETS[preset].options
+    return preset == "cpu" or (entry.variant_of or name) in options
+
+
+def defaults(name: OptimizerName, preset: PresetName) -> OptimizerConfig:
+    """What the command line starts from: no rates where the preset knows none."""
+    config = resolve(OptimizerConfig(name), preset)
+    if _has_rates(name, preset):
+        return config
+    return dataclasses.replace(config, learning_rate=None, rest_learning_rate=None)
+
+
+def check_rates(experiment: Experiment) -> None:
+    """Refuse to train with rates that are neither given nor the preset's."""
+    optimizer, preset = experiment.optimizer, experiment.setup.preset
+    rates = ("learning_rate", "rest_learning_rate")
+    missing = [
+        flag(rate)
+        for rate in rates
+        if rate in OPTIMIZERS[optimizer.name].defaults and getattr(optimizer, rate) is None
+    ]
+    if missing and not _has_rates(optimizer.name, preset):
+        raise InputError(
+            f"--preset {preset} has no learning rates for {optimizer.name}, and those of the "
+            f"default run are for a small model; give {' and '.join(missing)} to "
+            f"examples.llama.train"
+        )
+
+
 def resolved(experiment: Experiment) -> Experiment:
     """The experiment with all of its optimizer's options."""
     return dataclasses.replace(

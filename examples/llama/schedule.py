@@ -41,14 +41,14 @@ def make_optimizer(
     """
     model, entry = setup.model, OPTIMIZERS[config.name]
     options = {name: getattr(config, name) for name in entry.defaults}
-    peaks = {MATRIX: "learning_rate", REST: "rest_learning_rate"}
+    matrices = options["learning_rate"]
+    peaks = {MATRIX: matrices, REST: options.get("rest_learning_rate", matrices)}
     optimizer = (build or entry.build)(
         Context(
             options=options,
             rates={
-                group: schedule(options[peak], setup.length_of_schedule, setup.warm_up)
+                group: schedule(peak, setup.length_of_schedule, setup.warm_up)
                 for group, peak in peaks.items()
-                if peak in options
             },
             axes=LLAMA_RULES,
             token_axes=TOKEN_RULES,

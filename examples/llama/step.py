@@ -90,7 +90,7 @@ def layerwise_model(config: ModelConfig) -> mo.LayerwiseModel:
     layer_definition, _ = nnx.split(nnx.merge(definition, shapes).layers)
 
     def model(params: Params) -> Llama:
-        # shapes only in place of the weights of other parts
+        # of the parts that are not passed only the shapes: this part never uses their weights
         return nnx.merge(definition, shapes | params)
 
     def embed(params: Params, rows_BxS: jax.Array) -> jax.Array:

@@ -27,7 +27,7 @@ from examples.llama.config import CorpusConfig, Experiment, RunConfig
 from examples.llama.loss import Validate, Validation, make_validate
 from examples.llama.mesh import ONE_DEVICE, Placement, place
 from examples.llama.model import Definition, Params, abstract_llama
-from examples.llama.presets import resolved
+from examples.llama.presets import check_rates, resolved
 from examples.llama.run.command import NOT_SAVED, run_command
 from examples.llama.run.conclusion import conclude
 from examples.llama.run.folder import RunFolder, config_of
@@ -412,6 +412,7 @@ def run(command: Command, console: Console) -> int:
     with leaving_together():
         # a missing package would be found after the compilation otherwise
         from_main_process(lambda: check_packages(command.run.track))
+        check_rates(command.experiment)
         experiment = resolved(command.experiment)
         folder = RunFolder(command.run_dir or Path("runs") / experiment.optimizer.name)
         corpus = load_corpus(command.corpus, experiment.setup.model.vocabulary, console)

@@ -217,7 +217,7 @@ def _build(name: str, context: Context) -> optax.GradientTransformation:
     candidate = CANDIDATES[name]
     momentum = {"momentum": candidate.momentum, "nesterov": candidate.momentum > 0}
     options = {**context.options, **momentum}
-    return optimizers.auxiliary_adam(candidate.direction, replace(context, options=options))
+    return optimizers.with_adam(candidate.direction, replace(context, options=options))
 
 
 def carry_out(command: Command, file: RunsFile, console: Console) -> None:

@@ -20,7 +20,7 @@ from examples.llama.config import (
 )
 from examples.llama.loss import Validation
 from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
-from examples.llama.presets import resolved
+from examples.llama.presets import check_rates, resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.folder import RunFolder, read_metrics
 from examples.llama.run.options import check_names
@@ -159,7 +159,8 @@ def run(command: Command, console: Console) -> int:
     experiments = {name: resolved(Experiment(OptimizerConfig(name), setup)) for name in names}
     # what does not work is an error now, not after the runs before it
     check_packages(command.run.track)
-    for experiment in experiments.values():
+    for name, experiment in experiments.items():
+        check_rates(Experiment(OptimizerConfig(name), setup))
         if command.run.layerwise:
             check_layerwise(experiment)
         make_optimizer(experiment.optimizer, setup)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.llama.config import ModelConfig, Precision
-from examples.llama.loss import Validation, make_validate, predicted, token_losses
+from examples.llama.loss import Validation, is_predicted, make_validate, token_losses
 from examples.llama.model import Params, abstract_llama, init_llama
 from examples.llama.text.documents import pad_rows
 
@@ -63,7 +63,7 @@ def test_any_negative_token_is_padding(tiny_model: ModelConfig) -> None:
     losses = jax.jit(lambda params, rows: token_losses(definition, params, rows))
     params = init_llama(tiny_model, seed=0)
     chex.assert_trees_all_equal(losses(params, rows), losses(params, others))
-    assert (np.asarray(predicted(jnp.asarray(others))).sum(axis=1) + 1).tolist() == list(LENGTHS)
+    assert (np.asarray(is_predicted(jnp.asarray(others))).sum(axis=1) + 1).tolist() == list(LENGTHS)
     assert (np.asarray(losses(params, others)) > 0).sum() == sum(LENGTHS) - len(LENGTHS)
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from examples.llama.config import CorpusConfig, Experiment, InputError, OptimizerConfig, Setup
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.presets import PRESETS, Preset, resolve
+from examples.llama.presets import PRESETS, Preset, defaults
 from examples.llama.run.records import fault
 
 Command = TypeVar("Command")
@@ -39,7 +39,7 @@ _TOO_LARGE = (
 
 
 def chosen(arguments: Sequence[str]) -> tuple[Preset, OptimizerConfig]:
-    """The preset and the optimizer that the arguments name, with all of the optimizer's options."""
+    """The preset and the optimizer that the arguments name, with the optimizer's defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--preset", choices=list(PRESETS), default="cpu")
     parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default=OptimizerConfig().name)
@@ -47,7 +47,7 @@ def chosen(arguments: Sequence[str]) -> tuple[Preset, OptimizerConfig]:
         found, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
         found = parser.parse_args([])  # the parser of the whole command line reports the error
-    return PRESETS[found.preset], resolve(OptimizerConfig(found.optimizer), found.preset)
+    return PRESETS[found.preset], defaults(found.optimizer, found.preset)
 
 
 def _with_defaults(arguments: Sequence[str], command_type: type[Command]) -> Command:
