@@ -1,7 +1,7 @@
 """Trackers that also get the metrics: TensorBoard, Weights & Biases."""
 
 import contextlib
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -34,47 +34,31 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _tensorboard(folder: Path, run: str, config: Mapping[str, Any], done: int) -> Iterator[Log]:
-    place, others, hook = folder / "tensorboard", set(threading.enumerate()), threading.excepthook
-    own: set[threading.Thread] = set()
-    failed: list[OSError] = []
+    # not by SummaryWriter: it writes in a thread, of whose end on a full disk nobody would hear
+    package, place = _package("tensorboard"), folder / "tensorboard"
+    event, summary = package.proto.event_pb2, package.proto.summary_pb2.Summary
 
-    def remember(error: threading.ExceptHookArgs) -> None:
-        """Keep what ends the writer's thread, which nobody would hear of."""
-        ours = error.thread in own or not own
-        if ours and isinstance(error.exc_value, OSError):
-            failed.append(error.exc_value)
-        else:
-            hook(error)
-
-    def check() -> None:
+    def write(step: int, **content: Any) -> None:
         with naming(place):
-            if failed:
-                raise failed[0]
+            writer.write_event(event.Event(wall_time=time.time(), step=step, **content))
 
     def log(line: Mapping[str, Any]) -> None:
-        check()
-        for name, value in _scalars(line).items():
-            writer.add_scalar(name, value, line["step"])
+        values = [summary.Value(tag=k, simple_value=v) for k, v in _scalars(line).items()]
+        write(line["step"], summary=summary(value=values))
 
-    threading.excepthook = remember
+    with naming(place):
+        place.mkdir(exist_ok=True)
+        writer = package.event_file_writer.EventsWriter(str(place / "events"))
     try:
-        # purges what a killed run wrote after its checkpoint: those steps are repeated; a queue of
-        # 1000, because nothing makes room in it when its thread has failed
-        make = _package("tensorboard").SummaryWriter
-        with naming(place):
-            writer = make(str(place), purge_step=done + 1, max_queue=1000)
-        own = set(threading.enumerate()) - others
-        try:
-            yield log
-        except BaseException:  # which is the one to hear of
-            with contextlib.suppress(OSError):
-                writer.close()
-            raise
-        with naming(place):
+        # takes back what a killed run wrote after its checkpoint: those steps are repeated
+        write(done + 1, session_log=event.SessionLog(status=event.SessionLog.START))
+        yield log
+    except BaseException:  # which is the one to hear of
+        with contextlib.suppress(OSError):
             writer.close()
-        check()
-    finally:
-        threading.excepthook = hook
+        raise
+    with naming(place):
+        writer.close()
 
 
 @contextlib.contextmanager
