@@ -14,6 +14,7 @@ import gc
 import hashlib
 import json
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from orbax.checkpoint import v1 as ocp
 
 from examples.llama.config import InputError
 from examples.llama.run.processes import Agreement, from_main_process
-from examples.llama.run.records import check_types, files_below, read_json
+from examples.llama.run.records import files_below
 from examples.llama.step import TrainState
 
 
@@ -120,17 +121,11 @@ def _is_full(error: BaseException) -> bool:
     return full or any(f"os_error_code='{code}'" in text for code in codes)
 
 
-_METADATA = "_CHECKPOINT_METADATA"
-_TIME, _OBJECT = (int, type(None)), (dict, type(None))
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("init_timestamp_nsecs", "commit_timestamp_nsecs"), _TIME),
-    **dict.fromkeys(("metrics", "performance_metrics", "custom_metadata"), _OBJECT),
-    "item_handlers": (dict, str, type(None)),
-}
+_STEP = re.compile(r"0|[1-9][0-9]*")
 
 
 class Checkpoints:
-    """The newest few checkpoints below a folder; use it as a context manager."""
+    """The newest few checkpoints, in folders named by their steps; use it as a context manager."""
 
     def __init__(
         self,
@@ -144,57 +139,28 @@ class Checkpoints:
 
         Without `identity`, checkpoints of any run can be read, and none can be saved.
         """
-        self.folder, self._identity = folder.absolute(), identity
+        self.folder, self._identity, self._keep = folder.absolute(), identity, keep
         if not writable and not self.folder.is_dir():
             raise InputError(f"{folder} does not exist: there is no checkpoint to read")
-        if writable:
-            self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("absl", "asyncio"):  # orbax also logs the errors that it raises
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        policy = ocp.training.preservation_policies.LatestN(keep) if writable else None
-        self._unreadable = dict(from_main_process(lambda: self._without_damaged(writable)))
-        try:
-            self._checkpointer = ocp.training.Checkpointer(
-                self.folder, preservation_policy=policy, cleanup_tmp_directories=writable
-            )
-        except (ValueError, TypeError) as error:  # metadata of yet another form
-            raise InputError(f"{folder} cannot be opened: {_reason(error)}") from error
         self._saving: int | None = None
         self._response: Any = None
+        if writable:
+            from_main_process(self._clear)
 
-    def _without_damaged(self, writable: bool) -> list[tuple[int, str]]:
-        """Move aside the checkpoints whose metadata orbax cannot read; return why they are."""
-        damaged, whole = {}, False
-        for path in self.folder.glob(f"*/{_METADATA}"):
-            name = path.parent.name
-            if name.isdecimal() and str(int(name)) == name and path.is_file():
-                try:
-                    metadata = read_json(path) if path.stat().st_size else {}
-                    check_types(str(path), {**dict.fromkeys(_TYPES), **metadata}, _TYPES)
-                    whole = True
-                except InputError as error:
-                    damaged[int(name)] = str(error)
-                except FileNotFoundError:  # removed meanwhile by the process that trains
-                    continue
-        if damaged and not (writable and whole):
-            step, fault = max(damaged.items())
-            raise InputError(
-                f"the checkpoint of step {step} in {self.folder} cannot be read: {fault}"
-                + "; to start over, add --fresh, which moves the run's folder aside" * writable
-            )
-        self._move_aside(list(damaged))
-        return sorted(damaged.items())
+    def _clear(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        # an error under way is the one to hear of, and a failed save is raised again by close
+        # an error under way is the one to hear of
         with contextlib.suppress(Exception) if error is not None else self._writing():
-            try:
-                self._wait()
-            finally:
-                self._checkpointer.close()
+            self._wait()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -210,21 +176,26 @@ class Checkpoints:
             ) from error
 
     def _wait(self) -> None:
-        """Wait for the save under way, whose response holds a thread and descriptors till then."""
+        """Wait for the save under way; then remove the checkpoints before the newest few."""
         response, self._response = self._response, None
         if response is not None:
             response.result()
-        self._checkpointer.wait()
+            from_main_process(self._remove_old)
+
+    def _remove_old(self) -> None:
+        for step in self._complete()[self._keep :]:
+            shutil.rmtree(self.folder / str(step))
+
+    def _complete(self) -> list[int]:
+        """The steps whose folders have their final names, which orbax gives when all is written."""
+        names = (path.name for path in self.folder.iterdir() if path.is_dir())
+        return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, the newest first, after any save under way."""
         with self._writing():
             self._wait()
-        return sorted((found.step for found in self._checkpointer.checkpoints), reverse=True)
-
-    def look_again(self) -> None:
-        """See what another process has saved and removed since the folder was opened."""
-        self._checkpointer.reload()
+        return from_main_process(self._complete)
 
     def save(
         self,
@@ -256,11 +227,9 @@ class Checkpoints:
                 "record": dict(record),
                 "fingerprint": [int(number) for number in fingerprint(state)],
             }
-            self._response = self._checkpointer.save_checkpointables_async(
-                step,
+            self._response = ocp.save_checkpointables_async(
+                self.folder / str(step),
                 {"state": state},
-                # without force, orbax leaves a checkpoint out while the one before is under way
-                force=True,
                 custom_metadata=beside | {"seal": _seal(beside)},
             )
 
@@ -274,10 +243,11 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
         fault: str | None = None
-        for path in files_below(self.folder / str(step)):
+        place = self.folder / str(step)
+        for path in files_below(place):
             path.open("rb").close()  # that it may not be read is no damage
         try:
-            saved = self._checkpointer.checkpointables_metadata(step).custom_metadata
+            saved = ocp.checkpointables_metadata(place).custom_metadata
             if not isinstance(saved, dict) or not {"seal", "record"} <= set(saved):
                 raise DamagedError("its metadata are missing")
             if saved["seal"] != _seal(saved):
@@ -286,7 +256,7 @@ class Checkpoints:
                 raise DamagedError(f"it was saved at step {saved['step']}")
             if self._identity is not None:
                 self._identity.check(saved)
-            state = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
+            state = ocp.load_checkpointables(place, {"state": abstract})["state"]
         except (DamagedError, MemoryError):
             raise
         except Exception as error:
@@ -314,8 +284,6 @@ class Checkpoints:
         Returns:
             The state, and what was saved beside it; None if there is no checkpoint at all.
         """
-        for step, fault in self._unreadable.items():
-            report(f"The checkpoint of step {step} in {self.folder} is not used: {fault}")
         damaged: list[int] = []
         for step in self.steps():
             loaded, fault = None, "another process could not read it"
@@ -329,8 +297,6 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             from_main_process(lambda: self._move_aside(damaged))
-            if damaged:
-                self._checkpointer.reload()
             return loaded
         if damaged:
             raise InputError(

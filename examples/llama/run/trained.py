@@ -99,7 +99,6 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
                     params = checkpoints.load(step, like)[0].params
                     return Trained(step, experiment, params, corpus, changed_text)
                 except DamagedError as error:
-                    checkpoints.look_again()
                     if step in checkpoints.steps():
                         raise InputError(
                             f"the checkpoint of step {step} in {folder.checkpoints} cannot be "
