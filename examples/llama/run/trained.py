@@ -1,6 +1,5 @@
 """A trained model, read back from its run's folder."""
 
-import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
@@ -82,29 +81,27 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
     changed_text = not given.keys() & {"text", "corpus_root"} and corpus.name not in identity.texts
     layerwise = identity.config.get("layerwise", False)
     like = ONE_DEVICE.abstract(lambda: initial_state(experiment, layerwise=layerwise))
-    for _ in range(_TRIES):
-        # a run that is still training may remove the newest checkpoint when it has another one
-        with (
-            contextlib.suppress(FileNotFoundError),
-            Checkpoints(folder.checkpoints, identity, writable=False) as checkpoints,
-        ):
+    with Checkpoints(folder.checkpoints, identity, writable=False) as checkpoints:
+        for _ in range(_TRIES):
             steps = checkpoints.steps()
-            if config.step not in (None, *steps) or not (steps or (folder.path / LOCK).exists()):
+            step = steps[0] if config.step is None and steps else config.step
+            if step not in steps and (step is not None or not (folder.path / LOCK).exists()):
                 raise InputError(
                     f"{folder.checkpoints} has no checkpoint"
-                    + (f" of step {config.step}, but of {steps}" if steps else "")
+                    + (f" of step {step}, but of {steps}" if steps else "")
                 )
-            for step in steps[:1] if config.step is None else [config.step]:
+            if step is not None:
                 try:
                     params = checkpoints.load(step, like)[0].params
                     return Trained(step, experiment, params, corpus, changed_text)
-                except DamagedError as error:
+                except (DamagedError, FileNotFoundError) as error:
+                    # a run that is still training may have removed it when it had another one
                     if step in checkpoints.steps():
                         raise InputError(
                             f"the checkpoint of step {step} in {folder.checkpoints} cannot be "
                             f"used: {error}; choose another with --step, there are {steps}"
                         ) from error
-        time.sleep(_PAUSE)
+            time.sleep(_PAUSE)
     raise InputError(
         f"{folder.checkpoints} has no checkpoint that stays long enough to be read, or none yet; "
         f"try again later, or let the run --keep more of them"
