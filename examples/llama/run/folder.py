@@ -171,21 +171,19 @@ class RunFolder(LockedFolder):
         return found[-1:] == [Validation.from_json(summary)] and self.picture.exists()
 
 
-_NUMBER = (int, float)
-_OPTIONAL = (int, float, type(None))
-_WHERE = {"step": (int,), "tokens": (int,), "elapsed_seconds": _NUMBER}
-_VALIDATION = {"validation_loss": _NUMBER, "perplexity": _OPTIONAL, "bits_per_byte": _OPTIONAL}
-_STEP = _WHERE | {"loss": _NUMBER, "tokens_per_second": _NUMBER}
-_BESIDE = {"run": (str,), "earlier_texts": (list,)}
-_CONFIG = _BESIDE | {"corpus": (str,), "tokenizer": (str,), "optimizer": (dict,), "setup": (dict,)}
+_WHERE = {"step": int, "tokens": int, "elapsed_seconds": float}
+_VALIDATION = {"validation_loss": float, "perplexity": float | None, "bits_per_byte": float | None}
+_STEP = _WHERE | {"loss": float, "tokens_per_second": float}
+_BESIDE = {"run": str, "earlier_texts": list}
+_CONFIG = _BESIDE | {"corpus": str, "tokenizer": str, "optimizer": dict, "setup": dict}
 _SUMMARY = _VALIDATION | {
-    "train_loss": _NUMBER,
-    "steps": (int,),
-    "tokens": (int,),
-    "parameter_bytes": (int,),
-    "state_bytes": (int,),
-    "state_bytes_matrices": (int,),
-    "tokens_per_second": _NUMBER,
+    "train_loss": float,
+    "steps": int,
+    "tokens": int,
+    "parameter_bytes": int,
+    "state_bytes": int,
+    "state_bytes_matrices": int,
+    "tokens_per_second": float,
 }
 
 

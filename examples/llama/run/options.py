@@ -8,21 +8,11 @@ Python.
 import dataclasses
 import importlib
 import math
-import types
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -153,23 +143,20 @@ def from_json(kind: type[Config], stored: Any, what: str) -> Config:
 
 
 def _value(hint: Any, stored: Any, what: str) -> Any:
-    while get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
     if dataclasses.is_dataclass(hint):
         return from_json(hint, stored, what)  # type: ignore[arg-type]
-    if get_origin(hint) in (Union, types.UnionType):
-        if stored is None and types.NoneType in get_args(hint):
-            return None
-        (hint,) = (inner for inner in get_args(hint) if inner is not types.NoneType)
-        return _value(hint, stored, what)
-    if get_origin(hint) is Literal:
-        fits = stored in get_args(hint)
-    elif hint is Path:
-        fits, stored = isinstance(stored, str), Path(str(stored))
-    elif hint is float:
-        fits = type(stored) in (int, float)
-    else:
-        fits = type(stored) is hint
-    if not fits:
+    if not fits(hint, stored):
         raise InputError(f"{what} cannot be {stored!r}; put back a whole copy of the file")
-    return stored
+    return Path(stored) if stored is not None and Path in (hint, *get_args(hint)) else stored
+
+
+def fits(hint: Any, stored: Any) -> bool:
+    """Whether a value from JSON has the type that the annotation of a field says."""
+    inner = get_args(hint)
+    if get_origin(hint) is Literal:
+        return stored in inner
+    if get_origin(hint) is Annotated:
+        return fits(inner[0], stored)
+    if inner:  # of a union
+        return any(fits(one, stored) for one in inner)
+    return type(stored) in {float: (float, int), Path: (str,)}.get(hint, (hint,))

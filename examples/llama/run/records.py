@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from examples.llama.run.options import InputError
+from examples.llama.run.options import InputError, fits
 
 _UNFINISHED = ".unfinished"
 
@@ -117,12 +117,10 @@ def _object(what: str, content: bytes) -> dict[str, Any]:
     return value
 
 
-def check_types(
-    what: str, values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
-) -> None:
-    """Check that all of these are there."""
-    for name, allowed in types.items():
-        if name not in values or type(values[name]) not in allowed:
+def check_types(what: str, values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Check that all of these are there, each of the type that an annotation would say."""
+    for name, hint in types.items():
+        if name not in values or not fits(hint, values[name]):
             found = f"the value {values[name]!r}" if name in values else "no value"
             raise damaged(f"{what} has {found} for {name}")
 
