@@ -6,61 +6,30 @@ all of them a row of S tokens predicts S - 1, except padding.
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
-import grain
-import numpy as np
 from rich.console import Console
 
-from examples.llama.config import CorpusConfig, DataConfig, InputError
+from examples.llama.config import CorpusConfig, InputError
 from examples.llama.text.c4 import folder_documents, hub_documents
-from examples.llama.text.python_source import python_source
-from examples.llama.text.shards import ShardText, shard_files
-from examples.llama.text.tokenizer import BYTES, Tokenizer, byte_pair_tokenizer, read_tokenizer
+from examples.llama.text.documents import DocumentCorpus, Documents
+from examples.llama.text.python_source import PythonSource, python_source
+from examples.llama.text.shards import shard_files, shard_tokens
+from examples.llama.text.tokenizer import BYTES, byte_pair_tokenizer, read_tokenizer
+from examples.llama.text.tokens import TokenCorpus
+
+Corpus = DocumentCorpus | TokenCorpus
+"""A text with a tokenizer; two of one name give the same rows for the same `DataConfig`.
+
+Its training batches (B, S) are endless, in an order that the data seed determines. An iterator over
+them has `get_state` and `set_state` with a small state that JSON can hold. With its validation rows
+(R, S) come the text's bytes of UTF-8 per token, by which a loss per token becomes one per byte that
+can be compared across tokenizers: bits per byte = loss in nats / log(2) / bytes per token.
+"""
 
 
-class Corpus(Protocol):
-    """A text with a tokenizer."""
-
-    @property
-    def name(self) -> str:
-        """Two corpora of one name give the same rows for the same `DataConfig`."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What the token ids mean."""
-
-    def training_batches(self, config: DataConfig) -> grain.IterDataset:
-        """Endless batches (B, S) of token ids, in an order that the data seed determines.
-
-        An iterator over them has `get_state` and `set_state` with a small state that JSON can hold.
-        """
-
-    def validation_data(self, config: DataConfig) -> tuple[np.ndarray, float]:
-        """The fixed validation rows (R, S), and the text's bytes of UTF-8 per token.
-
-        With these a loss per token becomes one per byte, which can be compared across tokenizers:
-        bits per byte = loss in nats / log(2) / bytes per token.
-        """
-
-
-class Text(Protocol):
-    """A text without a tokenizer."""
-
-    @property
-    def name(self) -> str:
-        """Says which text it is."""
-
-    def training_texts(self) -> Iterator[str]:
-        """The training part, from which byte pairs can be learned."""
-
-    def tokenized(self, tokenizer: Tokenizer, cache: Path, console: Console) -> Corpus:
-        """The text as token ids."""
-
-
-def _text(config: CorpusConfig) -> Text:
+def _text(config: CorpusConfig) -> PythonSource | Documents | None:
+    """The text without a tokenizer; None for token shards, which are ids without a text."""
     if config.text == "python":
         return python_source(config.corpus_root)
     if config.corpus_root is not None:
@@ -72,7 +41,7 @@ def _text(config: CorpusConfig) -> Text:
         return hub_documents()
     folder = Path(config.text)
     shards = shard_files(folder, "train") + shard_files(folder, "val")
-    return ShardText(folder) if shards else folder_documents(folder)
+    return None if shards else folder_documents(folder)
 
 
 def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corpus:
@@ -89,16 +58,26 @@ def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corp
     if home.startswith("~") and not config.cache and config.tokenizer != "bytes":
         raise InputError("there is no home folder for the cache; choose one with --cache")
     text, cache = _text(config), config.cache or Path(home) / "multinorm_optax"
-    if config.tokenizer == "bytes":
-        tokenizer = BYTES
-    elif config.tokenizer == "bpe":
-        tokenizer = byte_pair_tokenizer(text.training_texts, text.name, vocabulary, cache, console)
-    else:
+    if config.tokenizer not in ("bytes", "bpe"):
         tokenizer = read_tokenizer(Path(config.tokenizer))
+    elif text is None:
+        raise InputError(
+            f"{config.text} has token shards, which are ids without a text; give the file of the "
+            f"tokenizer that made them, --tokenizer FILE.json or FILE.model"
+        )
+    elif config.tokenizer == "bytes":
+        tokenizer = BYTES
+    else:
+        tokenizer = byte_pair_tokenizer(text.training_texts, text.name, vocabulary, cache, console)
     if tokenizer.vocabulary > vocabulary:
         raise InputError(
             f"the tokenizer {config.tokenizer} has {tokenizer.vocabulary} tokens, but the model "
             f"only {vocabulary}; choose --vocabulary {tokenizer.vocabulary} or more, or another "
             f"--tokenizer"
         )
+    if text is None:
+        tokens = shard_tokens(Path(config.text), tokenizer.vocabulary)
+        return TokenCorpus(**vars(tokens), tokenizer=tokenizer)
+    if isinstance(text, Documents):
+        return DocumentCorpus(text, tokenizer)
     return text.tokenized(tokenizer, cache, console)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from rich.console import Console
 
 from examples.llama.config import DataConfig, InputError
 from examples.llama.text.tokenizer import Tokenizer
@@ -91,7 +90,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class Documents:
-    """Training and validation documents without a tokenizer: a `Text`."""
+    """Training and validation documents without a tokenizer."""
 
     name: str
     """Says where they come from: two of one name are equal."""
@@ -145,10 +144,6 @@ class Documents:
                 number, taken = number + 1, 0
             epoch, number, file, document = epoch + 1, 0, 0, 0
 
-    def tokenized(self, tokenizer: Tokenizer, cache: Path, console: Console) -> "DocumentCorpus":
-        """The documents with a tokenizer; they are tokenized when they are read."""
-        return DocumentCorpus(self, tokenizer)
-
 
 def document_tokens(tokens: np.ndarray, end: int | None, sequence_length: int) -> np.ndarray:
     """Put `end`, if there is one, after a document's tokens; cut to `sequence_length` in all.
@@ -172,7 +167,7 @@ def pad_rows(rows: Sequence[np.ndarray], sequence_length: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class DocumentCorpus:
-    """Documents with a tokenizer: a `Corpus`."""
+    """Documents with a tokenizer: a `Corpus`. They are tokenized when they are read."""
 
     documents: Documents
     tokenizer: Tokenizer

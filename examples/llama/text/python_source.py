@@ -44,7 +44,7 @@ def source_files(root: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class PythonSource:
-    """Files of Python source without a tokenizer: a `Text`."""
+    """Files of Python source without a tokenizer."""
 
     root: Path
     title: str

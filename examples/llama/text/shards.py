@@ -7,16 +7,12 @@ the tokens as uint16. Shards of a split are read as one text that is cut into ro
 import fnmatch
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from examples.llama.config import InputError
-from examples.llama.text.tokenizer import BYTES, Tokenizer
-from examples.llama.text.tokens import TokenCorpus, TokenText
+from examples.llama.text.tokens import TokenText
 
 MAGIC, VERSION = 20240520, 1
 _HEADER = 256
@@ -81,25 +77,3 @@ def shard_tokens(folder: Path, vocabulary: int) -> TokenText:
         {str(path): open_shard(path) for path in validation},
         vocabulary,
     )
-
-
-@dataclass(frozen=True)
-class ShardText:
-    """A folder of token shards, to be used with the tokenizer that made them: a `Text`."""
-
-    folder: Path
-    name: str = "shards"
-
-    def training_texts(self) -> Iterator[str]:
-        """There are none."""
-        raise InputError(
-            f"{self.folder} has token shards, which are ids without a text; give the file of the "
-            f"tokenizer that made them, --tokenizer FILE.json or FILE.model"
-        )
-
-    def tokenized(self, tokenizer: Tokenizer, cache: Path, console: Console) -> TokenCorpus:
-        """Open the shards."""
-        if tokenizer is BYTES:
-            self.training_texts()
-        found = shard_tokens(self.folder, tokenizer.vocabulary)
-        return TokenCorpus(**vars(found), tokenizer=tokenizer)
