@@ -32,6 +32,9 @@ from examples.llama.run.processes import Agreement, from_main_process
 from examples.llama.run.records import files_below
 from examples.llama.step import TrainState
 
+for _name in ("absl", "asyncio"):  # orbax also logs the errors that it raises
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
 
 class SaveError(Exception):
     """A checkpoint could not be written; those before it are whole."""
@@ -124,30 +127,71 @@ def _is_full(error: BaseException) -> bool:
 _STEP = re.compile(r"0|[1-9][0-9]*")
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of all complete checkpoints, the newest first.
+
+    Their folders have their final names, which orbax gives when all is written.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist: there is no checkpoint to read")
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
+
+
+def load(
+    folder: Path, step: int, like: TrainState, identity: Identity | None = None
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state of `step`, shaped and sharded as `like`, and what was saved beside it.
+
+    Without `identity` it may be of any run.
+
+    Raises:
+        DamagedError: it is not, bit for bit, what was saved, or not by this run.
+    """
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
+    )
+    place = folder.absolute() / str(step)
+    fault: str | None = None
+    for path in files_below(place):
+        path.open("rb").close()  # that it may not be read is no damage
+    try:
+        saved = ocp.checkpointables_metadata(place).custom_metadata
+        if not isinstance(saved, dict) or not {"seal", "record"} <= set(saved):
+            raise DamagedError("its metadata are missing")
+        if saved["seal"] != _seal(saved):
+            raise DamagedError("its metadata are not what was saved")
+        if saved["step"] != step:
+            raise DamagedError(f"it was saved at step {saved['step']}")
+        if identity is not None:
+            identity.check(saved)
+        state = ocp.load_checkpointables(place, {"state": abstract})["state"]
+    except (DamagedError, MemoryError):
+        raise
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        fault = _reason(error)
+    if fault is not None:
+        # a read that failed leaves coroutines, which complain when they are collected
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        gc.collect()
+        sys.unraisablehook = hook
+        raise DamagedError(fault)
+    if [int(number) for number in fingerprint(state)] != saved["fingerprint"]:
+        raise DamagedError("an array is not what was saved")
+    return state, saved
+
+
 class Checkpoints:
-    """The newest few checkpoints, in folders named by their steps; use it as a context manager."""
+    """Saves the newest few checkpoints of a run, and restores them; use it as a context manager."""
 
-    def __init__(
-        self,
-        folder: Path,
-        identity: Identity | None = None,
-        keep: int = 1,
-        *,
-        writable: bool = True,
-    ):
-        """Open `folder`; a writable one is created, and cleared of what a killed run left.
-
-        Without `identity`, checkpoints of any run can be read, and none can be saved.
-        """
+    def __init__(self, folder: Path, identity: Identity, keep: int = 1):
+        """Create `folder`, or clear it of what a killed run left."""
         self.folder, self._identity, self._keep = folder.absolute(), identity, keep
-        if not writable and not self.folder.is_dir():
-            raise InputError(f"{folder} does not exist: there is no checkpoint to read")
-        for name in ("absl", "asyncio"):  # orbax also logs the errors that it raises
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._saving: int | None = None
         self._response: Any = None
-        if writable:
-            from_main_process(self._clear)
+        from_main_process(self._clear)
 
     def _clear(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -183,19 +227,8 @@ class Checkpoints:
             from_main_process(self._remove_old)
 
     def _remove_old(self) -> None:
-        for step in self._complete()[self._keep :]:
+        for step in saved_steps(self.folder)[self._keep :]:
             shutil.rmtree(self.folder / str(step))
-
-    def _complete(self) -> list[int]:
-        """The steps whose folders have their final names, which orbax gives when all is written."""
-        names = (path.name for path in self.folder.iterdir() if path.is_dir())
-        return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
-
-    def steps(self) -> list[int]:
-        """The steps of all complete checkpoints, the newest first, after any save under way."""
-        with self._writing():
-            self._wait()
-        return from_main_process(self._complete)
 
     def save(
         self,
@@ -211,7 +244,6 @@ class Checkpoints:
         Raises:
             SaveError: this save, or the one before it, failed or would not fit on the disk.
         """
-        assert self._identity is not None
         with self._writing():
             self._wait()
             self._saving = step
@@ -233,46 +265,6 @@ class Checkpoints:
                 custom_metadata=beside | {"seal": _seal(beside)},
             )
 
-    def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state of `step`, shaped and sharded as `like`, and what was saved beside it.
-
-        Raises:
-            DamagedError: it is not, bit for bit, what was saved, or not by this run.
-        """
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
-        )
-        fault: str | None = None
-        place = self.folder / str(step)
-        for path in files_below(place):
-            path.open("rb").close()  # that it may not be read is no damage
-        try:
-            saved = ocp.checkpointables_metadata(place).custom_metadata
-            if not isinstance(saved, dict) or not {"seal", "record"} <= set(saved):
-                raise DamagedError("its metadata are missing")
-            if saved["seal"] != _seal(saved):
-                raise DamagedError("its metadata are not what was saved")
-            if saved["step"] != step:
-                raise DamagedError(f"it was saved at step {saved['step']}")
-            if self._identity is not None:
-                self._identity.check(saved)
-            state = ocp.load_checkpointables(place, {"state": abstract})["state"]
-        except (DamagedError, MemoryError):
-            raise
-        except Exception as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
-                raise
-            fault = _reason(error)
-        if fault is not None:
-            # a read that failed leaves coroutines, which complain when they are collected
-            hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-            gc.collect()
-            sys.unraisablehook = hook
-            raise DamagedError(fault)
-        if [int(number) for number in fingerprint(state)] != saved["fingerprint"]:
-            raise DamagedError("an array is not what was saved")
-        return state, saved
-
     def restore_newest(
         self, like: TrainState, position: grain.DatasetIterator, report: Callable[[str], None]
     ) -> tuple[TrainState, dict[str, Any]] | None:
@@ -284,11 +276,12 @@ class Checkpoints:
         Returns:
             The state, and what was saved beside it; None if there is no checkpoint at all.
         """
+        self._wait()
         damaged: list[int] = []
-        for step in self.steps():
+        for step in from_main_process(lambda: saved_steps(self.folder)):
             loaded, fault = None, "another process could not read it"
             try:
-                loaded = self.load(step, like)
+                loaded = load(self.folder, step, like, self._identity)
                 _go_to(loaded[1]["position"], position)
             except DamagedError as error:
                 loaded, fault = None, str(error)

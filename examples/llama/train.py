@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from examples.llama.checkpoint import Checkpoints, Identity, SaveError
+from examples.llama.checkpoint import Checkpoints, Identity, SaveError, saved_steps
 from examples.llama.config import CorpusConfig, Experiment, RunConfig
 from examples.llama.loss import Validate, Validation, make_validate
 from examples.llama.mesh import ONE_DEVICE, Placement, place
@@ -291,8 +291,7 @@ def train(
             return 0
         return _train(task or prepared(), corpus, folder, run, Identity(**claimed), console)
     except DivergedError as error:
-        with Checkpoints(folder.checkpoints, writable=False) as checkpoints:
-            steps = checkpoints.steps()
+        steps = saved_steps(folder.checkpoints)
         kept = (
             f"the last good checkpoint, of step {steps[0]}, is kept"
             if steps

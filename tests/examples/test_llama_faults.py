@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from rich.console import Console
 
 from examples.llama import checkpoint as checkpoint_module
-from examples.llama.checkpoint import Checkpoints, DamagedError, fingerprint
+from examples.llama.checkpoint import Checkpoints, DamagedError, fingerprint, load
 from examples.llama.config import Experiment, InputError, OptimizerConfig, RunConfig, Setup
 from examples.llama.run.command import NOT_SAVED
 from examples.llama.run.folder import RunFolder
@@ -47,8 +47,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _state(path: Path, experiment: Experiment, step: int) -> TrainState:
-    with Checkpoints(path / "checkpoints", writable=False) as checkpoints:
-        return checkpoints.load(step, initial_state(experiment))[0]
+    return load(path / "checkpoints", step, initial_state(experiment))[0]
 
 
 @pytest.fixture
@@ -243,10 +242,10 @@ def test_checkpoint_carries_its_configuration(
     experiment: Experiment, corpus: Corpus, tmp_path: Path
 ) -> None:
     _train(experiment, corpus, tmp_path / "run", save_every=6)
-    with Checkpoints(tmp_path / "run" / "checkpoints", writable=False) as checkpoints:
-        _, saved = checkpoints.load(6, initial_state(experiment))
-        with pytest.raises(DamagedError):
-            checkpoints.load(7, initial_state(experiment))
+    folder = tmp_path / "run" / "checkpoints"
+    _, saved = load(folder, 6, initial_state(experiment))
+    with pytest.raises(DamagedError):
+        load(folder, 7, initial_state(experiment))
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["config"] | {"run": saved["run"], "earlier_texts": []} == config
 
@@ -259,7 +258,7 @@ def test_saves_give_back_their_descriptors_and_threads(
     save = Checkpoints.save
 
     def counting_save(checkpoints: Checkpoints, *arguments: Any) -> None:
-        checkpoints.steps()  # nothing is under way then
+        checkpoints._wait()  # nothing is under way then
         held.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
         save(checkpoints, *arguments)
 

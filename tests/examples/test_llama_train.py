@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from examples.llama.checkpoint import Checkpoints
+from examples.llama.checkpoint import load, saved_steps
 from examples.llama.config import (
     CorpusConfig,
     Experiment,
@@ -48,8 +48,8 @@ def _train(experiment: Experiment, corpus: Corpus, path: Path, **run: Any) -> tu
 def _last_state(path: Path, task: Task) -> tuple[TrainState, Any]:
     """What a run saved last, and the batch that would be next."""
     batches = iter(task.batches)
-    with Checkpoints(path / "checkpoints", writable=False) as checkpoints:
-        state, saved = checkpoints.load(checkpoints.steps()[0], task.initial_state())
+    folder = path / "checkpoints"
+    state, saved = load(folder, saved_steps(folder)[0], task.initial_state())
     batches.set_state(saved["position"])
     return state, next(batches)
 

@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import pytest
 
-from examples.llama.checkpoint import Checkpoints
+from examples.llama.checkpoint import Identity
 from examples.llama.config import CorpusConfig
+from examples.llama.run import trained
 from examples.llama.run.records import read_lines
 from examples.llama.step import TrainState
 from examples.llama.train import main as train
@@ -79,14 +80,14 @@ def test_last_checkpoint_has_the_validation_loss_of_the_summary(
 def test_no_other_state_is_made_than_the_checkpoints(
     run_dir: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = Checkpoints.load
+    load = trained.load
 
-    def check(self: Checkpoints, step: int, like: TrainState) -> Any:
+    def check(folder: Path, step: int, like: TrainState, identity: Identity) -> Any:
         kinds = {type(leaf) for leaf in jax.tree.leaves(like)}
         assert kinds == {jax.ShapeDtypeStruct}
-        return load(self, step, like)
+        return load(folder, step, like, identity)
 
-    monkeypatch.setattr(Checkpoints, "load", check)
+    monkeypatch.setattr(trained, "load", check)
     assert "loss" in invoke(EVALUATE, "--run-dir", run_dir)
 
 

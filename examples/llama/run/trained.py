@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from examples.llama.checkpoint import Checkpoints, DamagedError
+from examples.llama.checkpoint import DamagedError, load, saved_steps
 from examples.llama.config import CorpusConfig, Experiment, InputError
 from examples.llama.mesh import ONE_DEVICE
 from examples.llama.model import Params
@@ -81,27 +81,26 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
     changed_text = not given.keys() & {"text", "corpus_root"} and corpus.name not in identity.texts
     layerwise = identity.config.get("layerwise", False)
     like = ONE_DEVICE.abstract(lambda: initial_state(experiment, layerwise=layerwise))
-    with Checkpoints(folder.checkpoints, identity, writable=False) as checkpoints:
-        for _ in range(_TRIES):
-            steps = checkpoints.steps()
-            step = steps[0] if config.step is None and steps else config.step
-            if step not in steps and (step is not None or not (folder.path / LOCK).exists()):
-                raise InputError(
-                    f"{folder.checkpoints} has no checkpoint"
-                    + (f" of step {step}, but of {steps}" if steps else "")
-                )
-            if step is not None:
-                try:
-                    params = checkpoints.load(step, like)[0].params
-                    return Trained(step, experiment, params, corpus, changed_text)
-                except (DamagedError, FileNotFoundError) as error:
-                    # a run that is still training may have removed it when it had another one
-                    if step in checkpoints.steps():
-                        raise InputError(
-                            f"the checkpoint of step {step} in {folder.checkpoints} cannot be "
-                            f"used: {error}; choose another with --step, there are {steps}"
-                        ) from error
-            time.sleep(_PAUSE)
+    for _ in range(_TRIES):
+        steps = saved_steps(folder.checkpoints)
+        step = steps[0] if config.step is None and steps else config.step
+        if step not in steps and (step is not None or not (folder.path / LOCK).exists()):
+            raise InputError(
+                f"{folder.checkpoints} has no checkpoint"
+                + (f" of step {step}, but of {steps}" if steps else "")
+            )
+        if step is not None:
+            try:
+                params = load(folder.checkpoints, step, like, identity)[0].params
+                return Trained(step, experiment, params, corpus, changed_text)
+            except (DamagedError, FileNotFoundError) as error:
+                # a run that is still training may have removed it when it had another one
+                if step in saved_steps(folder.checkpoints):
+                    raise InputError(
+                        f"the checkpoint of step {step} in {folder.checkpoints} cannot be "
+                        f"used: {error}; choose another with --step, there are {steps}"
+                    ) from error
+        time.sleep(_PAUSE)
     raise InputError(
         f"{folder.checkpoints} has no checkpoint that stays long enough to be read, or none yet; "
         f"try again later, or let the run --keep more of them"
