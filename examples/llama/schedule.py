@@ -1,6 +1,5 @@
 """The learning rates' schedule, and the optimizer that follows it."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,18 +14,22 @@ from examples.llama.optimizers import MATRIX, OPTIMIZERS, REST, Builder, Context
 
 
 def schedule(
-    peak: jax.typing.ArrayLike, steps: jax.typing.ArrayLike, warm_up: jax.typing.ArrayLike
+    peak: jax.typing.ArrayLike,
+    steps: jax.typing.ArrayLike,
+    warm_up: jax.typing.ArrayLike,
+    numpy: Any = jnp,
 ) -> Callable[[Any], Any]:
     """Linear from 0 over the warm-up, then a cosine to a tenth of the peak, which stays.
 
     All three may be traced numbers, so that one compiled step serves all rates and lengths;
     optax's `warmup_cosine_decay_schedule`, of which this is a case, needs lengths in Python.
+    `numpy` computes: JAX, or NumPy itself where there is nothing to trace.
     """
 
     def rate(count: Any) -> Any:
-        progress = (count - warm_up) / (jnp.maximum(2, steps) - warm_up)
-        falling = 0.1 + 0.45 * (1 + jnp.cos(jnp.pi * jnp.minimum(progress, 1)))
-        return peak * jnp.where(count < warm_up, count / warm_up, falling)
+        progress = (count - warm_up) / (numpy.maximum(2, steps) - warm_up)
+        falling = 0.1 + 0.45 * (1 + numpy.cos(numpy.pi * numpy.minimum(progress, 1)))
+        return peak * numpy.where(count < warm_up, count / warm_up, falling)
 
     return rate
 
@@ -84,25 +87,11 @@ def peak_rates(config: OptimizerConfig) -> dict[str, float]:
 def scheduled_rates(config: OptimizerConfig, setup: Setup) -> Callable[[int], dict[str, float]]:
     """From the number of a step, which starts at 1, to a resolved optimizer's rates in it."""
 
-    @functools.lru_cache(maxsize=1)
-    def several(block: int) -> dict[str, np.ndarray]:
-        counts = np.arange(block * _BLOCK, (block + 1) * _BLOCK)
-        return {
-            name: np.asarray(
-                jax.vmap(schedule(peak, setup.length_of_schedule, setup.warm_up))(counts)
-            )
-            for name, peak in peak_rates(config).items()
-        }
-
-    def rates(number: int) -> dict[str, float]:
-        block, place = divmod(number - 1, _BLOCK)
-        return {name: float(each[place]) for name, each in several(block).items()}
-
-    return rates
-
-
-_BLOCK = 10_000
-"""Steps whose rates are computed at a time."""
+    each = {
+        name: schedule(peak, setup.length_of_schedule, setup.warm_up, np)
+        for name, peak in peak_rates(config).items()
+    }
+    return lambda number: {name: float(rate(number - 1)) for name, rate in each.items()}
 
 
 def rates_text(options: Mapping[str, Any]) -> str:

@@ -155,7 +155,6 @@ class Recording:
 
     def __enter__(self) -> "Recording":
         if is_main_process():
-            self._rates(self._done + 1)  # now, not in the time of a step
             if self._run.profile:
                 with naming(self._folder.profile):
                     self._folder.profile.mkdir(exist_ok=True)
