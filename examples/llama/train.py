@@ -63,7 +63,7 @@ STEPS_AHEAD = 4
 
 @dataclass(frozen=True)
 class Compiled:
-    """The train step is compiled; nothing happened before."""
+    """The train step is compiled, and the first step is under way; the first event of all."""
 
     seconds: float
 
@@ -118,7 +118,7 @@ def prepare(
     *,
     layerwise: bool = False,
 ) -> Task:
-    """Build the parts of a resolved experiment; nothing is computed yet."""
+    """Build the parts of a resolved experiment; the validation text is read, no weight is drawn."""
     setup = experiment.setup
     placement.check(setup)
     definition, _ = abstract_llama(setup.model)
@@ -164,7 +164,7 @@ def fit(
     """Train from `state` to the experiment's last step, or until `should_stop()` after a step.
 
     While a step runs, the next batch travels to the devices, and the losses of earlier steps are
-    read: the devices never wait for the host, except where the loop pauses to validate or to save.
+    read: accelerators never wait for the host, except where the loop pauses to validate or to save.
 
     Args:
         task: the experiment.
@@ -183,15 +183,16 @@ def fit(
         DivergedError: the loss, the validation loss or the weights are not finite.
     """
     steps, ahead = task.experiment.setup.steps, _steps_ahead(task.placement)
+    # in a single process stop.soon() and stop.now() are should_stop()
     stop = Agreement(should_stop, max(1, ahead))
-    number, compiled = int(state.step), False
+    done, compiled = int(state.step), False
     unread: deque[tuple[int, jax.Array]] = deque()  # losses of steps under way, oldest first
     clock = perf_counter()
 
-    def read_losses(most: int) -> Iterator[Step]:
-        """Read losses until at most `most` are unread."""
+    def read_losses(leave: int = 0) -> Iterator[Step]:
+        """Read losses, the oldest first, but leave so many unread."""
         nonlocal clock
-        while len(unread) > most:
+        while len(unread) > leave:
             step, loss = unread[0]
             value = float(loss)
             unread.popleft()
@@ -200,40 +201,40 @@ def fit(
                 raise DivergedError(step, "the loss")
             yield Step(step, value, seconds)
 
-    while number < steps:
+    while done < steps:
         try:
             rows = task.placement.rows(next(batches))
         except Exception:
-            yield from read_losses(0)
+            yield from read_losses()
             raise
-        yield from read_losses(ahead)
+        yield from read_losses(leave=ahead)
         start = perf_counter()
         state, loss = task.train_step(state, rows)
-        number += 1
-        unread.append((number, loss))
+        done += 1
+        unread.append((done, loss))
         if not compiled:
             compiled = True
             yield Compiled(perf_counter() - start)
             clock = perf_counter()
 
-        validates = number == steps or number % task.experiment.setup.validate_every == 0
-        saves = save_every is not None and (number == steps or number % save_every == 0)
-        if not (validates or saves or stop.soon()):
+        validate_now = done == steps or done % task.experiment.setup.validate_every == 0
+        save_now = save_every is not None and (done == steps or done % save_every == 0)
+        if not (validate_now or save_now or stop.soon()):
             continue
-        yield from read_losses(0)
+        yield from read_losses()
         if not bool(_all_finite(state.params)):
-            raise DivergedError(number, "a weight after the update")
-        if validates:
+            raise DivergedError(done, "a weight after the update")
+        if validate_now:
             validation = task.validate(state.params)
             if not np.isfinite(validation.loss):
-                raise DivergedError(number, "the validation loss")
-            yield Validated(number, validation)
+                raise DivergedError(done, "the validation loss")
+            yield Validated(done, validation)
         stopped = stop.now()
-        if saves or (stopped and save_every is not None):
+        if save_now or (stopped and save_every is not None):
             # weights can be finite, and yet so large that training from them fails
-            if not validates and not np.isfinite(task.validate(state.params, batches=1).loss):
-                raise DivergedError(number, "the loss after the update")
-            yield Savepoint(number, state)
+            if not validate_now and not np.isfinite(task.validate(state.params, batches=1).loss):
+                raise DivergedError(done, "the loss after the update")
+            yield Savepoint(done, state)
         if stopped:
             return
         clock = perf_counter()
@@ -274,22 +275,25 @@ def train(
     def prepared() -> Task:
         return prepare(experiment, corpus, place(run.mesh), layerwise=run.layerwise)
 
-    # a new run that does not fit is refused before it has a folder; of one that is there `claim`
-    # says first how it differs
+    # a new run that cannot work is refused before its folder is made; in a folder that is there, a
+    # difference from its run is what to hear of first
     task = prepared() if fresh or not folder.config.exists() else None
 
-    def claim() -> tuple[dict[str, Any], dict[str, Any] | None]:
-        claimed = folder.claim(config, source, accept_changed_text=run.accept_changed_text)
-        return dataclasses.asdict(claimed), folder.result(experiment.setup.steps)
+    def agree() -> tuple[dict[str, Any], dict[str, Any] | None]:
+        agreed = folder.agreed(config, source, accept_changed_text=run.accept_changed_text)
+        return agreed, folder.result(experiment.setup.steps)
 
     try:
         if aside := from_main_process(lambda: str(folder.lock(fresh=fresh) or "")):
             say(f"Moved {folder.path} aside to {aside}")
-        claimed, finished = from_main_process(claim)
-        if finished is not None:
+        agreed, finished = from_main_process(agree)
+        if finished is None and task is None:
+            task = prepared()  # a command that is refused here leaves the folder as it was
+        claimed = from_main_process(lambda: dataclasses.asdict(folder.claim(agreed, source)))
+        if task is None or finished is not None:
             say(f"{folder.path} is finished: {Validation.from_json(finished)}")
             return 0
-        return _train(task or prepared(), corpus, folder, run, Identity(**claimed), console)
+        return _train(task, corpus, folder, run, Identity(**claimed), console)
     except DivergedError as error:
         steps = saved_steps(folder.checkpoints)
         kept = (
@@ -370,15 +374,17 @@ def _train(
         ):
             for event in events:
                 if isinstance(event, Savepoint):
+                    folder.check_held()
                     state, last, record = event.state, event.number, recording.sync()
                     checkpoints.save(last, state, batches, record)
-                elif not isinstance(event, Compiled):
+                elif not isinstance(event, Compiled):  # which was the first
                     recording.take(event)
     if last != steps:
         say(f"Stopped after step {last}, saved in {folder.path}; the same command goes on")
         # another process may have been the one that got the signal
         return 128 + (signals.received or signal.SIGTERM)
     if is_main_process():
+        folder.check_held()
         write_kept(folder.metrics, record["metrics"])  # whatever became of the file meanwhile
         conclude(experiment, task.definition, state.params, corpus, folder, console)
     return 0

@@ -157,3 +157,14 @@ def test_help_is_a_page(
     assert f"python -m examples.{command}" in page
     for option in options:
         assert option in page
+
+
+@pytest.mark.parametrize("columns", ["1", "4"])
+def test_help_ends_in_a_terminal_of_few_columns(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module("examples.llama.generate").main(["--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out

@@ -36,6 +36,14 @@ def test_logits_do_not_depend_on_future_tokens(tiny_model: ModelConfig) -> None:
     assert jnp.abs(before[:, 9:] - after[:, 9:]).max() > 1e-4
 
 
+def test_seed_stands_for_the_same_weights_whatever_generator_is_configured(
+    tiny_model: ModelConfig,
+) -> None:
+    expected = init_llama(tiny_model, 3)
+    with jax.default_prng_impl("rbg"):
+        chex.assert_trees_all_equal(init_llama(tiny_model, 3), expected)
+
+
 def test_rematerialization_changes_neither_loss_nor_gradient(tiny_model: ModelConfig) -> None:
     tokens = jax.random.randint(jax.random.key(0), (2, 16), 0, 256)
 

@@ -1,6 +1,8 @@
 import dataclasses
 import functools
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import multinorm_optax as mo
+from examples.llama import optimizers
 from examples.llama.config import (
     InputError,
     ModelConfig,
@@ -444,6 +447,25 @@ def test_variant_is_the_optimizer_with_its_own_options(
     assert dataclasses.replace(resolved, name=same.name) == same
     assert same != resolve(OptimizerConfig(entry.variant_of), preset)
     assert entry.build is OPTIMIZERS[entry.variant_of].build
+
+
+def test_the_optimizer_that_the_readme_adds(tiny_model: ModelConfig) -> None:
+    page = Path(optimizers.__file__).with_name("README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    try:
+        exec(code, dict(vars(optimizers)))
+        entry = OPTIMIZERS["rmsprop"]
+        context = Context(dict(entry.defaults), {MATRIX: 0.1, REST: 0.2}, LLAMA_RULES)
+        params = init_llama(tiny_model, seed=0)
+        optimizer = entry.build(context)
+        gradient = jax.tree.map(jnp.ones_like, params)
+        updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    finally:
+        del OPTIMIZERS["rmsprop"]
+    # the first step is -rate g / sqrt(0.01 g^2)
+    kernel, gain = updates["layers"]["mlp"]["up"]["kernel"], updates["final_norm"]["scale"]
+    np.testing.assert_allclose(kernel, -1.0, rtol=1e-6)
+    np.testing.assert_allclose(gain, -2.0, rtol=1e-6)
 
 
 def test_builders_serve_a_tree_of_nothing_but_matrices() -> None:

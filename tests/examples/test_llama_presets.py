@@ -11,7 +11,7 @@ from rich.console import Console
 from examples.llama import train
 from examples.llama.config import CorpusConfig, OptimizerConfig, OptimizerName, PresetName, Setup
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.presets import PRESETS, resolve
+from examples.llama.presets import PRESETS, defaults, resolve
 from examples.llama.run.command import chosen, run_command
 from examples.measure import compare
 
@@ -133,9 +133,25 @@ def test_help_shows_the_optimizers_defaults(
         train.main(["--help", "--preset", preset, "--optimizer", name])
     assert end.value.code == 0
     page = capsys.readouterr().out
-    for option, value in dataclasses.asdict(resolve(OptimizerConfig(name), preset)).items():
+    for option, value in dataclasses.asdict(defaults(name, preset)).items():
         if option != "name":
             assert _default(page, option.replace("_", "-")) == str(value)
+
+
+@pytest.mark.parametrize("name", ["lion", "sgd", "sgd-plain", "adalomo"])
+def test_rates_that_a_preset_does_not_know_have_to_be_given(
+    name: OptimizerName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--preset", "60m", "--optimizer", name, "--text", "/nowhere"]
+    assert train.main([*command, "--learning-rate", "0.1"]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"--preset 60m has no learning rates for {name}" in said
+    assert "; give --rest-learning-rate to" in said
+    for rates in (["--learning-rate", "0.1", "--rest-learning-rate", "0.2"], ["--preset", "cpu"]):
+        assert train.main([*command, *rates]) == 2
+        assert "/nowhere" in capsys.readouterr().out
+    assert compare.main(["--preset", "60m", "--optimizers", "sinkgd", name]) == 2
+    assert f"no learning rates for {name}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_options_of_an_optimizer_are_kept_beside_its_defaults() -> None:

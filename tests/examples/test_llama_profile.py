@@ -27,6 +27,7 @@ def test_ten_steps_are_traced_after_the_first_few(
     tiny_options: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     take = Recording.take
 
@@ -43,6 +44,7 @@ def test_ten_steps_are_traced_after_the_first_few(
         expected.insert(stopped, "stop")
         expected.insert(3, f"start {tmp_path / 'run' / 'profile'}")
     assert calls == expected
+    assert ("there will be no trace" in capsys.readouterr().out) == (stopped is None)
 
 
 def test_resumed_run_is_traced_from_where_it_goes_on(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,12 @@ def test_shards_of_one_split_are_not_enough(folder: Path) -> None:
 def test_shard_of_both_splits_is_refused(folder: Path) -> None:
     (folder / "a_val_000000.bin").rename(folder / "a_train_val_0.bin")
     with pytest.raises(InputError, match=r"a_train_val_0\.bin is of both splits by its name"):
+        shard_tokens(folder, VOCABULARY)
+
+
+def test_pipe_is_refused(folder: Path) -> None:
+    os.mkfifo(folder / "b_val_000000.bin")
+    with pytest.raises(InputError, match=r"b_val_000000\.bin is a pipe, not a file"):
         shard_tokens(folder, VOCABULARY)
 
 

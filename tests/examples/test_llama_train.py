@@ -18,13 +18,16 @@ from examples.llama.checkpoint import load, saved_steps
 from examples.llama.config import (
     CorpusConfig,
     Experiment,
+    InputError,
     OptimizerConfig,
     RunConfig,
     Setup,
 )
+from examples.llama.evaluate import main as evaluate
 from examples.llama.presets import resolve
 from examples.llama.run.folder import ConfigMismatchError, RunFolder
 from examples.llama.run.options import from_json
+from examples.llama.run.recording import Recording, Step, Validated
 from examples.llama.run.records import read_lines
 from examples.llama.run.stop import StopSignals
 from examples.llama.step import TrainState
@@ -260,6 +263,94 @@ def test_refused_run_makes_no_folder(
         assert refused[0] in capsys.readouterr().out
         assert not (tmp_path / "run").exists()
     assert main(command) == 0
+
+
+def test_refused_command_leaves_the_folder_as_it_was(
+    tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*tiny_options, "--steps", "2", "--run-dir", str(tmp_path / "run")]
+    assert main(command) == 0
+    before = _contents(tmp_path / "run")
+    longer = ["--steps", "4", "--schedule-steps", "2"]
+    for refused in (["--validation-rows", "99999"], [*longer, "--mesh", "64", "1", "1"]):
+        assert main([*command, *refused]) == 2
+        assert _contents(tmp_path / "run") == before
+    assert main([*command, "--steps", "1"]) == 2
+    assert "--steps may grow, and not shrink" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_run_does_not_write_into_another_runs_folder(
+    corpus: Corpus, tiny_setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, path = Recording.take, tmp_path / "run"
+
+    def move_and_take(self: Recording, event: Step | Validated) -> None:
+        take(self, event)
+        if event.number == 3 and isinstance(event, Step):
+            while not (path / "checkpoints" / "2").exists():  # which is written meanwhile
+                time.sleep(0.01)
+            path.rename(tmp_path / "moved")
+            path.mkdir()
+            (path / "config.json").write_text("of another run")
+
+    monkeypatch.setattr(Recording, "take", move_and_take)
+    with pytest.raises(OSError, match="it was moved or removed while this run was") as error:
+        _train(_experiment(tiny_setup, name="sgd"), corpus, path, save_every=2)
+    assert error.value.filename == str(path)
+    assert [each.name for each in path.iterdir()] == ["config.json"]
+    assert [each.name for each in (tmp_path / "moved" / "checkpoints").iterdir()] == ["2"]
+
+
+def test_metrics_that_go_nowhere_are_named(
+    corpus: Corpus, tiny_setup: Setup, tmp_path: Path
+) -> None:
+    experiment = _experiment(tiny_setup, name="sgd")
+    _train(experiment, corpus, tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/null")
+    with pytest.raises(InputError, match=r"metrics\.jsonl does not have the lines"):
+        _train(experiment, corpus, tmp_path)
+
+
+def test_home_is_the_users_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert RunFolder(Path("~/run")).path == Path("/home/somebody/run")
+
+
+def test_name_for_what_is_moved_aside_may_be_that_of_a_broken_link(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run.1").symlink_to("nowhere")
+    folder = RunFolder(tmp_path / "run")
+    assert folder.lock(fresh=True) == tmp_path / "run.2"
+    folder.unlock()
+
+
+def test_byte_pairs_of_a_changed_text_can_be_used_on(
+    tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tokenizers")
+    text, cache = tmp_path / "text", tmp_path / "cache"
+    text.mkdir()
+    for name in "abcdefgh":
+        (text / f"{name}.py").write_text(f"def {name}(x):\n    return x * {name}(x - 1)\n" * 40)
+    command = [*tiny_options, "--steps", "2", "--run-dir", str(tmp_path / "run")]
+    command += ["--tokenizer", "bpe", "--vocabulary", "280"]
+    command += ["--corpus-root", str(text), "--cache", str(cache)]
+    assert main(command) == 0
+    for path in text.iterdir():
+        path.write_text(path.read_text() + "repaired = 1\n")
+    capsys.readouterr()
+    assert main([*command, "--accept-changed-text"]) == 2
+    found = re.search(
+        r"Its byte pairs are in a file: --tokenizer (\S+)\. ", capsys.readouterr().out
+    )
+    assert found is not None
+    chosen = ["--tokenizer", found[1], "--vocabulary", "280"]
+    assert main([*command, "--accept-changed-text", *chosen]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert evaluate(["--run-dir", str(tmp_path / "run")]) == 0
 
 
 def test_run_remembers_where_its_text_came_from(

@@ -38,6 +38,10 @@ _TOO_LARGE = (
 )
 
 
+_NARROWEST = 10
+"""Columns of a terminal; with less than five, tyro's help would never end."""
+
+
 def chosen(arguments: Sequence[str]) -> tuple[Preset, OptimizerConfig]:
     """The preset and the optimizer that the arguments name, with the optimizer's defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -66,7 +70,7 @@ def _description(command_type: type[Any]) -> str:
 
     tyro joins lines again, but not those that begin with a space.
     """
-    width = max(2, shutil.get_terminal_size().columns - 1)
+    width = shutil.get_terminal_size().columns - 1
     paragraphs = inspect.cleandoc(command_type.__doc__ or "").split("\n\n")
     return "\n\n".join(
         textwrap.fill(paragraph, width, subsequent_indent=" ") for paragraph in paragraphs
@@ -98,6 +102,8 @@ def run_command(
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be valid text
     console = _Console(markup=False, emoji=False)
     arguments = sys.argv[1:] if arguments is None else arguments
+    if shutil.get_terminal_size().columns < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)
     try:
         try:
             command = tyro.cli(

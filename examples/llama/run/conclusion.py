@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 import multinorm_optax as mo
-from examples.llama.config import Experiment
+from examples.llama.config import Experiment, InputError
 from examples.llama.generate import generate
 from examples.llama.loss import Validation
 from examples.llama.model import LLAMA_RULES, Definition, Params
@@ -43,7 +43,11 @@ def conclude(
     lines = read_metrics(folder.metrics)
     steps = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation_loss" in line]
-    assert validations[-1]["step"] == total
+    if not validations or validations[-1]["step"] != total:  # of a link to /dev/null, for example
+        raise InputError(
+            f"{folder.metrics} does not have the lines that were written to it; remove it, and the "
+            f"same command writes it again"
+        )
     result = Validation.from_json(validations[-1])
     sample = None
     if jax.process_count() == 1:

@@ -19,7 +19,8 @@ from examples.llama.run.records import (
     read_lines,
     write_json,
 )
-from examples.llama.text.corpus import Corpus
+from examples.llama.text.corpus import Corpus, cache_folder
+from examples.llama.text.tokenizer import kept_byte_pairs
 
 
 def config_of(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False) -> dict[str, Any]:
@@ -43,6 +44,7 @@ class RunFolder(LockedFolder):
     """Paths and files of one run."""
 
     def __init__(self, path: Path):
+        path = path.expanduser() if path.parts[:1] == ("~",) else path
         try:
             str(path).encode()
         except UnicodeEncodeError:
@@ -82,22 +84,19 @@ class RunFolder(LockedFolder):
             left.unlink()
         return aside
 
-    def claim(
+    def agreed(
         self, config: dict[str, Any], source: CorpusConfig, *, accept_changed_text: bool = False
-    ) -> Identity:
-        """Write the configuration into a new folder, or check that it is the folder's.
+    ) -> dict[str, Any]:
+        """What config.json has to hold for a run of this configuration; nothing is written yet.
 
-        Where the text came from is written too. The number of steps may be larger than the
-        folder's, and the text another if that is accepted; config.json then says so.
-
-        Returns:
-            The run's identity, for its checkpoints.
+        The number of steps may be larger than the folder's, and the text another if that is
+        accepted.
 
         Raises:
             ConfigMismatchError: the folder was made with another configuration.
         """
         if not self.config.exists():
-            write_json(self.config, config | {"run": secrets.token_hex(8), "earlier_texts": []})
+            return config | {"run": secrets.token_hex(8), "earlier_texts": []}
         stored = self._stored()
         beside = {name: stored[name] for name in _BESIDE}
         difference = _difference(stored, config | beside)
@@ -109,9 +108,17 @@ class RunFolder(LockedFolder):
         if isinstance(before, int) and config["setup"]["steps"] > before:
             difference.pop("setup.steps", None)
         if difference:
-            raise ConfigMismatchError(self._mismatch(difference))
-        if stored != config | beside:
-            write_json(self.config, config | beside)
+            raise ConfigMismatchError(self._mismatch(difference, source))
+        return config | beside
+
+    def claim(self, agreed: dict[str, Any], source: CorpusConfig) -> Identity:
+        """Write the configuration that was agreed on, and where the text came from.
+
+        Returns:
+            The run's identity, for its checkpoints.
+        """
+        if not self.config.exists() or self._stored() != agreed:
+            write_json(self.config, agreed)
         write_json(self.source, as_json(source.absolute()))
         return self.identity()
 
@@ -126,17 +133,22 @@ class RunFolder(LockedFolder):
         check_types(str(self.config), stored, _CONFIG)
         return stored
 
-    def _mismatch(self, difference: Mapping[str, tuple[Any, Any]]) -> str:
+    def _mismatch(self, difference: Mapping[str, tuple[Any, Any]], source: CorpusConfig) -> str:
         lines = [
             f"  {name}: {old} in the folder, {new} asked for\n"
             for name, (old, new) in difference.items()
         ]
         hint = ""
         length, _ = difference.get("setup.schedule_steps", (None, None))
-        if isinstance(length, int):
+        if "setup.steps" in difference:
+            hint = "Its number of --steps may grow, and not shrink. "
+        elif isinstance(length, int):
             hint = f"To go on with it, keep its schedule: --schedule-steps {length}. "
         if "corpus" in difference:
             hint += "If it is the same text, repaired, add --accept-changed-text. "
+        tokenizer, _ = difference.get("tokenizer", (None, None))
+        if tokenizer and (file := kept_byte_pairs(cache_folder(source), tokenizer)):
+            hint += f"Its byte pairs are in a file: --tokenizer {file}. "
         return (
             f"{self.path} holds a run with another configuration:\n{''.join(lines)}{hint}To keep "
             f"it, choose another folder with --run-dir; to start over there, add --fresh, which "

@@ -1,6 +1,7 @@
 """One folder, one writer: a lock that the kernel frees when its holder ends, however it ends."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -41,7 +42,7 @@ class LockedFolder:
         if not moves:
             return None
         number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
+        while os.path.lexists(aside := self.path.with_name(f"{self.path.name}.{number}")):
             number += 1
         self.path.rename(aside)
         self.unlock()
@@ -58,6 +59,20 @@ class LockedFolder:
                 (self.path / LOCK).unlink()
         os.close(self._handle)
         self._handle = None
+
+    def check_held(self) -> None:
+        """Check that the folder at this path is still the one that this process has locked.
+
+        Raises:
+            OSError: it was moved or removed; what is there now may be another run's.
+        """
+        if self._handle is not None and not self._is_there(self._handle):
+            raise OSError(
+                errno.ESTALE,
+                "it was moved or removed while this run was writing to it, so the run stops; move "
+                "it back, and the same command goes on after its newest checkpoint",
+                str(self.path),
+            )
 
     def _take(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

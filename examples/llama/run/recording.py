@@ -155,7 +155,9 @@ class Recording:
 
     def __enter__(self) -> "Recording":
         if is_main_process():
-            if self._run.profile:
+            if self._run.profile and self._setup.steps - self._done <= SKIPPED:
+                self._console.print(f"--profile skips {SKIPPED} steps: there will be no trace")
+            elif self._run.profile:
                 with naming(self._folder.profile):
                     self._folder.profile.mkdir(exist_ok=True)
             run, config = self._identity.run, self._identity.config

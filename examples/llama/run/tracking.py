@@ -45,6 +45,9 @@ def _tensorboard(folder: Path, run: str, config: Mapping[str, Any], done: int) -
     def log(line: Mapping[str, Any]) -> None:
         values = [summary.Value(tag=k, simple_value=v) for k, v in _scalars(line).items()]
         write(line["step"], summary=summary(value=values))
+        if "validation_loss" in line:
+            with naming(place):
+                writer.flush()  # for those who watch: the file is written in blocks
 
     with naming(place):
         place.mkdir(exist_ok=True)

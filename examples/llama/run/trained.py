@@ -16,7 +16,8 @@ from examples.llama.run.folder import LOCK, RunFolder
 from examples.llama.run.options import Checked, Natural, from_json
 from examples.llama.run.records import read_json
 from examples.llama.step import initial_state
-from examples.llama.text.corpus import Corpus, load_corpus
+from examples.llama.text.corpus import Corpus, cache_folder, load_corpus
+from examples.llama.text.tokenizer import kept_byte_pairs
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,11 @@ def load_trained(config: TrainedConfig, console: Console) -> Trained:
     source = dataclasses.replace(source, **given)
     corpus = load_corpus(source, experiment.setup.model.vocabulary, console)
     if corpus.tokenizer.name != identity.config["tokenizer"]:
+        file = kept_byte_pairs(cache_folder(source), identity.config["tokenizer"])
         raise InputError(
             f"{config.run_dir} was trained with the tokenizer {identity.config['tokenizer']}, "
             f"but this is {corpus.tokenizer.name}; choose that one with --tokenizer"
+            + (f" {file}" if file else "")
         )
     changed_text = not given.keys() & {"text", "corpus_root"} and corpus.name not in identity.texts
     layerwise = identity.config.get("layerwise", False)

@@ -44,6 +44,12 @@ def _text(config: CorpusConfig) -> PythonSource | Documents | None:
     return None if shards else folder_documents(folder)
 
 
+def cache_folder(config: CorpusConfig) -> Path:
+    """The folder for tokens and byte pairs; it begins with ~ if there is no home folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return config.cache or Path(home) / "multinorm_optax"
+
+
 def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corpus:
     """Find the text, make or read the tokenizer, and put both together.
 
@@ -54,10 +60,9 @@ def load_corpus(config: CorpusConfig, vocabulary: int, console: Console) -> Corp
         console: told about what takes time.
     """
     config = config.absolute()
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if home.startswith("~") and not config.cache and config.tokenizer != "bytes":
+    text, cache = _text(config), cache_folder(config)
+    if str(cache).startswith("~") and config.tokenizer != "bytes":
         raise InputError("there is no home folder for the cache; choose one with --cache")
-    text, cache = _text(config), config.cache or Path(home) / "multinorm_optax"
     if config.tokenizer not in ("bytes", "bpe"):
         tokenizer = read_tokenizer(Path(config.tokenizer))
     elif text is None:

@@ -65,6 +65,8 @@ def shard_tokens(folder: Path, vocabulary: int) -> TokenText:
         )
     digest = hashlib.sha256()
     for path in train + validation:
+        if path.is_fifo():
+            raise InputError(f"{path} is a pipe, not a file; remove it")
         size = path.stat().st_size
         with path.open("rb") as file:
             first = file.read(_DIGESTED)

@@ -204,5 +204,10 @@ def byte_pair_tokenizer(
     return read_tokenizer(path)
 
 
+def kept_byte_pairs(cache: Path, name: str) -> Path | None:
+    """The file in the cache with the byte pairs of the tokenizer of this name, if it is there."""
+    return next(cache.glob(f"byte-pairs-*-{name.rpartition('-')[2]}.json"), None)
+
+
 import_extra = functools.partial(import_optional, install="'multinorm-optax[c4]'")
 """Import a package of the extra `c4`."""
