@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 # Most of the tests' time is compilation, of small programs that run once. It takes a sixth of the
 # time without LLVM's optimizations, with the older of XLA's emitters (jax 0.12 has only the newer),
@@ -12,6 +13,10 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # a thread until all devices are there. Devices may start independent collectives in different
 # orders: with few threads all of them then wait for each other for ever.
 os.environ.setdefault("PJRT_NPROC", "64")
+
+# A shell that starts the tests in its background has them and their children ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import chex
 import hypothesis

@@ -28,8 +28,8 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from examples.llama.config import InputError
+from examples.llama.run.files import files_below
 from examples.llama.run.processes import Agreement, from_main_process
-from examples.llama.run.records import files_below
 from examples.llama.step import TrainState
 
 for _name in ("absl", "asyncio"):  # orbax also logs the errors that it raises

@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from examples.llama.run.command import run_command
+from examples.llama.run.files import write_json
 from examples.llama.run.options import Checked, InputError, Natural
-from examples.llama.run.records import write_json
 from examples.llama.run.trained import TrainedConfig, load_trained
 from examples.llama.train import prepare
 

@@ -179,15 +179,17 @@ def make_validate(
     would be biased by a short batch.
     """
     count, length = rows_RxS.shape
-    batches = -(-count // batch_size)
-    filled = np.zeros((batches * batch_size, length), rows_RxS.dtype)
+    whole_batches = -(-count // batch_size)
+    filled = np.zeros((whole_batches * batch_size, length), rows_RxS.dtype)
     filled[:count] = rows_RxS
     tokens_of_rows = (rows_RxS[:, 1:].astype(np.int64) >= 0).sum(axis=1)
-    batches_KxBxS = jnp.asarray(placement.rows(filled.reshape(batches, batch_size, length), axis=1))
+    batches_KxBxS = jnp.asarray(
+        placement.put_rows(filled.reshape(whole_batches, batch_size, length), axis=1)
+    )
 
     def validate(params: Params, batches: int | None = None) -> Validation:
-        taken = len(filled) // batch_size if batches is None else batches
-        with placement.entered():
+        taken = whole_batches if batches is None else batches
+        with placement.mesh_context():
             losses_KxB = placement.fetch(
                 _losses_of_rows(definition, params, batches_KxBxS, jnp.int32(taken))
             )

@@ -127,7 +127,7 @@ class Placement:
             return build()
         return jax.jit(build, out_shardings=self.shardings(build))()
 
-    def rows(self, rows: np.ndarray | jax.Array, axis: int = 0) -> jax.Array:
+    def put_rows(self, rows: np.ndarray | jax.Array, axis: int = 0) -> jax.Array:
         """Put an array on the devices, the rows along `axis` spread over them.
 
         Every process holds the whole array, and hands its devices their parts of it. The transfer
@@ -146,8 +146,8 @@ class Placement:
             array = jax.jit(lambda x: x, out_shardings=self.everywhere)(array)
         return np.asarray(array)
 
-    def entered(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which functions are compiled for the mesh, which `rows_apart` asks for."""
+    def mesh_context(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which functions are compiled for the mesh; see `keep_rows_sharded`."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 
@@ -193,17 +193,17 @@ def _text(shape: MeshShape) -> str:
     return " ".join(map(str, shape))
 
 
-def rows_apart(x: jax.Array) -> jax.Array:
+def keep_rows_sharded(x: jax.Array) -> jax.Array:
     """Keep what is computed from a batch's rows, along the first axis, on the devices they are on.
 
     Left alone, XLA brings the rows together and spreads features, as the weights' are: every device
-    then computes with the whole batch.
+    then computes with the whole batch. Without a mesh nothing is done.
     """
     return _constrain(x, P(ROWS))
 
 
-def features_together(table: jax.Array) -> jax.Array:
-    """Gather a table's features, and leave its tokens spread over `tensor`."""
+def gather_features(table: jax.Array) -> jax.Array:
+    """Gather a table's features, and leave its tokens spread; without a mesh nothing is done."""
     return _constrain(table, P("tensor"))
 
 

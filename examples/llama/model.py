@@ -17,7 +17,7 @@ from flax import nnx
 
 import multinorm_optax as mo
 from examples.llama.config import ModelConfig, Precision
-from examples.llama.mesh import features_together, rows_apart
+from examples.llama.mesh import gather_features, keep_rows_sharded
 
 Params = dict[str, Any]
 """The weights as nested dictionaries of arrays, e.g. `params["layers"]["mlp"]["up"]["kernel"]`."""
@@ -187,8 +187,8 @@ class Llama(nnx.Module):
     def look_up(self, tokens_BxT: jax.Array) -> jax.Array:
         """The input of the first layer."""
         # by hand: nnx.Embed's lookup would take from a table whose features are spread out too
-        table_VxD = features_together(self.embed.embedding[...].astype(self.embed.dtype))
-        return rows_apart(jnp.take(table_VxD, tokens_BxT, axis=0))
+        table_VxD = gather_features(self.embed.embedding[...].astype(self.embed.dtype))
+        return keep_rows_sharded(jnp.take(table_VxD, tokens_BxT, axis=0))
 
     def logits(self, x_BxTxD: jax.Array) -> jax.Array:
         """The logits (B, T, V) from the output of the last layer."""
@@ -197,7 +197,7 @@ class Llama(nnx.Module):
 
 def apply_layer(definition: nnx.GraphDef[Layer], weights: Any, x_BxTxD: jax.Array) -> jax.Array:
     """One layer, from its definition and weights."""
-    return rows_apart(nnx.merge(definition, weights)(x_BxTxD))
+    return keep_rows_sharded(nnx.merge(definition, weights)(x_BxTxD))
 
 
 Definition = nnx.GraphDef[Llama]

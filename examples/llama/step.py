@@ -160,7 +160,7 @@ def make_train_step(
     step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, placement.everywhere))
 
     def placed(state: TrainState, rows_BxS: np.ndarray | jax.Array) -> tuple[TrainState, jax.Array]:
-        with placement.entered():
-            return step(state, placement.rows(rows_BxS))
+        with placement.mesh_context():
+            return step(state, placement.put_rows(rows_BxS))
 
     return placed

@@ -203,7 +203,7 @@ def fit(
 
     while done < steps:
         try:
-            rows = task.placement.rows(next(batches))
+            rows = task.placement.put_rows(next(batches))
         except Exception:
             yield from read_losses()
             raise

@@ -111,7 +111,7 @@ def compiled_update(
 ) -> Any:
     """Compile an optimizer's update of these matrices; results are sharded like the inputs."""
     optimizer = make_optimizer(resolve(OptimizerConfig(name), setup.preset), setup)
-    with placement.entered():
+    with placement.mesh_context():
         params = placement.abstract(lambda: matrices)
         state = jax.eval_shape(optimizer.init, params)
         state = placement.abstract(lambda: {"optimizer_state": state})["optimizer_state"]

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.run.command import run_command
-from examples.llama.run.records import write_atomically
+from examples.llama.run.files import write_atomically
 from examples.measure import bench, collectives, compilation, throughput
 from examples.measure.candidates import CANDIDATES, tabulate
 from examples.measure.results import RECORDED, recorded

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from examples.llama.config import InputError
 from examples.llama.run.environment import machine, versions
-from examples.llama.run.records import read_json, write_json
+from examples.llama.run.files import read_json, write_json
 
 RECORDED = Path(__file__).parent / "results"
 """The folder of the results that the repository shows."""

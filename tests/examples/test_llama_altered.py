@@ -26,9 +26,9 @@ from examples.llama.config import (
     RunConfig,
     Setup,
 )
+from examples.llama.run.files import read_lines
 from examples.llama.run.folder import RunFolder
 from examples.llama.run.recording import Recording
-from examples.llama.run.records import read_lines
 from examples.llama.text.corpus import Corpus
 from examples.llama.text.tokenizer import Tokenizer
 from examples.llama.train import main, resolved, train

@@ -81,9 +81,9 @@ def test_each_device_computes_with_its_own_rows() -> None:
     definition, params = abstract_llama(MODEL)
     placement = place((1, 8, 1))
     rows = jax.ShapeDtypeStruct(
-        (64, 17), np.int32, sharding=placement.rows(np.zeros((64, 17))).sharding
+        (64, 17), np.int32, sharding=placement.put_rows(np.zeros((64, 17))).sharding
     )
-    with placement.entered():
+    with placement.mesh_context():
         gradients = jax.jit(
             lambda params, rows: mean_loss_and_gradients(definition, params, rows, 1)
         )

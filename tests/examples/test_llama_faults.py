@@ -24,8 +24,8 @@ from examples.llama import checkpoint as checkpoint_module
 from examples.llama.checkpoint import Checkpoints, DamagedError, fingerprint, load
 from examples.llama.config import Experiment, InputError, OptimizerConfig, RunConfig, Setup
 from examples.llama.run.command import NOT_SAVED
+from examples.llama.run.files import read_lines
 from examples.llama.run.folder import RunFolder
-from examples.llama.run.records import read_lines
 from examples.llama.step import TrainState, initial_state
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import resolved, train

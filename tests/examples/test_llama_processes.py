@@ -18,6 +18,7 @@ import pytest
 
 from examples.llama.config import CorpusConfig, InputError
 from examples.llama.run.command import NOT_SAVED
+from examples.llama.run.files import read_lines
 from examples.llama.run.processes import (
     LOST,
     Agreement,
@@ -27,7 +28,6 @@ from examples.llama.run.processes import (
     join_processes,
     meet,
 )
-from examples.llama.run.records import read_lines
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main
 

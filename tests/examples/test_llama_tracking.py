@@ -16,9 +16,9 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from examples.llama.config import Experiment, InputError, OptimizerConfig, RunConfig, Setup
+from examples.llama.run.files import read_lines
 from examples.llama.run.folder import RunFolder
 from examples.llama.run.recording import Recording
-from examples.llama.run.records import read_lines
 from examples.llama.run.tracking import track
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import Step, main, resolved, train

@@ -25,10 +25,10 @@ from examples.llama.config import (
 )
 from examples.llama.evaluate import main as evaluate
 from examples.llama.presets import resolve
+from examples.llama.run.files import read_lines
 from examples.llama.run.folder import ConfigMismatchError, RunFolder
 from examples.llama.run.options import from_json
 from examples.llama.run.recording import Recording, Step, Validated
-from examples.llama.run.records import read_lines
 from examples.llama.run.stop import StopSignals
 from examples.llama.step import TrainState
 from examples.llama.text.corpus import Corpus

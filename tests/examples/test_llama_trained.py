@@ -14,7 +14,7 @@ import pytest
 from examples.llama.checkpoint import Identity
 from examples.llama.config import CorpusConfig
 from examples.llama.run import trained
-from examples.llama.run.records import read_lines
+from examples.llama.run.files import read_lines
 from examples.llama.step import TrainState
 from examples.llama.train import main as train
 from tests.examples.c4_files import write_c4

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from examples.llama.optimizers import OPTIMIZERS
-from examples.llama.run.records import read_lines
+from examples.llama.run.files import read_lines
 from examples.llama.schedule import rates_text
 from examples.measure.compare import main, make_tables
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from examples.llama.run.command import BAD_INPUT
-from examples.llama.run.records import read_json
+from examples.llama.run.files import read_json
 from examples.measure import overview
 from examples.measure.overview import PAGES, TABLES, with_tables
 from examples.measure.results import RECORDED

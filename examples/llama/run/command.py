@@ -21,7 +21,7 @@ from rich.console import Console
 from examples.llama.config import CorpusConfig, Experiment, InputError, OptimizerConfig, Setup
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import PRESETS, Preset, defaults
-from examples.llama.run.records import fault
+from examples.llama.run.files import fault
 
 Command = TypeVar("Command")
 

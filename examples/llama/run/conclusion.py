@@ -15,10 +15,10 @@ from examples.llama.loss import Validation
 from examples.llama.model import LLAMA_RULES, Definition, Params
 from examples.llama.optimizers import MATRIX
 from examples.llama.run.environment import machine, versions
+from examples.llama.run.files import write_json
 from examples.llama.run.folder import RunFolder, read_metrics
 from examples.llama.run.options import as_json
 from examples.llama.run.plot import Curve, plot_run
-from examples.llama.run.records import write_json
 from examples.llama.schedule import make_optimizer
 from examples.llama.text.corpus import Corpus
 

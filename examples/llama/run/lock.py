@@ -7,8 +7,8 @@ import os
 import socket
 from pathlib import Path
 
+from examples.llama.run.files import naming
 from examples.llama.run.options import InputError
-from examples.llama.run.records import naming
 
 LOCK = "lock"
 """The file in the folder; it names the holder, and exists while the lock is held or after a crash,

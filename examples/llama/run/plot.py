@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.llama.run.records import write_atomically
+from examples.llama.run.files import write_atomically
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """x and y values of the same length."""

@@ -26,8 +26,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from examples.llama.run.files import fault
 from examples.llama.run.options import Checked, Count, InputError, Natural, Positive
-from examples.llama.run.records import fault
 
 AUTO = "auto"
 """The coordinator that the cluster names."""

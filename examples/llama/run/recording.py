@@ -20,10 +20,10 @@ from examples.llama.config import Experiment, RunConfig, Setup
 from examples.llama.loss import Validation
 from examples.llama.mesh import Placement
 from examples.llama.model import abstract_llama
+from examples.llama.run.files import naming, write_atomically
 from examples.llama.run.flops import utilization
 from examples.llama.run.folder import RunFolder
 from examples.llama.run.processes import is_main_process
-from examples.llama.run.records import naming, write_atomically
 from examples.llama.run.tracking import track
 from examples.llama.schedule import scheduled_rates
 

@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import Any
 
 from examples.llama.config import Tracker
+from examples.llama.run.files import naming
 from examples.llama.run.options import import_optional
-from examples.llama.run.records import naming
 
 Log = Callable[[Mapping[str, Any]], None]
 """Takes a line of metrics.jsonl."""

@@ -12,9 +12,9 @@ from examples.llama.checkpoint import DamagedError, load, saved_steps
 from examples.llama.config import CorpusConfig, Experiment, InputError
 from examples.llama.mesh import ONE_DEVICE
 from examples.llama.model import Params
+from examples.llama.run.files import read_json
 from examples.llama.run.folder import LOCK, RunFolder
 from examples.llama.run.options import Checked, Natural, from_json
-from examples.llama.run.records import read_json
 from examples.llama.step import initial_state
 from examples.llama.text.corpus import Corpus, cache_folder, load_corpus
 from examples.llama.text.tokenizer import kept_byte_pairs

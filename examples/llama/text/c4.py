@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from examples.llama.config import InputError
-from examples.llama.run.records import naming
+from examples.llama.run.files import naming
 from examples.llama.text.documents import Documents
 from examples.llama.text.tokenizer import import_extra
 

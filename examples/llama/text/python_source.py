@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from examples.llama.config import InputError
-from examples.llama.run.records import files_below, write_atomically
+from examples.llama.run.files import files_below, write_atomically
 from examples.llama.text.tokenizer import BYTES, Tokenizer
 from examples.llama.text.tokens import TokenCorpus
 

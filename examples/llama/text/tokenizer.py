@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 
 from examples.llama.config import InputError
+from examples.llama.run.files import write_atomically
 from examples.llama.run.options import import_optional
-from examples.llama.run.records import write_atomically
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from examples.llama.config import CorpusConfig, InputError
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.run.command import run_command
 from examples.llama.run.environment import machine, versions
+from examples.llama.run.files import write_atomically
 from examples.llama.run.options import Checked, NotNegative, check_names
-from examples.llama.run.records import write_atomically
 from examples.llama.text.corpus import load_corpus
 from examples.llama.text.shards import shard_tokens
 from examples.measure.results import check_results

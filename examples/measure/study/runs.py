@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 from rich.console import Console
 
 from examples.llama.config import InputError
-from examples.llama.run.records import read_lines
+from examples.llama.run.files import read_lines
 from examples.measure.study.points import Rates
 
 WAIT = 5.0

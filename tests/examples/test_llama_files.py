@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from examples.llama import train
 from examples.llama.config import InputError
-from examples.llama.run.recording import MetricsLog
-from examples.llama.run.records import (
+from examples.llama.run.files import (
     is_unfinished,
     read_json,
     read_lines,
     write_atomically,
     write_json,
 )
+from examples.llama.run.recording import MetricsLog
 from examples.measure.results import check_results
 
 _values = st.recursive(
