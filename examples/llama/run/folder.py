@@ -147,7 +147,7 @@ class RunFolder(LockedFolder):
         if "corpus" in difference:
             hint += "If it is the same text, repaired, add --accept-changed-text. "
         tokenizer, _ = difference.get("tokenizer", (None, None))
-        if tokenizer and (file := kept_byte_pairs(cache_folder(source), tokenizer)):
+        if tokenizer and (file := kept_byte_pairs(cache_folder(source.absolute()), tokenizer)):
             hint += f"Its byte pairs are in a file: --tokenizer {file}. "
         return (
             f"{self.path} holds a run with another configuration:\n{''.join(lines)}{hint}To keep "
