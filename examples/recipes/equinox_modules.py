@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from equinox import nn
 
-from multinorm_optax import EQUINOX_RULES, MatrixAxes, audit, sinkgd
+from multinorm_optax import EQUINOX_RULES, audit, sinkgd
 
 VOCABULARY, WIDTH, HEADS = 64, 32, 4
-AXES = [(r".*/weight_(ih|hh)", MatrixAxes(output=0, input=1)), *EQUINOX_RULES]  # all (out, in)
+AXES = EQUINOX_RULES  # every weight is (out, in), those of the GRU too
 
 
 class Model(eqx.Module):

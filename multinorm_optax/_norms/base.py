@@ -2,8 +2,8 @@
 
 For a norm g, the projection P_g(x) = argmax { <x, z> : g(z) = 1 } is the linear minimisation oracle
 up to sign, and <x, P_g(x)> = g_*(x) is the dual norm (Scetbon et al., arXiv 2502.06742). All norms
-are scaled so that the projection of an m x n matrix has Frobenius norm sqrt(m n); zero rows and
-columns do not count in m and n.
+are scaled so that the projection of an m x n matrix has Frobenius norm sqrt(m n), the max norm's if
+no entry is zero; zero rows and columns do not count in m and n.
 """
 
 import abc

@@ -139,12 +139,12 @@ def polar_express(
 ) -> Orthogonalizer:
     """Polar Express: the composition of quintics that is optimal on [lower_bound, 1].
 
-    `lower_bound` is the smallest singular value, relative to the Frobenius norm, that reaches 1.
-    The defaults orthogonalize to rounding; `polar_express(5, 1e-3)` costs as much as Muon's
-    iteration, but does not orthogonalize small directions. As in the paper's implementation, steep
-    steps divide their input by 1.01, because a steep quintic amplifies outside its range (Amsel,
-    Persson, Musco, Gower, arXiv 2505.16932). The default diverges with `dtype=jnp.bfloat16`. For
-    `precision` and `dtype` see `odd_polynomial`.
+    `lower_bound` is the smallest singular value, relative to the Frobenius norm, that reaches 1
+    with enough steps. The defaults orthogonalize to rounding; `polar_express(5, 1e-3)` costs as
+    much as Muon's iteration, but does not orthogonalize small directions. As in the paper's
+    implementation, steep steps divide their input by 1.01, because a steep quintic amplifies
+    outside its range (Amsel, Persson, Musco, Gower, arXiv 2505.16932). The default may diverge with
+    `dtype=jnp.bfloat16`. For `precision` and `dtype` see `odd_polynomial`.
     """
     schedule = [
         (a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5) if a > 2 else (a, b, c)
@@ -187,7 +187,7 @@ def swan_whitening(
 
     With the textbook beta = 0.5 it converges to the polar factor. With the beta = 0.8 of Ma et al.,
     arXiv 2412.13148, Section 4, it does not converge: after ten steps singular values above 1e-2 of
-    the Frobenius norm lie in [0.56, 1.60]. It diverges in TF32 and bfloat16. For `precision` and
+    the Frobenius norm lie in [0.56, 1.60]. It may diverge in TF32 and bfloat16. For `precision` and
     `dtype` see `odd_polynomial`.
     """
     _check_steps(steps)

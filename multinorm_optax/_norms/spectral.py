@@ -23,7 +23,8 @@ class SpectralNorm(Norm):
 
     g_*(W) = sqrt(max(m, n)) times the nuclear norm. Norm and dual norm use a singular value
     decomposition, and are NaN if an entry is not finite. The projection uses `orthogonalizer`, by
-    default `polar_express()`, and keeps zero singular values.
+    default `polar_express()`, and keeps zero singular values, up to rounding errors, of which a
+    second projection would make ones.
     """
 
     orthogonalizer: Orthogonalizer = dataclasses.field(default_factory=polar_express)

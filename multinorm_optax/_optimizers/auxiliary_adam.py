@@ -84,7 +84,7 @@ def auxiliary_adam(
 
     Returns:
       An optimizer. Its state is Adam's for every other parameter, the momentum and T's state if
-      there are any, and a count for each group with a schedule as learning rate.
+      there are any, and a count for each scheduled learning rate or weight decay of a group.
 
     Raises:
       TypeError: for an argument of the wrong type; the message names it.

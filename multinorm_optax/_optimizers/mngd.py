@@ -29,7 +29,8 @@ def mngd(
 
     W <- W - alpha * learning_rate * MultiNorm(G, L), the `auxiliary_adam` of `multi_normalize`
     (Scetbon et al., arXiv 2502.06742, algorithm MNGD). `(RowNorm(), ColumnNorm())` gives SinkGD,
-    `(MaxNorm(),)` sign descent, and `(SpectralNorm(),)` Muon without momentum.
+    `(MaxNorm(),)` sign descent, and `(SpectralNorm(),)` with `num_iters=1` Muon without momentum;
+    more sweeps would lift the rounding errors in zero singular values too.
 
     Args:
       norms: norms or projections, in order.

@@ -114,8 +114,8 @@ def audit(
     Args:
       params: parameters, arrays, `jax.ShapeDtypeStruct` or numbers.
       optimizer: any optax optimizer, or None.
-      axes: which leaves are matrices, see `resolve_axes`; by default those of the optimizer, if it
-        is one of this package and not inside `optax.chain`.
+      axes: which leaves are matrices, see `resolve_axes`; by default those of the optimizer, if
+        `auxiliary_adam` made it (`sinkgd`, `swan`, `mngd`, `ldadam`) and nothing wraps it.
 
     Returns:
       An `Audit`, which prints as a table. It has `rows` (`path`, `shape`, `matrices`, `group`,

@@ -85,13 +85,14 @@ def layerwise_training(
     T is initialised and applied separately for L + 2 pieces: each layer (without the axis L), the
     parameters of `embed`, and those of `head` without tied weights. Each is a dictionary with the
     model's top-level names. Masks and labels must be functions of the parameters (of a layer, by
-    its own rank), and axes must count from the end. The new weights equal those of the ordinary
-    step up to rounding, unless the optimizer combines numbers of several pieces:
+    its own rank), and axes must fit a layer's leaves. The new weights equal those of the ordinary
+    step up to rounding, unless the optimizer combines numbers of several pieces or reads ranks:
 
     - Quantities of a whole leaf or of all gradients are those of one piece:
       `optax.clip_by_global_norm` clips each layer by its own norm.
     - Random numbers repeat in every layer, unless you change the keys (L, ...) in `state.stack`.
-    - Microbatches need `optax.MultiSteps`, a state of the weights' size.
+    - Microbatches need `optax.MultiSteps`, a float32 buffer of the weights' shape.
+    - Optimizers that take leaves for matrices by their rank see leaves with one axis less.
 
     Args:
       model: the functions and the names of their parameters.

@@ -41,8 +41,8 @@ def flax_blocks(
     | `bias` | one per entry |
 
     Layers that are stacked into one array (`nn.scan`, `nnx.vmap`) need `layer_axis`: leaves with
-    one more axis than these have separate blocks for each index along it. The same holds for
-    experts, the first axis of the kernels in the MLP of one layer.
+    one more axis than these have separate blocks for each index along it. With `layer_axis` the
+    same holds for experts, the first axis of the kernels in the MLP of one layer.
 
     Put your own rules in front for what these do not cover: kernels of other names inside an
     attention, stacked kernels of other names outside an MLP (a convolution looks like one), kernels

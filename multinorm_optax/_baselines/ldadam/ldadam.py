@@ -52,7 +52,7 @@ def scale_by_ldadam(
         E <- A - P' g + b1/(1 - b1) (P M - P' N)
         V <- | (C*C) (V - c2 (M/c1)^2) + c2 (N/c1)^2 |,  c_i = 1 - b_i^k      if k > 0
         M <- b1 N + (1 - b1) g;  V <- b2 V + (1 - b2) g^2;  P <- P'
-        update = P (M / (1 - b1^(k+1))) / (sqrt(V / (1 - b2^(k+1))) + eps)
+        update = P ((M / (1 - b1^(k+1))) / (sqrt(V / (1 - b2^(k+1))) + eps))
 
     (Robert, Safaryan, Modoranu, Alistarh, arXiv 2410.16103, Algorithm 1.) State and arithmetic are
     in float32, or float64 for float64 weights; updates have the gradients' dtype.
