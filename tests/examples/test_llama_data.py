@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from examples.llama.config import DataConfig, InputError
 from examples.llama.text.documents import PADDING, document_tokens, pad_rows
 from examples.llama.text.tokenizer import json_tokenizer
-from examples.llama.text.tokens import Rows, TokenText, cut_rows
+from examples.llama.text.tokens import TokenText, cut_rows, rows_of
 from tests.examples.c4_files import LINES, t5_tokenizer
 
 TOKENS = np.arange(201, dtype=np.uint8)
@@ -24,12 +24,12 @@ def test_rows_predict_every_token_once() -> None:
 
 def test_text_shorter_than_a_row_is_refused() -> None:
     with pytest.raises(InputError, match=r"^a, the longest of 2 pieces of text, has 10 tokens"):
-        Rows({"a": TOKENS[:10], "b": TOKENS[:3]}, 10, 256)
+        rows_of({"a": TOKENS[:10], "b": TOKENS[:3]}, 10, 256)
 
 
 def test_pieces_shorter_than_a_row_have_none() -> None:
     pieces = {"a": TOKENS[:10], "b": TOKENS[:21], "c": TOKENS[:3], "d": TOKENS[30:41]}
-    rows = Rows(pieces, 10, 256)
+    rows = rows_of(pieces, 10, 256)
     np.testing.assert_array_equal(list(rows), [TOKENS[:11], TOKENS[10:21], TOKENS[30:41]])
 
 

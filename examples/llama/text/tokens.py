@@ -1,6 +1,7 @@
 """Texts that are arrays of token ids, cut into rows of T + 1 tokens and shuffled."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grain
@@ -19,45 +20,38 @@ def cut_rows(tokens: np.ndarray, sequence_length: int) -> np.ndarray:
     return windows[::sequence_length]
 
 
-class Rows(Sequence[np.ndarray]):
+def rows_of(
+    arrays: Mapping[str, np.ndarray], sequence_length: int, vocabulary: int
+) -> grain.MapDataset:
     """Rows of T + 1 tokens of several arrays, each cut for itself; a row is read when asked for.
 
-    An array shorter than a row has none.
+    An array shorter than a row has none. The arrays' names are for messages.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], sequence_length: int, vocabulary: int):
-        """Cut the arrays, whose names are for messages."""
-        self._names, self._vocabulary = list(arrays), vocabulary
-        self._length = sequence_length
-        self._rows = [cut_rows(tokens, sequence_length) for tokens in arrays.values()]
-        self._ends = np.cumsum([len(rows) for rows in self._rows])
-        if not len(self):
-            name, tokens = max(arrays.items(), key=lambda item: len(item[1]))
+    def check(name: str, row: int, tokens: np.ndarray) -> np.ndarray:
+        tokens = np.array(tokens)
+        if tokens.max() >= vocabulary:
+            at = int(np.argmax(tokens >= vocabulary))
             raise InputError(
-                f"{name}, the longest of {len(arrays)} pieces of text, has {len(tokens)} tokens, "
-                f"too few for a row of sequence length {sequence_length}; choose a smaller "
-                f"--sequence-length or more text"
-            )
-
-    def __len__(self) -> int:
-        """Rows of all arrays."""
-        return int(self._ends[-1])
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        """Row `index`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        array = int(np.searchsorted(self._ends, index, side="right"))
-        rows = self._rows[array]
-        row = int(index - self._ends[array]) + len(rows)
-        tokens = np.array(rows[row])
-        if tokens.max() >= self._vocabulary:
-            at = int(np.argmax(tokens >= self._vocabulary))
-            raise InputError(
-                f"{self._names[array]}: token {row * self._length + at} has id {tokens[at]}, but "
-                f"the vocabulary has only {self._vocabulary}; they were made with another tokenizer"
+                f"{name}: token {row * sequence_length + at} has id {tokens[at]}, but the "
+                f"vocabulary has only {vocabulary}; they were made with another tokenizer"
             )
         return tokens
+
+    cut = {name: cut_rows(tokens, sequence_length) for name, tokens in arrays.items()}
+    each = [
+        grain.MapDataset.source(rows).map_with_index(functools.partial(check, name))
+        for name, rows in cut.items()
+        if len(rows)
+    ]
+    if not each:
+        name, tokens = max(arrays.items(), key=lambda item: len(item[1]))
+        raise InputError(
+            f"{name}, the longest of {len(arrays)} pieces of text, has {len(tokens)} tokens, too "
+            f"few for a row of sequence length {sequence_length}; choose a smaller "
+            f"--sequence-length or more text"
+        )
+    return grain.MapDataset.concatenate(each)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +69,7 @@ class TokenText:
     def training_batches(self, config: DataConfig) -> grain.IterDataset:
         """Endless batches (B, T + 1), reshuffled in every epoch; the data seed alone says how."""
         return (
-            grain.MapDataset.source(Rows(self.train, config.sequence_length, self.vocabulary))
+            rows_of(self.train, config.sequence_length, self.vocabulary)
             .seed(config.data_seed)
             .shuffle()
             .repeat()
@@ -85,7 +79,7 @@ class TokenText:
 
     def validation_data(self, config: DataConfig) -> tuple[np.ndarray, float | None]:
         """Rows (R, T + 1), spread evenly over the validation text, whose bytes are not known."""
-        rows = Rows(self.validation, config.sequence_length, self.vocabulary)
+        rows = rows_of(self.validation, config.sequence_length, self.vocabulary)
         if config.validation_rows > len(rows):
             raise InputError(
                 f"the validation text has {len(rows)} rows of sequence length "
