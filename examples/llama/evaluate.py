@@ -1,10 +1,5 @@
 """Validate a trained model: `python -m examples.llama.evaluate --run-dir runs/sinkgd`."""
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import dataclasses
 import sys
 from dataclasses import dataclass, field

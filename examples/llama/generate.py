@@ -1,10 +1,5 @@
 """Text from a trained model: `python -m examples.llama.generate --prompt "def "`."""
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import sys
 from dataclasses import dataclass, field
 from functools import partial

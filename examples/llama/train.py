@@ -1,10 +1,5 @@
 """Train one LLaMA with one optimizer: `python -m examples.llama.train --optimizer sinkgd`."""
 
-from examples.llama.run.stop import end_quietly
-
-if __name__ == "__main__":
-    end_quietly()
-
 import contextlib
 import dataclasses
 import signal
