@@ -19,34 +19,32 @@ from examples.llama.run.trained import TrainedConfig, load_trained
 from examples.llama.text.tokenizer import Tokenizer
 
 
-@partial(jax.jit, static_argnames=("definition", "length", "vocabulary"))
+@partial(jax.jit, static_argnames=("definition", "window", "length", "vocabulary"))
 def _sample(
     definition: Definition,
     params: Params,
-    window_T: jax.Array,
-    filled: jax.Array,
+    text_N: jax.Array,
+    given: jax.Array,
     key: jax.Array,
     temperature: jax.Array,
+    window: int,
     length: int,
     vocabulary: int,
 ) -> jax.Array:
+    """The tokens that follow the first `given` ones of a text, in which there is room for them."""
     model = nnx.merge(definition, params)
-    size = window_T.shape[0]
 
-    def body(
-        carry: tuple[jax.Array, jax.Array], key: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        window_T, filled = carry
+    def body(text_N: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        count, key = step
+        begin = jnp.maximum(0, count - window)
+        window_T = jax.lax.dynamic_slice_in_dim(text_N, begin, window)
         # positions after the last token do not matter: attention is causal
-        logits_V = model(window_T[None])[0, filled - 1, :vocabulary].astype(jnp.float32)
+        logits_V = model(window_T[None])[0, count - begin - 1, :vocabulary].astype(jnp.float32)
         token = jax.random.categorical(key, (logits_V - jnp.max(logits_V)) / temperature)
-        full = filled == size
-        window_T = jnp.where(full, jnp.roll(window_T, -1), window_T)
-        filled = jnp.where(full, size, filled + 1)
-        return (window_T.at[filled - 1].set(token), filled), token
+        return text_N.at[count].set(token), token
 
-    _, tokens = jax.lax.scan(body, (window_T, filled), jax.random.split(key, length))
-    return tokens
+    steps = given + jnp.arange(length), jax.random.split(key, length)
+    return jax.lax.scan(body, text_N, steps)[1]
 
 
 def generate(
@@ -72,14 +70,14 @@ def generate(
             f"cannot continue {prompt!r} at temperature {temperature}: the prompt needs at least "
             f"one token, the temperature must be positive"
         )
-    window_T = jnp.zeros(window, jnp.int32).at[: len(start)].set(start)
     sampled = _sample(
         definition,
         params,
-        window_T,
+        jnp.zeros(window + length, jnp.int32).at[: len(start)].set(start),
         jnp.asarray(len(start)),
         jax.random.key(seed, impl=PRNG),
         jnp.asarray(temperature),
+        window,
         length,
         tokenizer.vocabulary,
     )
