@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from examples.llama.mesh import ONE_DEVICE, Placement
 from examples.llama.model import HEAD, Definition, Params
@@ -190,9 +191,8 @@ def make_validate(
     def validate(params: Params, batches: int | None = None) -> Validation:
         taken = whole_batches if batches is None else batches
         with placement.mesh_context():
-            losses_KxB = placement.fetch(
-                _losses_of_rows(definition, params, batches_KxBxS, jnp.int32(taken))
-            )
+            losses_KxB = _losses_of_rows(definition, params, batches_KxBxS, jnp.int32(taken))
+        losses_KxB = multihost_utils.process_allgather(losses_KxB, tiled=True)
         losses = losses_KxB.astype(np.float64).reshape(-1)[:count]
         tokens = int(tokens_of_rows[: taken * batch_size].sum())
         return Validation(float(losses.sum() / tokens), bytes_per_token)

@@ -140,12 +140,6 @@ class Placement:
         sharding = NamedSharding(self.mesh, P(*[None] * axis, ROWS))
         return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
-    def fetch(self, array: jax.Array) -> np.ndarray:
-        """The values of a whole array, on every process."""
-        if self.mesh is not None:
-            array = jax.jit(lambda x: x, out_shardings=self.everywhere)(array)
-        return np.asarray(array)
-
     def mesh_context(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which functions are compiled for the mesh; see `keep_rows_sharded`."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
