@@ -266,9 +266,20 @@ def run(command: Command, console: Console) -> int:
     """Count, compile and report; return the exit code."""
     check_results(command.results, ".png")
     compiles = command.compile or command.largest
+    names, models = unique(command.optimizers), []
+    presets: dict[str, list[dict[str, Any]]] = {}
     with compiling_for(H100) if command.h100 and compiles else contextlib.nullcontext():
         device = jax.devices()[0].device_kind if compiles else None
-        presets, models = _measured(command, console)
+        for preset in unique(command.presets):
+            presets[preset] = [measure(command, preset, name, console) for name in names]
+            console.print(memory_table(presets[preset]))
+        if command.run:
+            console.print(real_step(presets[command.presets[0]][0]), soft_wrap=True)
+        for preset in unique(command.largest):
+            with console.status(f"looking for the largest {preset}"):
+                here = [one for name in names for one in largest(command, preset, name)]
+            console.print(largest_table(here))
+            models += here
     notes = NOTES[: 1 if device is None else 3 if device == "cpu" else 2]
     console.print(*notes, sep="\n", soft_wrap=True)
     step = f": a step of one row, compiled for {device}" if command.compile else ""
@@ -277,25 +288,6 @@ def run(command: Command, console: Console) -> int:
     figures = {"rows": rows, "largest": models, "compiled_for": device, "notes": notes}
     write_results(command.results, figures, console, picture=True)
     return 0
-
-
-def _measured(
-    command: Command, console: Console
-) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
-    names = unique(command.optimizers)
-    presets: dict[str, list[dict[str, Any]]] = {}
-    for preset in unique(command.presets):
-        presets[preset] = [measure(command, preset, name, console) for name in names]
-        console.print(memory_table(presets[preset]))
-    if command.run:
-        console.print(real_step(presets[command.presets[0]][0]), soft_wrap=True)
-    models: list[dict[str, Any]] = []
-    for preset in unique(command.largest):
-        with console.status(f"looking for the largest {preset}"):
-            here = [one for name in names for one in largest(command, preset, name)]
-        console.print(largest_table(here))
-        models += here
-    return presets, models
 
 
 main = functools.partial(run_command, "examples.measure.memory", Command, run)
