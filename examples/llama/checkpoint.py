@@ -187,7 +187,6 @@ class Checkpoints:
     """Saves the newest few checkpoints of a run, and restores them; use it as a context manager."""
 
     def __init__(self, folder: Path, identity: Identity, keep: int = 1):
-        """Create `folder`, or clear it of what a killed run left."""
         self.folder, self._identity, self._keep = folder.absolute(), identity, keep
         self._saving: int | None = None
         self._response: Any = None

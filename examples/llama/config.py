@@ -58,7 +58,6 @@ class ModelConfig(Checked):
     more arithmetic. On a CPU this is faster too, because memory traffic costs more."""
 
     def __post_init__(self) -> None:
-        """Refuse shapes that no model can have."""
         super().__post_init__()
         if self.hidden % (2 * self.heads):
             raise InputError(
@@ -90,7 +89,6 @@ class DataConfig(Checked):
     rows are shuffled as a whole."""
 
     def __post_init__(self) -> None:
-        """Refuse batches that cannot be divided."""
         super().__post_init__()
         if self.batch_size % self.microbatches:
             raise InputError(
@@ -182,7 +180,6 @@ class Setup(Checked):
     """Steps between validations; the last step is always validated."""
 
     def __post_init__(self) -> None:
-        """Refuse a warm-up that is as long as the schedule, or longer."""
         super().__post_init__()
         warm_up, length = self.warm_up_steps, self.length_of_schedule
         # the learning study has tracers of JAX for both, which cannot be compared

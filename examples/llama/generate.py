@@ -107,7 +107,6 @@ class Command(Checked):
     """Of the first text's random choices; the others count up."""
 
     def __post_init__(self) -> None:
-        """Refuse a prompt that is not text."""
         super().__post_init__()
         try:
             self.prompt.encode()

@@ -55,7 +55,6 @@ class Validation:
         return cls(loss, loss / math.log(2) / bits if bits else None)
 
     def __str__(self) -> str:
-        """The figures in a line."""
         bits = "" if self.bits_per_byte is None else f", {self.bits_per_byte:.4f} bits/byte"
         return f"validation loss {self.loss:.4f} nats, perplexity {self.perplexity:.3f}{bits}"
 

@@ -99,7 +99,6 @@ class Attention(nnx.Module):
     """Causal multi-head self-attention with rotary positions."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Draw the four D x D projections."""
         self.heads = config.heads
         self.rope_base = config.rope_base
         square = partial(
@@ -121,7 +120,6 @@ class MLP(nnx.Module):
     """The SwiGLU block: down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Draw gate and up (D x F) and down (F x D)."""
         linear = partial(_linear, **dtypes(config.precision), rngs=rngs)
         self.gate = linear(config.hidden, config.mlp)
         self.up = linear(config.hidden, config.mlp)
@@ -136,7 +134,6 @@ class Layer(nnx.Module):
     """One pre-norm decoder layer."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Draw the layer's weights."""
         norm = partial(_norm, config.hidden, **dtypes(config.precision), rngs=rngs)
         self.attention_norm = norm()
         self.attention = Attention(config, rngs=rngs)
@@ -153,7 +150,6 @@ class Llama(nnx.Module):
     """The decoder: tokens (B, T) to logits (B, T, V)."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Draw all weights; the L layers are drawn as one stack."""
         self.remat = config.remat
         kinds = dtypes(config.precision)
         self.embed = nnx.Embed(

@@ -206,7 +206,6 @@ class Command:
     """Train nothing; show what the results file holds."""
 
     def __post_init__(self) -> None:
-        """Refuse names and files that do not exist."""
         if self.show and not self.results.exists():
             raise InputError(f"{self.results} does not exist; --show shows a file that is there")
         check_names("--cells", self.cells, CENTERS)

@@ -79,7 +79,6 @@ class CompiledStep:
     """The train step of a resolved experiment, compiled for this backend; nothing is allocated."""
 
     def __init__(self, experiment: Experiment, *, layerwise: bool = False):
-        """Compile."""
         start = perf_counter()
         self._build = functools.partial(initial_state, experiment, layerwise=layerwise)
         self._rows = random_rows(experiment.setup)

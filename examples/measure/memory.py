@@ -107,7 +107,6 @@ class Command(Checked):
     """The file of all figures; the picture is written beside it, as .png."""
 
     def __post_init__(self) -> None:
-        """Refuse names that do not exist, and combinations that mean nothing."""
         super().__post_init__()
         check_names("--presets", self.presets, PRESETS)
         check_names("--optimizers", self.optimizers, _NAMES)

@@ -62,7 +62,6 @@ _BRIEF_LOSS = (
 
 
 def _memory(*names: str) -> list[dict[str, Any]]:
-    """The rows of these optimizers."""
     rows = recorded("memory.json")["rows"]
     return [row for name in names for row in rows if row["optimizer"] == name]
 

@@ -27,7 +27,6 @@ class Spread(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        """The median, with the other quartiles in parentheses."""
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 

@@ -99,7 +99,6 @@ class Checked:
     """A configuration whose fields are within the bounds that their annotations say."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of bounds, by the option's name."""
         for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
             for one in value if isinstance(value, tuple) else (value,):

@@ -86,7 +86,6 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, kept: str):
-        """Write what was kept, and open the file."""
         before = write_kept(path, kept)
         self._path, self._compressor = path, zlib.compressobj()
         self._compressed = [self._compressor.compress(before)]

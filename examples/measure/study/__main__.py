@@ -51,7 +51,6 @@ class Command(Checked):
     """Train nothing; say how many runs are left, and how long they take."""
 
     def __post_init__(self) -> None:
-        """Refuse names that do not exist, and text that is missing."""
         super().__post_init__()
         if self.show and not self.results.exists():
             raise InputError(f"{self.results} does not exist; --show shows a file that is there")

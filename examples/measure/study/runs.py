@@ -77,7 +77,6 @@ class RunsFile:
     """Runs, and lines with the text, versions and machine of the runs."""
 
     def __init__(self, path: Path):
-        """Remember the path; nothing is written."""
         self.path = path
 
     def until_stopped(self, carry_out: Callable[[], None], console: Console) -> int:
