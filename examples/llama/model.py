@@ -243,13 +243,7 @@ def llama_blocks(
     """
     return (
         (r"layers/attention/(query|key)/kernel", mo.Blocks(whole=-2, groups={-1: head_dim})),
-        (
-            r"layers/attention/value/kernel",
-            mo.Blocks(whole=-2 if value == "neuron" else (-2, -1)),
-        ),
+        (r"layers/attention/value/kernel", mo.Blocks(whole=-2 if value == "neuron" else (-2, -1))),
         (r"layers/(attention/out|mlp/(gate|up|down))/kernel|head/kernel", mo.Blocks(whole=-2)),
-        (
-            r"embed/embedding|(layers/(attention|mlp)_norm|final_norm)/scale",
-            mo.Blocks(whole=-1),
-        ),
+        (r"embed/embedding|(layers/(attention|mlp)_norm|final_norm)/scale", mo.Blocks(whole=-1)),
     )

@@ -11,13 +11,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from examples.llama.config import (
-    Experiment,
-    InputError,
-    OptimizerConfig,
-    OptimizerName,
-    Setup,
-)
+from examples.llama.config import Experiment, InputError, OptimizerConfig, OptimizerName, Setup
 from examples.llama.optimizers import OPTIMIZERS
 from examples.llama.presets import resolved
 from examples.llama.run.command import run_command

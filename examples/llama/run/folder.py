@@ -10,13 +10,7 @@ from flax.traverse_util import flatten_dict
 from examples.llama.checkpoint import Identity
 from examples.llama.config import CorpusConfig, Experiment
 from examples.llama.loss import Validation
-from examples.llama.run.files import (
-    check_types,
-    is_unfinished,
-    read_json,
-    read_lines,
-    write_json,
-)
+from examples.llama.run.files import check_types, is_unfinished, read_json, read_lines, write_json
 from examples.llama.run.lock import LOCK, LockedFolder
 from examples.llama.run.options import InputError, as_json
 from examples.llama.text.corpus import Corpus, cache_folder

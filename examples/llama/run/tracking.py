@@ -67,11 +67,7 @@ def _tensorboard(folder: Path, run: str, config: Mapping[str, Any], done: int) -
 @contextlib.contextmanager
 def _wandb(folder: Path, run: str, config: Mapping[str, Any], done: int) -> Iterator[Log]:
     tracked = _package("wandb").init(
-        id=run,
-        name=folder.name,
-        dir=str(folder),
-        config=dict(config),
-        resume="allow",
+        id=run, name=folder.name, dir=str(folder), config=dict(config), resume="allow"
     )
     try:
         yield lambda line: tracked.log(_scalars(line), step=line["step"])
