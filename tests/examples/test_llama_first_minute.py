@@ -15,6 +15,7 @@ from rich.console import Console
 from examples.llama.config import Experiment, OptimizerConfig, RunConfig, Setup
 from examples.llama.run import recording
 from examples.llama.run.command import NOT_SAVED
+from examples.llama.run.flops import flops_per_token
 from examples.llama.run.folder import RunFolder
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import main, resolved, train
@@ -44,15 +45,10 @@ def test_header_and_compilation_come_first(
 def test_line_of_a_step_has_loss_speed_and_utilization(
     used: float | None, shown: str, tiny_setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[float, int]] = []
-
-    def utilization(model: object, length: int, speed: float, devices: int) -> float | None:
-        asked.append((speed, devices))
-        return used
-
-    monkeypatch.setattr(recording, "utilization", utilization)
+    flops = flops_per_token(tiny_setup.model, 16) * 4 * 16 / 0.5
+    peak = None if used is None else flops / (8 * used)
+    monkeypatch.setattr(recording, "peak_flops", lambda kind: peak)
     text = recording.figures(tiny_setup, 8, recording.Step(1, 2.5, 0.5))
-    assert asked == [(4 * 16 / 0.5, 8)]
     assert text == f"loss 2.5000  128 tokens/s{shown}"
 
 

@@ -48,12 +48,3 @@ def test_operations_are_those_that_xla_counts():
 def test_peak_of_a_device(kind, peak):
     """Kinds as JAX names them."""
     assert flops.peak_flops(kind) == peak
-
-
-def test_utilization(monkeypatch):
-    """Used over the peak of all devices; None on a CPU."""
-    model = PRESETS["60m"].setup.model
-    assert flops.utilization(model, 256, 1e6, devices=8) is None
-    monkeypatch.setattr(flops, "peak_flops", lambda kind: 1e15)
-    used = flops.flops_per_token(model, 256) * 1e6
-    assert flops.utilization(model, 256, 1e6, devices=8) == used / 8e15

@@ -1,6 +1,4 @@
-"""Floating-point operations of training, and what part of a device's peak a run uses."""
-
-import jax
+"""Floating-point operations of training, and of a device at its peak."""
 
 from examples.llama.config import ModelConfig
 
@@ -37,17 +35,3 @@ def flops_per_token(model: ModelConfig, sequence_length: int) -> int:
 def peak_flops(device_kind: str) -> float | None:
     """Return a device's bfloat16 peak in operations per second; None for a kind not listed."""
     return next((peak for kind, peak in PEAKS if kind in device_kind), None)
-
-
-def utilization(
-    model: ModelConfig, sequence_length: int, tokens_per_second: float, devices: int
-) -> float | None:
-    """Return the part of the devices' bfloat16 peak that a training run uses.
-
-    None if the kind of device is not listed in `PEAKS`, such as a CPU.
-    """
-    peak = peak_flops(jax.devices()[0].device_kind)
-    if peak is None:
-        return None
-    used = flops_per_token(model, sequence_length) * tokens_per_second
-    return used / (peak * devices)

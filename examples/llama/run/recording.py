@@ -21,7 +21,7 @@ from examples.llama.loss import Validation
 from examples.llama.mesh import Placement
 from examples.llama.model import abstract_llama
 from examples.llama.run.files import naming, write_atomically
-from examples.llama.run.flops import utilization
+from examples.llama.run.flops import flops_per_token, peak_flops
 from examples.llama.run.folder import RunFolder
 from examples.llama.run.processes import is_main_process
 from examples.llama.run.tracking import track
@@ -66,9 +66,11 @@ def header(experiment: Experiment, placement: Placement, folder: Path) -> str:
 def figures(setup: Setup, devices: int, step: Step) -> str:
     """A step's loss, its speed, and the part of the devices' peak that it used if known."""
     speed = setup.data.tokens_per_step / step.seconds
-    used = utilization(setup.model, setup.data.sequence_length, speed, devices)
-    peak = "" if used is None else f"  {used:.1%} of the peak FLOP/s"
-    return f"loss {step.loss:.4f}  {speed:,.0f} tokens/s{peak}"
+    text = f"loss {step.loss:.4f}  {speed:,.0f} tokens/s"
+    if peak := peak_flops(jax.devices()[0].device_kind):
+        used = flops_per_token(setup.model, setup.data.sequence_length) * speed
+        text += f"  {used / (peak * devices):.1%} of the peak FLOP/s"
+    return text
 
 
 def write_kept(path: Path, kept: str) -> bytes:
