@@ -10,12 +10,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, get_type_hints
 
 from rich.console import Console
 
 from examples.llama.config import InputError
 from examples.llama.run.files import read_lines
+from examples.llama.run.options import fits
 from examples.measure.study.points import Rates
 
 WAIT = 5.0
@@ -193,27 +194,20 @@ class RunsFile:
             os.fsync(file.fileno())
 
 
-_NUMBER = (int, float)
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("cell", "optimizer"), (str,)),
-    **dict.fromkeys(("box", "point", "seed", "steps", "environment"), (int,)),
-    "rates": (list,),
-    "loss": (*_NUMBER, type(None)),
-    "diverged_at": (int, type(None)),
-    "seconds": _NUMBER,
-}
+_TYPES = {**get_type_hints(Trial), **get_type_hints(Run), "rates": list}
+del _TYPES["trial"]
 
 
 def _is_run(record: Mapping[str, Any]) -> bool:
     """Whether a line is what `Run.as_json` writes."""
     return (
         record.keys() == _TYPES.keys()
-        and all(type(record[name]) in types for name, types in _TYPES.items())
+        and all(fits(hint, record[name]) for name, hint in _TYPES.items())
         and all(record[name] >= 0 for name in ("box", "seed", "seconds", "environment"))
         and record["steps"] > 0
         and (record["loss"] is None) == (record["diverged_at"] is not None)
         and len(record["rates"]) in (1, 2)
-        and all(type(rate) in _NUMBER and rate > 0 for rate in record["rates"])
+        and all(fits(float, rate) and rate > 0 for rate in record["rates"])
     )
 
 
