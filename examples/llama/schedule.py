@@ -1,6 +1,6 @@
 """The learning rates' schedule, and the optimizer that follows it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,9 +92,3 @@ def scheduled_rates(config: OptimizerConfig, setup: Setup) -> Callable[[int], di
         for name, peak in peak_rates(config).items()
     }
     return lambda number: {name: float(rate(number - 1)) for name, rate in each.items()}
-
-
-def rates_text(options: Mapping[str, Any]) -> str:
-    """The rates of a resolved optimizer as tables show them: "matrices / rest", or the only one."""
-    rest = options["rest_learning_rate"]
-    return f"{options['learning_rate']:g}" + ("" if rest is None else f" / {rest:g}")

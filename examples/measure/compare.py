@@ -26,13 +26,14 @@ from examples.llama.run.folder import RunFolder, read_metrics
 from examples.llama.run.options import check_names
 from examples.llama.run.plot import show_from, style
 from examples.llama.run.tracking import check_packages
-from examples.llama.schedule import make_optimizer, rates_text
+from examples.llama.schedule import make_optimizer, peak_rates
 from examples.llama.step import check_layerwise
 from examples.llama.text.corpus import load_corpus
 from examples.llama.train import DIVERGED, train
 from examples.measure.pictures import look, panels
 from examples.measure.results import write_results
 from examples.measure.study.findings import tokens_to_reach
+from examples.measure.study.points import Rates
 from examples.measure.tables import Table, table, unique
 from examples.measure.timing import REFERENCE
 
@@ -78,7 +79,7 @@ def run_of(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
         )
     return {
         "title": OPTIMIZERS[experiment.optimizer.name].title,
-        "rates": rates_text(vars(experiment.optimizer)),
+        "rates": str(Rates(*peak_rates(experiment.optimizer).values())),
         "curve": [(line["tokens"], line["validation_loss"]) for line in lines],
         "summary": summary,
     }
