@@ -97,11 +97,6 @@ class Placement:
         """The number of devices."""
         return 1 if self.mesh is None else self.mesh.size
 
-    @property
-    def everywhere(self) -> NamedSharding | None:
-        """The sharding of what every device holds in full; None for one device."""
-        return None if self.mesh is None else NamedSharding(self.mesh, P())
-
     def check(self, setup: Setup) -> None:
         """Refuse a batch or heads that cannot be divided."""
         if self.mesh is None:

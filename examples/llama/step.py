@@ -157,7 +157,8 @@ def make_train_step(
         return TrainState(state.step + 1, params, after), loss
 
     shardings = placement.shardings(lambda: initial_state(experiment, layerwise=layerwise))
-    step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, placement.everywhere))
+    # the loss, a scalar, is on every device in any case
+    step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
 
     def placed(state: TrainState, rows_BxS: np.ndarray | jax.Array) -> tuple[TrainState, jax.Array]:
         with placement.mesh_context():
