@@ -28,8 +28,8 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from examples.llama.config import InputError
-from examples.llama.run.files import files_below
-from examples.llama.run.processes import Agreement, from_main_process
+from examples.llama.run.files import files_below, naming
+from examples.llama.run.processes import Agreement, from_main_process, is_main_process
 from examples.llama.step import TrainState
 
 for _name in ("absl", "asyncio"):  # orbax also logs the errors that it raises
@@ -125,6 +125,15 @@ def _is_full(error: BaseException) -> bool:
 
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
+_UNFINISHED = ".orbax-checkpoint-tmp"
+"""Ends the names that orbax gives to what it is writing, and that are given here to what goes."""
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -188,22 +197,24 @@ class Checkpoints:
 
     def __init__(self, folder: Path, identity: Identity, keep: int = 1):
         self.folder, self._identity, self._keep = folder.absolute(), identity, keep
-        self._saving: int | None = None
+        self._steps: list[int] = []  # of this run's checkpoints, the oldest first
         self._response: Any = None
         from_main_process(self._clear)
 
     def _clear(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(left)
+        for left in self.folder.glob(f"*{_UNFINISHED}*"):
+            _remove(left)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        # an error under way is the one to hear of
-        with contextlib.suppress(Exception) if error is not None else self._writing():
-            self._wait()
+        if error is None:
+            self._finish_save()
+        elif self._response is not None:
+            with contextlib.suppress(Exception):  # the error under way is the one to hear of
+                self._response.result()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -214,20 +225,23 @@ class Checkpoints:
         except Exception as error:
             why = "the disk is full; make room" if _is_full(error) else _reason(error)
             raise SaveError(
-                f"cannot save step {self._saving} in {self.folder}: {why}. The checkpoints before "
-                f"it are whole, and the same command goes on after the newest"
+                f"cannot save step {self._steps[-1]} in {self.folder}: {why}. The checkpoints "
+                f"before it are whole, and the same command goes on after the newest"
             ) from error
 
-    def _wait(self) -> None:
-        """Wait for the save under way; then remove the checkpoints before the newest few."""
+    def _finish_save(self) -> None:
+        """Wait for the save under way; then remove the run's checkpoints before the newest few."""
         response, self._response = self._response, None
-        if response is not None:
+        if response is None:
+            return
+        with self._writing():
             response.result()
-            from_main_process(self._remove_old)
-
-    def _remove_old(self) -> None:
-        for step in saved_steps(self.folder)[self._keep :]:
-            shutil.rmtree(self.folder / str(step))
+        while is_main_process() and len(self._steps) > self._keep:
+            old = self.folder / str(self._steps.pop(0))
+            going = old.with_name(f"{old.name}{_UNFINISHED}")  # if killed now, it is cleared later
+            with naming(old), contextlib.suppress(FileNotFoundError):
+                old.rename(going)
+                _remove(going)
 
     def save(
         self,
@@ -243,9 +257,9 @@ class Checkpoints:
         Raises:
             SaveError: this save, or the one before it, failed or would not fit on the disk.
         """
+        self._finish_save()
+        self._steps.append(step)
         with self._writing():
-            self._wait()
-            self._saving = step
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             free = shutil.disk_usage(self.folder).free
             if free < needed:
@@ -275,9 +289,9 @@ class Checkpoints:
         Returns:
             The state, and what was saved beside it; None if there is no checkpoint at all.
         """
-        self._wait()
         damaged: list[int] = []
-        for step in from_main_process(lambda: saved_steps(self.folder)):
+        steps = from_main_process(lambda: saved_steps(self.folder))
+        for step in steps:
             loaded, fault = None, "another process could not read it"
             try:
                 loaded = load(self.folder, step, like, self._identity)
@@ -289,6 +303,7 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             from_main_process(lambda: self._move_aside(damaged))
+            self._steps = sorted(found for found in steps if found <= step)
             return loaded
         if damaged:
             raise InputError(

@@ -272,7 +272,7 @@ class RunConfig(Checked):
     save_every: Count = 100
     """Steps between checkpoints."""
     keep: Count = 2
-    """Checkpoints kept, the newest ones."""
+    """Checkpoints kept, the newest ones; one more until the next is saved."""
     log_every: Count = 10
     """Steps between lines where the output is not a terminal."""
     track: tuple[Tracker, ...] = ()

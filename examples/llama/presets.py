@@ -110,16 +110,17 @@ def resolve(config: OptimizerConfig, preset: PresetName = "cpu") -> OptimizerCon
     return dataclasses.replace(config, **missing)
 
 
-def _has_rates(name: OptimizerName, preset: PresetName) -> bool:
+def has_rates(name: OptimizerName, preset: PresetName) -> bool:
     """Whether a preset knows an optimizer's rates: the default run's are for a small model."""
     entry, options = OPTIMIZERS[name], PRESETS[preset].options
-    return preset == "cpu" or (entry.variant_of or name) in options
+    of_preset = (entry.variant_of or name) in options and "learning_rate" not in entry.own_options
+    return preset == "cpu" or of_preset
 
 
 def defaults(name: OptimizerName, preset: PresetName) -> OptimizerConfig:
     """What the command line starts from: no rates where the preset knows none."""
     config = resolve(OptimizerConfig(name), preset)
-    if _has_rates(name, preset):
+    if has_rates(name, preset):
         return config
     return dataclasses.replace(config, learning_rate=None, rest_learning_rate=None)
 
@@ -133,7 +134,7 @@ def check_rates(experiment: Experiment) -> None:
         for rate in rates
         if rate in OPTIMIZERS[optimizer.name].defaults and getattr(optimizer, rate) is None
     ]
-    if missing and not _has_rates(optimizer.name, preset):
+    if missing and not has_rates(optimizer.name, preset):
         raise InputError(
             f"--preset {preset} has no learning rates for {optimizer.name}, and those of the "
             f"default run are for a small model; give {' and '.join(missing)} to "

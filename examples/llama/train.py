@@ -1,7 +1,6 @@
 """Train one LLaMA with one optimizer: `python -m examples.llama.train --optimizer sinkgd`."""
 
 import contextlib
-import dataclasses
 import signal
 import sys
 from collections import deque
@@ -25,7 +24,7 @@ from examples.llama.model import Definition, Params, abstract_llama
 from examples.llama.presets import check_rates, resolved
 from examples.llama.run.command import NOT_SAVED, run_command
 from examples.llama.run.conclusion import conclude
-from examples.llama.run.folder import RunFolder, config_of
+from examples.llama.run.folder import RunFolder, config_of, identity_of
 from examples.llama.run.options import as_json
 from examples.llama.run.processes import (
     Agreement,
@@ -274,21 +273,27 @@ def train(
     # difference from its run is what to hear of first
     task = prepared() if fresh or not folder.config.exists() else None
 
-    def agree() -> tuple[dict[str, Any], dict[str, Any] | None]:
+    def agree() -> tuple[dict[str, Any], bool, dict[str, Any] | None]:
         agreed = folder.agreed(config, source, accept_changed_text=run.accept_changed_text)
-        return agreed, folder.result(experiment.setup.steps)
+        return agreed, folder.config.exists(), folder.result(experiment.setup.steps)
+
+    def claim() -> None:
+        from_main_process(lambda: folder.claim(agreed, source))
 
     try:
         if aside := from_main_process(lambda: str(folder.lock(fresh=fresh) or "")):
             say(f"Moved {folder.path} aside to {aside}")
-        agreed, finished = from_main_process(agree)
-        if finished is None and task is None:
-            task = prepared()  # a command that is refused here leaves the folder as it was
-        claimed = from_main_process(lambda: dataclasses.asdict(folder.claim(agreed, source)))
-        if task is None or finished is not None:
+        agreed, exists, finished = from_main_process(agree)
+        if finished is not None:
+            claim()
             say(f"{folder.path} is finished: {Validation.from_json(finished)}")
             return 0
-        return _train(task, corpus, folder, run, Identity(**claimed), console)
+        task = task or prepared()
+        if not exists:
+            claim()
+        # a folder that exists is claimed once its checkpoint is read: a command that is refused
+        # leaves it as it was
+        return _train(task, corpus, folder, run, identity_of(agreed), claim, console)
     except DivergedError as error:
         steps = saved_steps(folder.checkpoints)
         kept = (
@@ -314,6 +319,7 @@ def _train(
     folder: RunFolder,
     run: RunConfig,
     identity: Identity,
+    claim: Callable[[], None],
     console: Console,
 ) -> int:
     def say(line: str) -> None:
@@ -339,6 +345,7 @@ def _train(
         # documents are read ahead by a thread; not all of grain's iterators close
         closing.callback(getattr(batches, "close", lambda: None))
         restored = checkpoints.restore_newest(task.abstract_state(), batches, say)
+        claim()
         last, record = 0, {}
         if restored is None:
             state = task.initial_state()
@@ -369,7 +376,7 @@ def _train(
         ):
             for event in events:
                 if isinstance(event, Savepoint):
-                    folder.check_held()
+                    from_main_process(folder.check_held)
                     state, last, record = event.state, event.number, recording.sync()
                     checkpoints.save(last, state, batches, record)
                 elif not isinstance(event, Compiled):  # which was the first

@@ -20,7 +20,7 @@ from examples.llama.config import (
 )
 from examples.llama.loss import Validation
 from examples.llama.optimizers import BASE_OPTIMIZERS, OPTIMIZERS
-from examples.llama.presets import check_rates, resolved
+from examples.llama.presets import check_rates, has_rates, resolved
 from examples.llama.run.command import run_command
 from examples.llama.run.folder import RunFolder, read_metrics
 from examples.llama.run.options import check_names
@@ -157,6 +157,10 @@ def run(command: Command, console: Console) -> int:
     check_names("--optimizers", command.optimizers, OPTIMIZERS)
     setup, runs = command.setup, {}
     names = unique(command.optimizers)
+    if command.optimizers == BASE_OPTIMIZERS:
+        names = [name for name in names if has_rates(name, setup.preset)]
+        if left_out := [name for name in BASE_OPTIMIZERS if name not in names]:
+            console.print(f"Without {', '.join(left_out)}: --preset {setup.preset} has no rates")
     experiments = {name: resolved(Experiment(OptimizerConfig(name), setup)) for name in names}
     # what does not work is an error now, not after the runs before it
     check_packages(command.run.track)
@@ -176,7 +180,7 @@ def run(command: Command, console: Console) -> int:
             return code
         runs[name] = run_of(experiment, folder)
     console.print(*make_tables(runs), _NOTE, sep="\n", soft_wrap=True)
-    results = command.run_dir / "compare.json"
+    results = folder.path.with_name("compare.json")
     tokens = setup.steps * setup.data.tokens_per_step
     draw(results.with_suffix(".png"), f"Validation loss over {tokens / 1e6:.2f} M tokens", runs)
     write_results(results, {"runs": runs}, console, picture=True)

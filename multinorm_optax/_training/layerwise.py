@@ -91,7 +91,7 @@ def layerwise_training(
     - Quantities of a whole leaf or of all gradients are those of one piece:
       `optax.clip_by_global_norm` clips each layer by its own norm.
     - Random numbers repeat in every layer, unless you change the keys (L, ...) in `state.stack`.
-    - Microbatches need `optax.MultiSteps`, a float32 buffer of the weights' shape.
+    - Microbatches need `optax.MultiSteps`, a buffer of the weights' shape (float32 in optax 0.2.8).
     - Optimizers that take leaves for matrices by their rank see leaves with one axis less.
 
     Args:

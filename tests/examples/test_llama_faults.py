@@ -26,6 +26,7 @@ from examples.llama.config import Experiment, InputError, OptimizerConfig, RunCo
 from examples.llama.run.command import NOT_SAVED
 from examples.llama.run.files import read_lines
 from examples.llama.run.folder import RunFolder
+from examples.llama.run.recording import Recording, Step, Validated
 from examples.llama.step import TrainState, initial_state
 from examples.llama.text.corpus import Corpus
 from examples.llama.train import resolved, train
@@ -165,13 +166,33 @@ def test_checkpoints_that_are_all_damaged_are_an_error_that_loses_nothing(
     (tmp_path / "run" / "summary.json").unlink()
     for step in ("6", "12"):
         flip_a_bit(tmp_path / "run" / "checkpoints" / step)
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(
-        InputError, match=r"no checkpoint in .* can be used, of steps \[12, 6\].*--fresh"
-    ):
-        _train(experiment, corpus, tmp_path / "run", save_every=6)
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    files = [tmp_path / "run" / name for name in ("metrics.jsonl", "config.json", "source.json")]
+    before = [path.read_bytes() for path in files]
+    setup = dataclasses.replace(experiment.setup, steps=14, schedule_steps=12)
+    for each in (experiment, dataclasses.replace(experiment, setup=setup)):
+        with pytest.raises(
+            InputError, match=r"no checkpoint in .* can be used, of steps \[12, 6\].*--fresh"
+        ):
+            _train(each, corpus, tmp_path / "run", save_every=6)
+        assert [path.read_bytes() for path in files] == before
     assert (tmp_path / "run" / "checkpoints" / "12").is_dir()
+
+
+def test_only_the_runs_own_checkpoints_are_counted_and_removed(
+    experiment: Experiment, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, folder = Recording.take, tmp_path / "run" / "checkpoints"
+
+    def make_and_take(self: Recording, event: Step | Validated) -> None:
+        take(self, event)
+        if event.number == 5:
+            for name in ("1", "2024"):
+                (folder / name).mkdir(exist_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recording, "take", make_and_take)
+        assert _train(experiment, corpus, tmp_path / "run", save_every=2, keep=1)[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "12", "2024"]
 
 
 def test_full_disk_ends_the_run_and_leaves_the_older_checkpoints(
@@ -258,7 +279,7 @@ def test_saves_give_back_their_descriptors_and_threads(
     save = Checkpoints.save
 
     def counting_save(checkpoints: Checkpoints, *arguments: Any) -> None:
-        checkpoints._wait()  # nothing is under way then
+        checkpoints._finish_save()  # nothing is under way then
         held.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
         save(checkpoints, *arguments)
 

@@ -461,7 +461,7 @@ def test_the_optimizer_that_the_readme_adds(tiny_model: ModelConfig) -> None:
         gradient = jax.tree.map(jnp.ones_like, params)
         updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     finally:
-        del OPTIMIZERS["rmsprop"]
+        OPTIMIZERS.pop("rmsprop", None)
     # the first step is -rate g / sqrt(0.01 g^2)
     kernel, gain = updates["layers"]["mlp"]["up"]["kernel"], updates["final_norm"]["scale"]
     np.testing.assert_allclose(kernel, -1.0, rtol=1e-6)

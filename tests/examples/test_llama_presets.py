@@ -138,7 +138,7 @@ def test_help_shows_the_optimizers_defaults(
             assert _default(page, option.replace("_", "-")) == str(value)
 
 
-@pytest.mark.parametrize("name", ["lion", "sgd", "sgd-plain", "adalomo"])
+@pytest.mark.parametrize("name", ["lion", "sgd", "sgd-plain", "adalomo", "sinkgd-operator"])
 def test_rates_that_a_preset_does_not_know_have_to_be_given(
     name: OptimizerName, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +152,15 @@ def test_rates_that_a_preset_does_not_know_have_to_be_given(
         assert "/nowhere" in capsys.readouterr().out
     assert compare.main(["--preset", "60m", "--optimizers", "sinkgd", name]) == 2
     assert f"no learning rates for {name}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_comparison_leaves_out_by_default_what_has_no_rates(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert compare.main(["--preset", "60m", "--text", "/nowhere"]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Without sgd, lion, adalomo: --preset 60m has no rates" in said
+    assert "/nowhere" in said
 
 
 def test_options_of_an_optimizer_are_kept_beside_its_defaults() -> None:

@@ -38,13 +38,18 @@ class _Pair:
     """Two processes that train in one folder."""
 
     def __init__(
-        self, options: list[str], folder: Path, compiled: Path, others: Sequence[str] = ()
+        self,
+        options: list[str],
+        folder: Path,
+        compiled: Path,
+        others: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "examples.llama.train"),
     ):
         """Start them; `others` are further options of process 1."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
-        command = [sys.executable, "-m", "examples.llama.train", *options, "--run-dir", str(folder)]
+        command = [sys.executable, *program, *options, "--run-dir", str(folder)]
         joint = ["--coordinator", address, "--processes", "2", "--process-id"]
         environment = os.environ | {
             "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
@@ -176,6 +181,39 @@ def test_process_whose_other_is_killed_ends_with_a_line(options: list[str], tmp_
     assert code in (NOT_SAVED, LOST), pair.output(0)  # whichever it was doing
     assert "Stopped: " in pair.output(0)
     assert "Traceback" not in pair.output(0)
+
+
+_FULL_DISK = """
+import errno, sys
+from examples.llama.run import recording
+from examples.llama.train import main
+
+take = recording.Recording.take
+
+def fail(self, event):
+    take(self, event)
+    if event.number == 8 and recording.is_main_process():
+        raise OSError(errno.ENOSPC, "No space left on device", "the metrics")
+
+recording.Recording.take = fail
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_process_0_that_fails_after_a_save_ends_both(options: list[str], tmp_path: Path) -> None:
+    pair = _Pair(
+        [*options, "--mesh", "8", "1", "1"],
+        tmp_path / "run",
+        tmp_path / "compiled",
+        program=("-c", _FULL_DISK),
+    )
+    try:
+        assert pair.end() == [LOST, LOST]
+        assert "Error: the metrics: No space left on device" in pair.output(0)
+        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["5"]
+    finally:
+        pair.kill()
 
 
 def test_what_process_0_refuses_ends_both(options: list[str], tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_events_that_cannot_be_written_end_the_run(
             monkeypatch.context() as patch,
             track(["tensorboard"], tmp_path, "1a2b", CONFIG, done=0) as log,
         ):
-            patch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", fail)
+            patch.setattr("tensorboardX.record_writer.RecordWriter.write", fail)
             for step in range(lines):
                 log(_line(step, loss=2.5))
 

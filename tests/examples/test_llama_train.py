@@ -292,14 +292,16 @@ def test_run_does_not_write_into_another_runs_folder(
             while not (path / "checkpoints" / "2").exists():  # which is written meanwhile
                 time.sleep(0.01)
             path.rename(tmp_path / "moved")
-            path.mkdir()
+            for step in "123456":
+                (path / "checkpoints" / step).mkdir(parents=True)
             (path / "config.json").write_text("of another run")
 
     monkeypatch.setattr(Recording, "take", move_and_take)
     with pytest.raises(OSError, match="it was moved or removed while this run was") as error:
         _train(_experiment(tiny_setup, name="sgd"), corpus, path, save_every=2)
     assert error.value.filename == str(path)
-    assert [each.name for each in path.iterdir()] == ["config.json"]
+    assert sorted(each.name for each in path.iterdir()) == ["checkpoints", "config.json"]
+    assert sorted(each.name for each in (path / "checkpoints").iterdir()) == list("123456")
     assert [each.name for each in (tmp_path / "moved" / "checkpoints").iterdir()] == ["2"]
 
 

@@ -657,6 +657,7 @@ def test_ctrl_c_is_a_quiet_end_while_a_command_imports() -> None:
     command += [sys.executable, "-m", "examples.measure.study", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         while "numpy" not in Path(f"/proc/{process.pid}/maps").read_text():
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=100)

@@ -30,6 +30,12 @@ def config_of(experiment: Experiment, corpus: Corpus, *, layerwise: bool = False
     return config | ({"layerwise": True} if layerwise else {})
 
 
+def identity_of(stored: Mapping[str, Any]) -> Identity:
+    """A run's identity, for its checkpoints, from what config.json holds."""
+    config = {name: value for name, value in stored.items() if name not in _BESIDE}
+    return Identity(stored["run"], config, [*stored["earlier_texts"], stored["corpus"]])
+
+
 class ConfigMismatchError(InputError):
     """The folder holds a run of another configuration."""
 
@@ -105,22 +111,15 @@ class RunFolder(LockedFolder):
             raise ConfigMismatchError(self._mismatch(difference, source))
         return config | beside
 
-    def claim(self, agreed: dict[str, Any], source: CorpusConfig) -> Identity:
-        """Write the configuration that was agreed on, and where the text came from.
-
-        Returns:
-            The run's identity, for its checkpoints.
-        """
+    def claim(self, agreed: dict[str, Any], source: CorpusConfig) -> None:
+        """Write the configuration that was agreed on, and where the text came from."""
         if not self.config.exists() or self._stored() != agreed:
             write_json(self.config, agreed)
         write_json(self.source, as_json(source.absolute()))
-        return self.identity()
 
     def identity(self) -> Identity:
         """The run's identity, as config.json has it."""
-        stored = self._stored()
-        config = {name: value for name, value in stored.items() if name not in _BESIDE}
-        return Identity(stored["run"], config, [*stored["earlier_texts"], stored["corpus"]])
+        return identity_of(self._stored())
 
     def _stored(self) -> dict[str, Any]:
         stored = read_json(self.config)

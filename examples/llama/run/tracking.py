@@ -1,6 +1,8 @@
 """Trackers that also get the metrics: TensorBoard, Weights & Biases."""
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,10 +39,12 @@ def _tensorboard(folder: Path, run: str, config: Mapping[str, Any], done: int) -
     # not by SummaryWriter: it writes in a thread, of whose end on a full disk nobody would hear
     package, place = _package("tensorboard"), folder / "tensorboard"
     event, summary = package.proto.event_pb2, package.proto.summary_pb2.Summary
+    name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
 
     def write(step: int, **content: Any) -> None:
+        line = event.Event(wall_time=time.time(), step=step, **content)
         with naming(place):
-            writer.write_event(event.Event(wall_time=time.time(), step=step, **content))
+            writer.write(line.SerializeToString())
 
     def log(line: Mapping[str, Any]) -> None:
         values = [summary.Value(tag=k, simple_value=v) for k, v in _scalars(line).items()]
@@ -51,8 +55,9 @@ def _tensorboard(folder: Path, run: str, config: Mapping[str, Any], done: int) -
 
     with naming(place):
         place.mkdir(exist_ok=True)
-        writer = package.event_file_writer.EventsWriter(str(place / "events"))
+        writer = package.record_writer.RecordWriter(str(place / name))
     try:
+        write(0, file_version="brain.Event:2")
         # takes back what a killed run wrote after its checkpoint: those steps are repeated
         write(done + 1, session_log=event.SessionLog(status=event.SessionLog.START))
         yield log

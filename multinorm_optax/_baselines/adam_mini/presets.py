@@ -46,7 +46,8 @@ def flax_blocks(
 
     Put your own rules in front for what these do not cover: kernels of other names inside an
     attention, stacked kernels of other names outside an MLP (a convolution looks like one), kernels
-    that are named like an embedding or a norm, and leaves of other names.
+    that are named like an embedding or a norm, `c_fc`, `c_proj` and `q_attn`, which libraries store
+    in either order, and leaves of other names.
 
     Args:
       head_dim: the width of one attention head, or None if heads have their own axis.
