@@ -289,6 +289,7 @@ class Checkpoints:
         Returns:
             The state, and what was saved beside it; None if there is no checkpoint at all.
         """
+        self._finish_save()
         damaged: list[int] = []
         steps = from_main_process(lambda: saved_steps(self.folder))
         for step in steps:
@@ -303,7 +304,8 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             from_main_process(lambda: self._move_aside(damaged))
-            self._steps = sorted(found for found in steps if found <= step)
+            self._steps = [older for older in reversed(steps) if older < step and self._owns(older)]
+            self._steps.append(step)
             return loaded
         if damaged:
             raise InputError(
@@ -311,6 +313,14 @@ class Checkpoints:
                 f"add --fresh, which moves the run's folder aside"
             )
         return None
+
+    def _owns(self, step: int) -> bool:
+        """Whether a checkpoint says that it is this run's; what cannot be read stays for ever."""
+        try:
+            saved = ocp.checkpointables_metadata(self.folder / str(step)).custom_metadata
+            return isinstance(saved, dict) and saved["run"] == self._identity.run
+        except Exception:  # orbax raises many
+            return False
 
     def _move_aside(self, steps: list[int]) -> None:
         for step in steps:

@@ -193,6 +193,11 @@ def test_only_the_runs_own_checkpoints_are_counted_and_removed(
         patch.setattr(Recording, "take", make_and_take)
         assert _train(experiment, corpus, tmp_path / "run", save_every=2, keep=1)[0] == 0
     assert sorted(path.name for path in folder.iterdir()) == ["1", "12", "2024"]
+    (folder / "2024").rmdir()
+    setup = dataclasses.replace(experiment.setup, steps=16, schedule_steps=12)
+    longer = dataclasses.replace(experiment, setup=setup)
+    assert _train(longer, corpus, tmp_path / "run", save_every=2, keep=1)[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "16"]
 
 
 def test_full_disk_ends_the_run_and_leaves_the_older_checkpoints(
