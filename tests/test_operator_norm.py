@@ -22,6 +22,32 @@ def operator_norms(x, axes=TALL):
     return np.linalg.svd(np.asarray(x, np.float64), compute_uv=False)[..., 0] / np.sqrt(m / n)
 
 
+@pytest.mark.parametrize(("num_iters", "bound", "largest"), [(3, 1.2, 2.0), (10, 1.1, 1.4)])
+@pytest.mark.parametrize(
+    ("shape", "rank", "share"),
+    [
+        ((10, 256, 256), None, 0),
+        ((10, 256, 700), None, 0),
+        ((50, 60, 100), 1, 0),
+        ((500, 60, 100), 2, 0.125),
+        ((500, 60, 100), 4, 0.125),
+        ((1000, 8, 8), None, 0.125),
+        ((300, 32, 32), None, 0.125),
+    ],
+)
+def test_norms_are_as_near_as_the_docstring_says(num_iters, bound, largest, shape, rank, share):
+    rng = np.random.default_rng(0)
+    count, m, n = shape
+    g = rng.normal(size=shape)
+    if rank is not None:
+        g = rng.normal(size=(count, m, rank)) @ rng.normal(size=(count, rank, n))
+    tx = mo.scale_by_operator_norm(TALL, num_iters)
+    norms = operator_norms(updated(tx, jnp.asarray(g, jnp.float32)))
+    assert np.all(norms > 1 - 1e-5)
+    assert np.mean(norms > bound) <= share
+    assert norms.max() < (1 + 1e-5 if rank == 1 else largest)
+
+
 @functools.cache
 def three_steps():
     return jax.jit(lambda g: updated(mo.scale_by_operator_norm(TALL, 3), g))
